@@ -1,0 +1,82 @@
+"""The 96 scenes of the Landsat-8 Biome data set, read from ``fcd/data/landsat8_biome.csv``.
+
+The list is that of the USGS page "Landsat 8 Cloud Cover Assessment Validation Data"
+(`PAGE`, doi `DOI`): eight biomes, twelve scenes each, and the address of each archive.
+"""
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+BIOMES = (
+    "Barren",
+    "Forest",
+    "GrassCrops",
+    "Shrubland",
+    "SnowIce",
+    "Urban",
+    "Water",
+    "Wetlands",
+)
+PAGE = "https://www.usgs.gov/landsat-missions/landsat-8-cloud-cover-assessment-validation-data"
+DOI = "https://doi.org/10.5066/F7251GDH"
+
+# Bytes a scene unpacks to, per pixel of a 30 m band: ten bands and the quality band of two
+# bytes each, the 15 m band B8 with four times the pixels, the manual mask of one byte.
+_BYTES_PER_PIXEL = 11 * 2 + 4 * 2 + 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One scene of the list.
+
+    `width` and `height` are those of a 30 m band in pixels. `bytes` is the size of the archive
+    as seen in 2018, None where it was not recorded: an estimate for progress and disk space,
+    no check of a download. `md5` is the checksum of the archive, None where it is not known.
+    """
+
+    biome: str
+    scene: str
+    width: int
+    height: int
+    bytes: int | None
+    url: str
+    md5: str | None
+
+    @property
+    def unpacked_bytes(self) -> int:
+        """Size of the unpacked scene, estimated from its pixels (true to a few per cent)."""
+        return _BYTES_PER_PIXEL * self.width * self.height
+
+    @property
+    def archive_bytes(self) -> int:
+        """Size of the archive: that of 2018, else half of what it unpacks to."""
+        return self.bytes or self.unpacked_bytes // 2
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """All 96 scenes, sorted by biome and scene."""
+    text = (files("fcd") / "data" / "landsat8_biome.csv").read_text(encoding="utf-8")
+    return tuple(
+        sorted(map(_entry, csv.DictReader(text.splitlines())), key=lambda e: (e.biome, e.scene))
+    )
+
+
+def _entry(row: dict[str, str]) -> Entry:
+    return Entry(
+        biome=row["biome"],
+        scene=row["scene"],
+        width=int(row["width"]),
+        height=int(row["height"]),
+        bytes=int(row["bytes"]) if row["bytes"] else None,
+        url=row["url"],
+        md5=row["md5"] or None,
+    )
+
+
+@cache
+def biomes() -> dict[str, str]:
+    """Scene id -> biome, for the 96 scenes."""
+    return {entry.scene: entry.biome for entry in entries()}

@@ -1,0 +1,49 @@
+"""Checkpoints: plain tensors and values, written whole, loaded on any device."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fcd.errors import UserError
+from fcd.files import replacing
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, strings, lists, dicts) to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load(path: Path | str, needs: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises `UserError` if it is missing, damaged, holds more than plain values and tensors, or
+    lacks one of the entries `needs`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; train first, or name another --experiment_name")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is no checkpoint or is damaged ({reason})") from error
+    missing = [name for name in needs if not isinstance(state, dict) or name not in state]
+    if missing:
+        raise UserError(f"{path} holds no {', '.join(missing)}: it is a checkpoint of another kind")
+    return state
+
+
+def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], source: object) -> None:
+    """Load `weights`; a network of another shape becomes one line that names the first mismatch."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+        raise UserError(
+            f"{source} is from a network of another shape: {lines[0][:200]} "
+            f"({len(lines)} mismatches); give the sizes it was trained with"
+        ) from error

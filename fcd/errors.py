@@ -1,0 +1,13 @@
+"""The one error a user is meant to read: bad input, said in one line, exit code 2."""
+
+
+class UserError(Exception):
+    """Input that cannot be used.
+
+    The message is one line that names the file or flag, the value found and the fix.
+    Entry scripts print it without a traceback and exit with code 2 (see `fcd.options.run`).
+    """
+
+
+class SceneError(UserError):
+    """A scene that is incomplete or unreadable; names the scene and what is wrong with it."""

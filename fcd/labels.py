@@ -1,0 +1,88 @@
+"""The only home of mask codes.
+
+Four codings of the same thing meet in this project:
+
+========== ======= ============ ============== =======================================
+coding     nodata  clear        cloud          where
+========== ======= ============ ============== =======================================
+truth      0       64, 128      192, 255       ``<scene>_fixedmask.img`` of L8 Biome
+patch      0       1            2              ``mask.tif``, ``generated_mask.tif``
+tif        0       128          255            ``<biome>_<scene>_mask.tif``, predictions
+target     -1      0            1              the loss (`IGNORE_INDEX` is left out)
+========== ======= ============ ============== =======================================
+
+Truth codes: 0 fill, 64 cloud shadow, 128 clear, 192 thin cloud, 255 cloud
+(L8 Cloud Cover Assessment Validation Data, doi 10.5066/F7251GDH).
+"""
+
+import numpy as np
+import torch
+
+from fcd.errors import UserError
+
+TRUTH_FILL, TRUTH_SHADOW, TRUTH_CLEAR, TRUTH_THIN_CLOUD, TRUTH_CLOUD = 0, 64, 128, 192, 255
+INVALID, CLEAR, CLOUD = 0, 1, 2
+TIF_NODATA, TIF_CLEAR, TIF_CLOUD = 0, 128, 255
+IGNORE_INDEX = -1
+
+# Image-level labels: the label of a patch is also the domain code the generator is given.
+LABEL_CLEAR, LABEL_CLOUDY = 0, 1
+CLASS_FOLDERS = ("clear", "cloudy")  # index = image-level label
+
+_PATCH_FROM_TRUTH = {
+    TRUTH_FILL: INVALID,
+    TRUTH_SHADOW: CLEAR,
+    TRUTH_CLEAR: CLEAR,
+    TRUTH_THIN_CLOUD: CLOUD,
+    TRUTH_CLOUD: CLOUD,
+}
+_PATCH_FROM_TIF = {TIF_NODATA: INVALID, TIF_CLEAR: CLEAR, TIF_CLOUD: CLOUD}
+
+
+def _recode(codes: np.ndarray, table: dict[int, int], source: str) -> np.ndarray:
+    lookup = np.full(256, 255, np.uint8)
+    lookup[list(table)] = list(table.values())
+    recoded = lookup[codes]
+    unknown = np.unique(codes[recoded == 255])
+    if unknown.size:
+        raise UserError(
+            f"{source}: code {', '.join(map(str, unknown))} is none of {sorted(table)}; "
+            "is this a mask of another kind?"
+        )
+    return recoded
+
+
+def patch_from_truth(truth: np.ndarray, source: str = "truth mask") -> np.ndarray:
+    """Truth codes (h, w) uint8 -> patch codes (h, w) uint8; `UserError` names unknown codes."""
+    return _recode(truth, _PATCH_FROM_TRUTH, source)
+
+
+def patch_from_tif(mask: np.ndarray, source: str = "mask tif") -> np.ndarray:
+    """Tif codes (h, w) uint8 -> patch codes (h, w) uint8; `UserError` names unknown codes."""
+    return _recode(mask, _PATCH_FROM_TIF, source)
+
+
+def tif_from_patch(mask: np.ndarray) -> np.ndarray:
+    """Patch codes (h, w) uint8 -> tif codes (h, w) uint8."""
+    return np.array([TIF_NODATA, TIF_CLEAR, TIF_CLOUD], np.uint8)[mask]
+
+
+def patch_from_score(score: np.ndarray, valid: np.ndarray, threshold: float) -> np.ndarray:
+    """Cloud where `score` exceeds `threshold`, clear elsewhere, invalid where not `valid`.
+
+    score (h, w) float in [0, 1], valid (h, w) bool -> patch codes (h, w) uint8.
+    """
+    mask = np.where(score > threshold, CLOUD, CLEAR).astype(np.uint8)
+    mask[~valid] = INVALID
+    return mask
+
+
+def target_from_patch(mask: torch.Tensor) -> torch.Tensor:
+    """Patch codes (N, h, w) -> loss targets (N, h, w) int64: 0 clear, 1 cloud, -1 left out."""
+    return mask.long() - 1
+
+
+def cloud_share(mask: np.ndarray) -> float:
+    """Share of cloud among the valid pixels of a patch-coded mask, in [0, 1]; 0 if none is valid."""
+    valid = np.count_nonzero(mask)
+    return float(np.count_nonzero(mask == CLOUD) / valid) if valid else 0.0

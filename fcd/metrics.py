@@ -1,0 +1,120 @@
+"""Confusion counts, scores from them, and thresholds from histograms of the cloud score."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from fcd import labels
+
+CLASSES = ("clear", "cloud")
+# Scores are counted in bins of 1e-4: fine enough for difference maps of DN / 65535.
+BINS = 10_000
+
+
+def confusion(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Pixel counts (2, 2) int64, rows truth, columns prediction, order clear, cloud.
+
+    Both are patch codes of one shape; pixels invalid in either are not counted.
+    """
+    valid = (truth != labels.INVALID) & (prediction != labels.INVALID)
+    cells = (truth[valid].astype(np.int64) - 1) * 2 + (prediction[valid] - 1)
+    return np.bincount(cells, minlength=4).reshape(2, 2)
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def scores(counts: np.ndarray) -> dict:
+    """Accuracy, and precision, recall, F1 and IoU per class and macro-averaged, in [0, 1].
+
+    A figure whose denominator is zero is None, not a perfect score: a class that neither
+    occurs nor is predicted has no F1 and is left out of the macro average; one that does not
+    occur but is predicted has F1 and IoU 0 and counts.
+    """
+    counts = np.asarray(counts, np.float64)
+    result: dict = {"accuracy": _ratio(np.trace(counts), counts.sum()), "pixels": int(counts.sum())}
+    for index, name in enumerate(CLASSES):
+        hit = counts[index, index]
+        occurs, predicted = counts[index].sum(), counts[:, index].sum()
+        result[name] = {
+            "precision": _ratio(hit, predicted),
+            "recall": _ratio(hit, occurs),
+            "f1": _ratio(2 * hit, occurs + predicted),
+            "iou": _ratio(hit, occurs + predicted - hit),
+        }
+    result["macro"] = {
+        figure: _mean(result[name][figure] for name in CLASSES) for figure in result["clear"]
+    }
+    return result
+
+
+def histogram(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Counts (2, BINS) int64 of `score` in [0, 1] over the clear and the cloud pixels of `truth`.
+
+    Bin k holds the scores in (k / BINS, (k + 1) / BINS], so that thresholding at k / BINS
+    (cloud where score > threshold) is exact on the grid of bins; a score of 0 is in bin 0.
+    """
+    # Compared in the precision of the score, as thresholding does: a product score * BINS
+    # would round across an edge.
+    edges = (np.arange(1, BINS) / BINS).astype(score.dtype)
+    return np.stack(
+        [
+            np.bincount(np.searchsorted(edges, score[truth == code]), minlength=BINS)
+            for code in (labels.CLEAR, labels.CLOUD)
+        ]
+    )
+
+
+def confusion_by_threshold(counts: np.ndarray) -> np.ndarray:
+    """Confusion counts (BINS, 2, 2) for the thresholds k / BINS, from `histogram` counts."""
+    above = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
+    # A score of exactly 0 sits in bin 0 but exceeds no threshold: threshold 0 is not exact there.
+    below = counts.sum(axis=1, keepdims=True) - above
+    return np.stack([below, above], axis=2).transpose(1, 0, 2)
+
+
+def macro_f1_by_threshold(counts: np.ndarray) -> np.ndarray:
+    """Macro F1 (BINS,) for the thresholds k / BINS; an absent class counts as in `scores`."""
+    cells = confusion_by_threshold(counts).astype(np.float64)
+    hit = np.diagonal(cells, axis1=1, axis2=2)
+    size = cells.sum(axis=2) + cells.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        f1 = np.where(size > 0, 2 * hit / size, np.nan)
+    return np.nanmean(f1, axis=1)
+
+
+def best_threshold(counts: np.ndarray) -> tuple[float, float]:
+    """The threshold with the best macro F1 over the whole range, and that F1.
+
+    Of several equally good thresholds the middle one is taken (repeatable, and the least
+    sensitive). Raises ValueError if `counts` is empty.
+    """
+    if not counts.sum():
+        raise ValueError("no valid pixel to choose a threshold from")
+    # Threshold 0 is not on offer: it is the one that is not exact, where scores are 0.
+    f1 = macro_f1_by_threshold(counts)[1:]
+    best = np.flatnonzero(f1 == f1.max())
+    return float((best[len(best) // 2] + 1) / BINS), float(f1.max())
+
+
+def otsu_threshold(counts: np.ndarray) -> float:
+    """Otsu's threshold in [0, 1] of a score histogram (BINS,), without any label.
+
+    It maximises the between-class variance (Otsu 1979, doi 10.1109/TSMC.1979.4310076).
+    """
+    counts = np.asarray(counts, np.float64)
+    centres = (np.arange(BINS) + 0.5) / BINS
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    sums = np.cumsum(counts * centres)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        variance = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    variance = np.nan_to_num(variance)
+    best = np.flatnonzero(variance == variance.max())
+    return float((best[len(best) // 2] + 1) / BINS)

@@ -1,0 +1,239 @@
+"""Find and read Landsat-8/9 scenes, window by window, and write rasters on their grid."""
+
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.transform import Affine
+from rasterio.windows import Window
+
+from fcd import catalogue, labels
+from fcd.errors import SceneError, UserError
+from fcd.files import replacing
+
+# The ten 30 m bands in network order; B8 (panchromatic, 15 m) is not used.
+BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11")
+FILL_DN = 0  # digital number of a pixel outside the footprint
+RGB_BANDS = tuple(BANDS.index(band) for band in ("B4", "B3", "B2"))
+
+_SCENE_FILE = re.compile(
+    r"^(?P<scene>.+)_(?P<part>B\d+|BQA|QA_PIXEL|MTL|fixedmask)\.(?P<suffix>TIF|img|txt)$", re.I
+)
+
+
+@contextmanager
+def _ungeoreferenced_is_fine() -> Iterator[None]:
+    """Opening the manual mask, which has no position of its own, is no reason to warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Size and position of a raster: `height` x `width` pixels, CRS and affine transform."""
+
+    height: int
+    width: int
+    crs: CRS | None
+    transform: Affine
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The files of one scene. Nothing is opened before `check`, `grid` or `open`."""
+
+    name: str
+    biome: str
+    folder: Path
+    files: dict[str, Path] = field(hash=False)  # part ("B1", "BQA", "MTL", "FIXEDMASK") -> path
+
+    @property
+    def key(self) -> str:
+        """``<biome>_<scene>``: how outputs of this scene are named."""
+        return f"{self.biome}_{self.name}"
+
+    @property
+    def truth(self) -> Path | None:
+        """The manual mask ``_fixedmask.img``, or None."""
+        return self.files.get("FIXEDMASK")
+
+    @property
+    def qa(self) -> Path | None:
+        """The quality band (BQA or QA_PIXEL), or None."""
+        return self.files.get("BQA") or self.files.get("QA_PIXEL")
+
+    def check(self, *, need_truth: bool = False) -> Grid:
+        """Return the grid of the scene, or raise `SceneError` with everything that is wrong."""
+        problems = []
+        missing = [band for band in BANDS if band not in self.files]
+        if missing:
+            problems.append(f"missing band {', '.join(missing)}")
+        if need_truth and self.truth is None:
+            problems.append(f"missing {self.name}_fixedmask.img")
+        sizes = {}
+        for part in (*BANDS, "FIXEDMASK"):
+            if path := self.files.get(part):
+                try:
+                    with _ungeoreferenced_is_fine(), rasterio.open(path) as dataset:
+                        sizes[part] = dataset.shape
+                except RasterioIOError as error:
+                    problems.append(f"{path.name} cannot be read ({error})")
+        most = max(set(sizes.values()), key=list(sizes.values()).count, default=None)
+        for part, size in sizes.items():
+            if size != most:
+                problems.append(
+                    f"{self.files[part].name} is {size[1]}x{size[0]} pixels, "
+                    f"the others are {most[1]}x{most[0]}"
+                )
+        if problems:
+            raise SceneError(f"scene {self.name} in {self.folder}: {'; '.join(problems)}")
+        return self.grid()
+
+    def grid(self) -> Grid:
+        """Size, CRS and transform, taken from the first band (the .img is not georeferenced)."""
+        with self.open() as reader:
+            return reader.grid
+
+    @contextmanager
+    def open(self) -> Iterator["SceneReader"]:
+        """Open the scene for windowed reading."""
+        with ExitStack() as stack:
+            yield SceneReader(self, stack)
+
+
+class SceneReader:
+    """Windowed access to an open scene; files are opened when first needed."""
+
+    def __init__(self, scene: Scene, stack: ExitStack) -> None:
+        self._scene, self._stack, self._datasets = scene, stack, {}
+        first = self._dataset(BANDS[0])
+        self.grid = Grid(first.height, first.width, first.crs, first.transform)
+
+    def _dataset(self, part: str) -> rasterio.DatasetReader:
+        if part not in self._datasets:
+            path = self._scene.files.get(part)
+            if path is None:
+                raise SceneError(
+                    f"scene {self._scene.name} in {self._scene.folder}: no {part} file"
+                )
+            try:
+                with _ungeoreferenced_is_fine():
+                    self._datasets[part] = self._stack.enter_context(rasterio.open(path))
+            except RasterioIOError as error:
+                raise SceneError(f"{path} cannot be read: {error}") from error
+        return self._datasets[part]
+
+    def _read(self, part: str, start: int, stop: int | None, step: int) -> np.ndarray:
+        dataset = self._dataset(part)
+        stop = dataset.height if stop is None else stop
+        shape = (max(1, (stop - start) // step), max(1, dataset.width // step))
+        window = Window(0, start, dataset.width, stop - start)
+        try:
+            return dataset.read(1, window=window, out_shape=shape)
+        except RasterioIOError as error:
+            raise SceneError(
+                f"{self._scene.files[part]} is damaged ({error}); download the scene again"
+            ) from error
+
+    # Each method reads the rows `start` to `stop` (all by default) in full width, or every
+    # `step`-th row and column of them.
+
+    def bands(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
+        """The ten bands as (10, h, w) uint16 DN; 0 is fill."""
+        return np.stack([self._read(band, start, stop, step) for band in BANDS])
+
+    def qa(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
+        """The quality band as (h, w) uint16 bit fields (see `fcd.cfmask`)."""
+        part = "BQA" if "BQA" in self._scene.files else "QA_PIXEL"
+        return self._read(part, start, stop, step)
+
+    def truth(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
+        """The manual mask as (h, w) uint8 patch codes: 0 invalid, 1 clear, 2 cloud."""
+        codes = self._read("FIXEDMASK", start, stop, step)
+        return labels.patch_from_truth(codes, str(self._scene.truth))
+
+
+def find_scenes(root: Path | str) -> list[Scene]:
+    """All scenes below `root`, sorted by biome and name; folders between do not matter.
+
+    The biome is looked up in the list of the 96 Biome scenes, else it is the first folder
+    below `root`. Raises `UserError` if `root` is no folder, holds no scene or holds one twice.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder; give the folder that holds <biome>/<scene>/…")
+    found: dict[tuple[Path, str], dict[str, Path]] = {}
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(names):
+            if match := _SCENE_FILE.match(name):
+                parts = found.setdefault((Path(folder), match["scene"]), {})
+                parts[match["part"].upper()] = Path(folder, name)
+    scenes: dict[str, Scene] = {}
+    for (folder, name), files in found.items():
+        if not any(part in BANDS or part == "FIXEDMASK" for part in files):
+            continue
+        if name in scenes:
+            raise UserError(
+                f"scene {name} is there twice: {scenes[name].folder} and {folder}; remove one"
+            )
+        scenes[name] = Scene(name, _biome(root, folder, name), folder, files)
+    if not scenes:
+        raise UserError(
+            f"no scene below {root}: expected files such as <biome>/<scene>/<scene>_B1.TIF"
+        )
+    return sorted(scenes.values(), key=lambda scene: (scene.biome, scene.name))
+
+
+def _biome(root: Path, folder: Path, name: str) -> str:
+    known = catalogue.biomes().get(name)
+    if known:
+        return known
+    between = folder.relative_to(root).parts
+    return between[0] if between and between[0] != name else "Unknown"
+
+
+@contextmanager
+def raster_writer(
+    path: Path | str,
+    grid: Grid,
+    *,
+    dtype: str,
+    nodata: float,
+    colormap: dict[int, tuple[int, int, int, int]] | None = None,
+    tags: dict[str, Any] | None = None,
+) -> Iterator[rasterio.io.DatasetWriter]:
+    """Open a one-band tiled GeoTIFF on `grid` for windowed writing; it appears when complete."""
+    profile = {
+        "driver": "GTiff",
+        "height": grid.height,
+        "width": grid.width,
+        "count": 1,
+        "dtype": dtype,
+        "nodata": nodata,
+        "crs": grid.crs,
+        "transform": grid.transform,
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+        "compress": "deflate",
+        "predictor": 3 if np.issubdtype(np.dtype(dtype), np.floating) else 2,
+        "zlevel": 1,
+        "bigtiff": "if_safer",
+    }
+    with replacing(path) as temporary, rasterio.open(temporary, "w", **profile) as dataset:
+        if colormap:
+            dataset.write_colormap(1, colormap)
+        if tags:
+            dataset.update_tags(**tags)
+        yield dataset

@@ -1,0 +1,91 @@
+"""Score a raster of any size with any ``score(x)``, strip by strip, in bounded memory."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fcd.transforms import Normalization
+
+Score = Callable[[torch.Tensor], torch.Tensor]
+"""(N, C, h, w) float32 in [-1, 1] -> (N, h, w) cloud score in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Finished rows of a scored raster; h rows by the full width W."""
+
+    row: int
+    """First row in the raster."""
+    dn: np.ndarray
+    """(C, h, W) digital numbers as read."""
+    score: np.ndarray
+    """(h, W) float32 in [0, 1]; 0 where not valid."""
+    valid: np.ndarray
+    """(h, W) bool: no band holds the nodata value."""
+
+
+def score_strips(
+    read: Callable[[int, int], np.ndarray],
+    height: int,
+    width: int,
+    score: Score,
+    normalization: Normalization,
+    device: torch.device,
+    *,
+    tile: int,
+    overlap: int,
+    batch_size: int,
+) -> Iterator[Strip]:
+    """Score a raster and yield its rows from top to bottom.
+
+    `read(start, stop)` returns the rows as (C, stop - start, width) DN. Square tiles of
+    `tile` pixels overlap by `overlap`; their scores are blended with weights that rise
+    linearly over the overlap and add up to one, because each tile is normalised by its own
+    statistics (instance norm) and would otherwise end in a seam. The raster is padded by
+    reflection, so that the networks' zero padding never touches a pixel that counts.
+    Tiles without a valid pixel are not scored.
+    """
+    if not 0 <= overlap <= tile // 2:
+        raise ValueError(f"overlap must be 0 to half the tile ({tile // 2}), not {overlap}")
+    stride = tile - overlap
+    ramp = np.minimum((np.arange(tile) + 0.5) / max(overlap, 0.5), 1)
+    profile = np.minimum(ramp, ramp[::-1]).astype(np.float32)
+    weight = np.outer(profile, profile)
+    tile_columns = range(0, width + overlap, stride)
+    columns = _reflected(range(-overlap, tile_columns[-1] + tile - overlap), width)
+    total = np.zeros((tile, len(columns)), np.float32)
+
+    for top in range(-overlap, height, stride):
+        rows = _reflected(range(top, top + tile), height)
+        first = rows.min()
+        dn = read(first, rows.max() + 1)
+        padded = dn[:, rows - first][:, :, columns]
+        valid = (padded != normalization.nodata).all(axis=0)
+        wanted = [left for left in tile_columns if valid[:, left : left + tile].any()]
+        for start in range(0, len(wanted), batch_size):
+            lefts = wanted[start : start + batch_size]
+            batch = np.stack([padded[:, :, left : left + tile] for left in lefts])
+            x = normalization.normalize(torch.from_numpy(batch).to(device))
+            for left, values in zip(lefts, score(x).float().cpu().numpy(), strict=True):
+                total[:, left : left + tile] += values * weight
+        # The first `stride` rows of the buffer get nothing more from tiles further down.
+        begin, end = max(top, 0), min(top + stride, height)
+        if end > begin:
+            inside = slice(overlap, overlap + width)
+            done = valid[begin - top : end - top, inside]
+            yield Strip(
+                row=begin,
+                dn=dn[:, begin - first : end - first],
+                score=np.clip(total[begin - top : end - top, inside], 0, 1) * done,
+                valid=done,
+            )
+        total[:overlap] = total[stride:]
+        total[overlap:] = 0
+
+
+def _reflected(positions: range, size: int) -> np.ndarray:
+    """Indices into a line of `size` pixels continued by reflection at both ends."""
+    index = np.abs(np.asarray(positions)) % max(2 * (size - 1), 1)
+    return np.where(index < size, index, 2 * (size - 1) - index)

@@ -1,0 +1,141 @@
+"""The networks: Fixed-Point GAN (generator, PatchGAN discriminator) and the U-Net of FCD+."""
+
+from collections.abc import Mapping
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from fcd.transforms import FILL
+
+
+def _norm(channels: int) -> nn.InstanceNorm2d:
+    # Statistics of the instance itself, in training and evaluation alike: tracked statistics
+    # would change the masks in evaluation mode.
+    return nn.InstanceNorm2d(channels, affine=True, track_running_stats=False)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions with instance norm, added to the input; shape is kept."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.Conv2d(dim, dim, 3, padding=1, bias=False),
+            _norm(dim),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(dim, dim, 3, padding=1, bias=False),
+            _norm(dim),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, dim, h, w) -> the same shape."""
+        return x + self.main(x)
+
+
+class Generator(nn.Module):
+    """Translate patches to a domain (0 clear, 1 cloudy), changing only what has to change.
+
+    Layers are numbered `main.0…` as in StarGAN (Choi et al. 2018) and the authors' code, so
+    that their checkpoints load.
+
+    Args:
+        conv_dim: filters of the first layer.
+        c_dim: domain labels per patch; each is one constant extra input channel.
+        repeat_num: residual blocks.
+        num_channels: bands.
+    """
+
+    def __init__(
+        self, conv_dim: int = 64, c_dim: int = 1, repeat_num: int = 6, num_channels: int = 10
+    ) -> None:
+        super().__init__()
+
+        def block(conv: nn.Module, dim: int) -> list[nn.Module]:
+            return [conv, _norm(dim), nn.ReLU(inplace=True)]
+
+        dim = conv_dim
+        layers = block(nn.Conv2d(num_channels + c_dim, dim, 7, padding=3, bias=False), dim)
+        for _ in range(2):
+            conv = nn.Conv2d(dim, dim * 2, 4, stride=2, padding=1, bias=False)
+            dim *= 2
+            layers += block(conv, dim)
+        layers += [ResidualBlock(dim) for _ in range(repeat_num)]
+        for _ in range(2):
+            conv = nn.ConvTranspose2d(dim, dim // 2, 4, stride=2, padding=1, bias=False)
+            dim //= 2
+            layers += block(conv, dim)
+        layers.append(nn.Conv2d(dim, num_channels, 7, padding=3, bias=False))
+        self.main = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Translate `x` to the domains `c`: tanh(main(x, c) + x), fill (-1) stays fill.
+
+        x (N, num_channels, H, W) in [-1, 1], H and W multiples of 4; c (N, c_dim) float
+        -> (N, num_channels, H, W) in [-1, 1].
+        """
+        domain = c[:, :, None, None].expand(-1, -1, *x.shape[2:])
+        translated = torch.tanh(self.main(torch.cat([x, domain], dim=1)) + x)
+        return translated.masked_fill(x == FILL, FILL)
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], *args, **kwargs):  # noqa: ANN002, ANN003, ANN201
+        """Load weights; the running statistics in the authors' residual blocks are ignored."""
+        statistics = ("running_mean", "running_var", "num_batches_tracked")
+        kept = {key: value for key, value in state_dict.items() if not key.endswith(statistics)}
+        return super().load_state_dict(kept, *args, **kwargs)
+
+
+class Discriminator(nn.Module):
+    """PatchGAN: real or fake per cell of the patch, and the domain of the whole patch.
+
+    Args:
+        image_size: side of the patches in pixels, a multiple of 2 ** repeat_num.
+        conv_dim: filters of the first layer; they double with each layer.
+        c_dim: domain labels per patch.
+        repeat_num: stride-2 convolutions.
+        num_channels: bands.
+
+    Raises:
+        ValueError: `image_size` is no multiple of 2 ** `repeat_num`.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 128,
+        conv_dim: int = 64,
+        c_dim: int = 1,
+        repeat_num: int = 6,
+        num_channels: int = 10,
+    ) -> None:
+        super().__init__()
+        cells, rest = divmod(image_size, 2**repeat_num)
+        if rest or not cells:
+            raise ValueError(
+                f"image size {image_size} is no multiple of {2**repeat_num} "
+                f"(2 ** {repeat_num} stride-2 layers)"
+            )
+        layers: list[nn.Module] = []
+        dim_in, dim = num_channels, conv_dim
+        for _ in range(repeat_num):
+            layers += [nn.Conv2d(dim_in, dim, 4, stride=2, padding=1), nn.LeakyReLU(0.01)]
+            dim_in, dim = dim, dim * 2
+        self.main = nn.Sequential(*layers)
+        self.conv1 = nn.Conv2d(dim_in, 1, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(dim_in, c_dim, cells, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, num_channels, S, S) -> patch scores (N, 1, s, s) and domain logits (N, c_dim)."""
+        h = self.main(x)
+        return self.conv1(h), self.conv2(h).flatten(1)
+
+
+def build_unet(num_channels: int, encoder: str, classifier_head: bool) -> nn.Module:
+    """U-Net of FCD+ (segmentation-models-pytorch): (N, C, H, W) -> logits (N, 2, H, W).
+
+    With `classifier_head` it returns (logits, image logit (N, 1)): average pooling of the
+    deepest features, dropout 0.2. H and W are multiples of 32. No weights are downloaded.
+    """
+    head = {"pooling": "avg", "dropout": 0.2, "classes": 1} if classifier_head else None
+    return smp.Unet(
+        encoder, encoder_weights=None, in_channels=num_channels, classes=2, aux_params=head
+    )

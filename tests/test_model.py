@@ -1,0 +1,101 @@
+import pytest
+import torch
+from torch import nn
+
+from fcd.checkpoints import load_weights
+from fcd.errors import UserError
+from model import Discriminator, Generator, build_unet
+from solver import difference_map
+
+
+def small_generator():
+    torch.manual_seed(0)
+    return Generator(conv_dim=8, c_dim=1, repeat_num=2, num_channels=3)
+
+
+def test_parameter_counts_of_the_paper():
+    assert sum(p.numel() for p in Generator().parameters()) == 8_461_888
+    assert sum(p.numel() for p in Discriminator().parameters()) == 44_736_448
+
+
+def test_generator_by_hand_from_its_layers():
+    generator, x = small_generator(), torch.rand(2, 3, 16, 16) * 1.8 - 0.9
+    c = torch.tensor([[0.0], [1.0]])
+    planes = torch.stack([torch.zeros(1, 16, 16), torch.ones(1, 16, 16)])
+    expected = torch.tanh(generator.main(torch.cat([x, planes], dim=1)) + x)
+    assert torch.equal(generator(x, c), expected)
+
+
+def test_fill_stays_fill_and_nothing_else_becomes_fill():
+    x = torch.rand(2, 3, 16, 16) * 1.8 - 0.9
+    x[:, :, :5] = -1
+    x[0, 1, 9, 9] = -1
+    translated = small_generator()(x, torch.zeros(2, 1))
+    assert torch.equal(translated == -1, x == -1)
+
+
+def test_evaluation_mode_does_not_change_the_generator():
+    generator, x, c = small_generator(), torch.rand(2, 3, 16, 16), torch.ones(2, 1)
+    generator.train()
+    for _ in range(3):
+        trained = generator(x, c)
+    assert torch.equal(generator.eval()(x, c), trained)
+
+
+def test_samples_do_not_influence_each_other():
+    generator, x, c = small_generator(), torch.rand(3, 3, 16, 16), torch.ones(3, 1)
+    alone = torch.cat([generator(x[i : i + 1], c[:1]) for i in range(3)])
+    assert torch.allclose(generator(x, c), alone, atol=1e-5)
+
+
+def test_discriminator_shapes_and_refused_sizes():
+    scores, domain = Discriminator(64, 4, 1, 5, 3)(torch.rand(2, 3, 64, 64))
+    assert scores.shape == (2, 1, 2, 2)
+    assert domain.shape == (2, 1)
+    with pytest.raises(ValueError, match="image size 100"):
+        Discriminator(100)
+
+
+class AuthorsResidualBlock(nn.Module):
+    """As in checkpoints of the authors' code: instance norm that tracks statistics."""
+
+    def __init__(self, dim):
+        super().__init__()
+        layers = []
+        for _ in range(2):
+            layers += [
+                nn.Conv2d(dim, dim, 3, padding=1, bias=False),
+                nn.InstanceNorm2d(dim, affine=True, track_running_stats=True),
+                nn.ReLU(),
+            ]
+        self.main = nn.Sequential(*layers[:-1])
+
+    def forward(self, x):
+        return x + self.main(x)
+
+
+def test_a_checkpoint_with_running_statistics_gives_the_same_difference_map():
+    torch.manual_seed(1)
+    authors = Generator(8, 1, 2, 3)
+    for index in (9, 10):
+        authors.main[index] = AuthorsResidualBlock(32)
+    x = torch.rand(2, 3, 16, 16)
+    state = nn.Module.state_dict(authors)
+    assert any(key.endswith("running_mean") for key in state)
+    generator = small_generator()
+    generator.load_state_dict(state)
+    expected = (authors(x, torch.zeros(2, 1)) - x).abs().mean(dim=1) / 2
+    assert torch.equal(difference_map(generator, x), expected)
+
+
+def test_weights_of_another_shape_are_one_clear_line():
+    with pytest.raises(UserError, match=r"a\.pt is from a network of another shape.*main"):
+        load_weights(small_generator(), Generator(4, 1, 2, 3).state_dict(), "a.pt")
+
+
+def test_unet_heads():
+    x = torch.rand(2, 10, 32, 32)
+    assert build_unet(10, "resnet18", False)(x).shape == (2, 2, 32, 32)
+    mask, label = build_unet(10, "resnet34", True)(x)
+    assert mask.shape == (2, 2, 32, 32)
+    assert label.shape == (2, 1)

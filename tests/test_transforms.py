@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+
+from fcd.errors import UserError
+from fcd.transforms import VALID_MIN, Normalization, random_horizontal_flip
+
+
+def test_paper_normalisation_by_hand():
+    dn = torch.tensor([0, 1, 13107, 65535], dtype=torch.float32).view(1, 1, 2, 2)
+    x = Normalization.paper(1).normalize(dn)
+    expected = [-1, (1 / 65535 - 0.5) / 0.5, -0.6, 1]
+    assert x.flatten().tolist() == pytest.approx(expected, abs=1e-6)
+    assert x[0, 0, 0, 0] == -1  # fill exactly
+    assert x[0, 0, 0, 1] > -1  # the darkest valid pixel is not fill
+
+
+def test_uint16_batches_are_normalised():
+    dn = torch.from_numpy(np.array([[[[40000]]]], np.uint16))
+    assert Normalization.paper(1).normalize(dn).item() == pytest.approx(40000 / 65535 * 2 - 1)
+
+
+def test_stretch_takes_percentiles_of_valid_pixels():
+    rng = np.random.default_rng(0)
+    pixels = rng.normal([[20000], [8000]], [[1000], [50]], (2, 100_000)).astype(np.uint16)
+    counts = np.stack([np.bincount(band, minlength=65536) for band in pixels])
+    counts[:, 0] += 1_000_000  # fill must not matter
+    stretch = Normalization.stretch(counts)
+    for band, low, high in zip(pixels, stretch.low, stretch.high, strict=True):
+        assert low == pytest.approx(np.percentile(band, 0.1), abs=2)
+        assert high == pytest.approx(np.percentile(band, 99.9), abs=2)
+    dn = torch.tensor([[0.0, 1.0], [stretch.low[0], stretch.high[0]]]).expand(1, 2, 2, 2)
+    x = stretch.normalize(dn.clone())
+    assert x[0, 0].flatten().tolist() == pytest.approx([-1, VALID_MIN, VALID_MIN, 1], abs=1e-6)
+    assert (x == -1).sum() == 2  # fill alone is exactly -1
+
+
+def test_stretch_of_a_constant_band_is_refused():
+    counts = np.zeros((1, 65536), np.int64)
+    counts[0, 500] = 10
+    with pytest.raises(UserError, match="band 1 "):
+        Normalization.stretch(counts)
+
+
+@pytest.mark.parametrize(
+    "normalization",
+    [Normalization.paper(2), Normalization("stretch", (5000.0, 6000.0), (30000.0, 20000.0))],
+)
+def test_denormalise_undoes_normalise_and_state_survives(normalization):
+    dn = torch.tensor([0.0, 7000.0, 15000.0, 19999.0]).view(1, 1, 2, 2).repeat(1, 2, 1, 1)
+    again = Normalization.from_state(normalization.state())
+    assert again == normalization
+    assert torch.allclose(again.denormalize(normalization.normalize(dn)), dn, atol=0.05)
+
+
+def test_flip_is_the_same_for_image_and_mask():
+    images = torch.arange(64.0).view(16, 1, 1, 4)
+    masks = images[:, 0].clone()
+    generator = torch.Generator().manual_seed(3)
+    flipped, flipped_masks = random_horizontal_flip(generator, images, masks)
+    assert torch.equal(flipped[:, 0], flipped_masks)
+    turned = (flipped != images).any(dim=(1, 2, 3))
+    assert 0 < turned.sum() < 16
+    assert torch.equal(flipped[turned], images[turned].flip(-1))
