@@ -1,0 +1,312 @@
+"""Command-line parts the entry scripts share: flag types, shared flags, errors, run folders."""
+
+import argparse
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from fcd.errors import UserError
+from fcd.files import read_json, write_json
+from fcd.interruption import Stopped
+
+DEFAULT_IMAGE_DIR = "data/L8Biome"
+DEFAULT_SCENE_DIR = "data/landsat8-biome"
+
+# Flags that say how a run is carried out, not what it computes: they may differ on resume.
+_EXECUTION_FLAGS = {
+    "mode",
+    "device",
+    "num_workers",
+    "overwrite",
+    "log_step",
+    "sample_step",
+    "threshold",
+    "threshold_patches",
+    "num_pictures",
+    "checkpoint",
+    "tile_size",
+    "overlap",
+    "method",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line with exit code 2, and help shows defaults."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message` in one line and exit with code 2."""
+        self.exit(2, f"error: {message} (all flags: python {self.prog} --help)\n")
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run an entry script: a `UserError` becomes one line on stderr and exit code 2."""
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code or 0)
+
+
+def boolean(text: str) -> bool:
+    """`True` or `False` in any case; anything else is refused."""
+    values = {"true": True, "false": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return values[text.lower()]
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    return 0 if text.strip() == "0" else positive(text)
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
+    return value
+
+
+def non_negative(text: str) -> float:
+    """A finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return value
+
+
+def threshold(text: str) -> str | float:
+    """`f1`, `otsu` or a number from 0 to 1."""
+    return text if text in ("f1", "otsu") else fraction(text)
+
+
+def device(name: str) -> torch.device:
+    """`auto` (CUDA, else MPS, else CPU) or a torch device name; checked to be there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} cannot be used ({reason}); try --device cpu") from error
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that every training and prediction command has."""
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--experiment_name",
+        default="FCD",
+        help="the run lives in outputs/NAME and runs/NAME, with + written Plus",
+    )
+    group.add_argument(
+        "--device", default="auto", help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps"
+    )
+    group.add_argument("--seed", type=natural, default=0, help="seed of weights and batches")
+    group.add_argument("--num_workers", type=natural, default=4, help="processes that read patches")
+    group.add_argument(
+        "--overwrite",
+        type=boolean,
+        default=False,
+        metavar="BOOL",
+        help="True: train from the start even if the run folder holds a checkpoint; "
+        "False: continue it",
+    )
+    group.add_argument(
+        "--checkpoint",
+        choices=["best", "latest"],
+        default="best",
+        help="which checkpoint the modes after training use",
+    )
+    group.add_argument(
+        "--method",
+        default=None,
+        help="name of the method in tables, shared by runs that differ by seed; "
+        "None: the experiment's name",
+    )
+    group.add_argument("--log_step", type=positive, default=10, help="steps between log entries")
+
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", choices=["L8Biome"], default="L8Biome", help="data set")
+    group.add_argument(
+        "--image_dir",
+        "--l8biome_image_dir",
+        default=DEFAULT_IMAGE_DIR,
+        help="patches written by prepare_landsat8_biome.py",
+    )
+    group.add_argument(
+        "--orig_image_dir",
+        "--data_path",
+        default=DEFAULT_SCENE_DIR,
+        help="whole scenes, <biome>/<scene>/…",
+    )
+    group.add_argument(
+        "--normalize",
+        choices=["paper", "stretch"],
+        default="paper",
+        help="paper: DN / 65535; stretch: each band from its 0.1 to 99.9 percentile "
+        "in the training patches",
+    )
+    group.add_argument(
+        "--balance",
+        type=boolean,
+        default=False,
+        metavar="BOOL",
+        help="draw clear and cloudy patches equally often in training",
+    )
+
+    group = parser.add_argument_group("whole scenes")
+    group.add_argument(
+        "--tile_size",
+        type=positive,
+        default=None,
+        help="side of the tiles a scene is scored in, pixels; None: that of the training patches",
+    )
+    group.add_argument(
+        "--overlap",
+        type=natural,
+        default=None,
+        help="pixels by which tiles overlap and are blended; None: a quarter of the tile",
+    )
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its files. `FCD+` lives in `outputs/FCDPlus` and `runs/FCDPlus`."""
+
+    experiment: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w+ .=,@-]{1,100}", self.experiment) or self.experiment[0] in ". ":
+            raise UserError(
+                f"--experiment_name {self.experiment!r}: use 1 to 100 letters, digits and "
+                "+ - _ . = , @, not beginning with a dot"
+            )
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.experiment.replace("+", "Plus")
+
+    @property
+    def root(self) -> Path:
+        """`outputs/<name>`."""
+        return Path("outputs", self.name)
+
+    @property
+    def models(self) -> Path:
+        """Checkpoints: `latest.pt`, `best.pt`."""
+        return self.root / "models"
+
+    @property
+    def samples(self) -> Path:
+        """Sample pictures."""
+        return self.root / "samples"
+
+    @property
+    def results(self) -> Path:
+        """Masks, metrics and the report."""
+        return self.root / "results"
+
+    @property
+    def logs(self) -> Path:
+        """TensorBoard event files."""
+        return Path("runs", self.name)
+
+
+def describe(flags: dict[str, Any], used_device: torch.device) -> dict[str, Any]:
+    """Everything a run is described by: flags, git commit, library versions, device."""
+    packages = ("torch", "torchvision", "segmentation-models-pytorch", "rasterio", "numpy")
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "flags": flags,
+        "commit": commit.stdout.strip() or None,
+        "versions": {"python": platform.python_version()}
+        | {package: metadata.version(package) for package in packages},
+        "device": str(used_device)
+        + (f" ({torch.cuda.get_device_name(used_device)})" if used_device.type == "cuda" else ""),
+    }
+
+
+def start_run(folder: RunFolder, flags: dict[str, Any], used_device: torch.device) -> None:
+    """Write `config.json` before the first step of a training run.
+
+    With `flags["overwrite"]` earlier checkpoints and logs of the run are removed. Otherwise
+    raises `UserError` if the folder holds checkpoints of a run with other settings.
+    """
+    path, flags = folder.root / "config.json", _plain(flags)
+    if flags["overwrite"]:
+        shutil.rmtree(folder.models, ignore_errors=True)
+        shutil.rmtree(folder.logs, ignore_errors=True)
+    elif path.exists() and (folder.models / "latest.pt").exists():
+        before = read_json(path)["flags"]
+        changed = [
+            f"--{name} {before.get(name)} then, {value} now"
+            for name, value in flags.items()
+            if name not in _EXECUTION_FLAGS and before.get(name) != value
+        ]
+        if changed:
+            raise UserError(
+                f"{folder.root} holds a run with other settings ({'; '.join(changed)}); choose "
+                "another --experiment_name, or --overwrite True to train it anew"
+            )
+    write_json(path, describe(flags, used_device))
+
+
+def finish_training(train: Callable[[], None], folder: RunFolder) -> int:
+    """Call `train` and say how it ended; return the exit code."""
+    try:
+        train()
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
+    print(
+        f"trained: {folder.models / 'best.pt'}; curves: tensorboard --logdir={folder.logs.parent}"
+    )
+    return 0
+
+
+def _plain(flags: dict[str, Any]) -> dict[str, Any]:
+    """Flags as JSON holds them."""
+    return {name: str(v) if isinstance(v, Path) else v for name, v in flags.items()}

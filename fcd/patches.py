@@ -1,0 +1,302 @@
+"""Scenes to patches with image-level labels: split, grid, cut, and generated masks."""
+
+import csv
+import random
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import tifffile
+from rasterio.errors import RasterioIOError
+from rasterio.windows import Window
+
+from fcd import figures, labels, metrics
+from fcd.errors import UserError
+from fcd.files import read_json, replacing, write_json
+from fcd.scenes import FILL_DN, RGB_BANDS, Scene, SceneReader
+
+SPLITS = ("train", "val", "test")
+SPLIT_FILE = "split.csv"
+RECORDS = "scenes"  # folder of the per-scene records, below the patches' folder
+GENERATED_MASK = "generated_mask.tif"
+
+
+# --- split -------------------------------------------------------------------------------
+
+
+def split_scenes(
+    scenes: Iterable[Scene], seed: int, cloud_share: dict[str, float] | None = None
+) -> dict[str, str]:
+    """Scene name -> split, 3:1:2 train/val/test at random within each biome.
+
+    The result depends on the names and the seed alone, not on the order given. With
+    `cloud_share` (scene name -> share in [0, 1]) each biome is first cut into groups of six
+    scenes of similar cloud share, and each group is split 3:1:2.
+    """
+    by_biome = defaultdict(list)
+    for scene in sorted(scenes, key=lambda scene: (scene.biome, scene.name)):
+        by_biome[scene.biome].append(scene.name)
+    chosen = {}
+    for biome, names in by_biome.items():
+        generator = random.Random(f"{seed} {biome}")
+        size = len(names)
+        if cloud_share is not None:
+            names, size = sorted(names, key=lambda name: (cloud_share[name], name)), 6
+        for start in range(0, len(names), size):
+            chosen |= _split_group(names[start : start + size], generator)
+    return chosen
+
+
+def _split_group(names: list[str], generator: random.Random) -> dict[str, str]:
+    names = names.copy()
+    generator.shuffle(names)
+    test, val = len(names) * 2 // 6, len(names) // 6
+    kinds = ["test"] * test + ["val"] * val + ["train"] * (len(names) - test - val)
+    return dict(zip(names, kinds, strict=True))
+
+
+def write_split(path: Path, scenes: Iterable[Scene], split: dict[str, str]) -> None:
+    """Write biome, scene and split as a csv that a person can edit and pass back."""
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["biome", "scene", "split"])
+        writer.writerows([scene.biome, scene.name, split[scene.name]] for scene in scenes)
+
+
+def read_split(path: Path | str) -> dict[str, str]:
+    """Scene name -> split from a csv with the columns scene and split.
+
+    Raises `UserError` with the line number for a scene given twice or an unknown split.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"scene", "split"} <= set(reader.fieldnames or ()):
+                raise UserError(f"{path}: the first line must name the columns scene,split")
+            rows = [(reader.line_num, row["scene"], row["split"]) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"split file {path} cannot be read: {error}") from error
+    split = {}
+    for line, scene, kind in rows:
+        if kind not in SPLITS:
+            raise UserError(f"{path} line {line}: split {kind!r} is none of {', '.join(SPLITS)}")
+        if not scene or scene in split:
+            raise UserError(f"{path} line {line}: scene {scene!r} is empty or there twice")
+        split[scene] = kind
+    return split
+
+
+def scenes_of_split(scenes: Iterable[Scene], image_dir: Path | str, kind: str) -> list[Scene]:
+    """Those of `scenes` that split.csv in `image_dir` puts into `kind`.
+
+    Raises `UserError` if there is no split.csv, or a scene of that split is not on disk.
+    """
+    path = Path(image_dir, SPLIT_FILE)
+    if not path.exists():
+        raise UserError(f"{path} is missing; run python prepare_landsat8_biome.py first")
+    wanted = {name for name, split in read_split(path).items() if split == kind}
+    chosen = [scene for scene in scenes if scene.name in wanted]
+    absent = sorted(wanted - {scene.name for scene in chosen})
+    if absent or not chosen:
+        raise UserError(
+            f"{path} names {len(wanted)} {kind} scenes, {len(chosen)} are below --orig_image_dir"
+            + (f"; missing: {', '.join(absent[:3])}" if absent else "")
+        )
+    return chosen
+
+
+# --- cut ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How scenes are cut.
+
+    size, stride: patch side and distance of patches in pixels (the paper: 128 and 128).
+    clear_below: a patch is clear if its share of cloud does not exceed this (the paper: 0).
+    cloudy_above: it is cloudy if the share exceeds this (the paper: 0); between: left out.
+    """
+
+    size: int = 128
+    stride: int = 128
+    clear_below: float = 0.0
+    cloudy_above: float = 0.0
+
+    def label(self, mask: np.ndarray) -> int | None:
+        """Image-level label of a patch-coded mask; None if it is left out."""
+        share = labels.cloud_share(mask)
+        if not mask.any():
+            return None
+        if share <= self.clear_below:
+            return labels.LABEL_CLEAR
+        return labels.LABEL_CLOUDY if share > self.cloudy_above else None
+
+
+def patch_name(scene: str, row: int, column: int) -> str:
+    """``<scene>_<row>_<column>``: pixel position of the patch's upper left corner."""
+    return f"{scene}_{row:05d}_{column:05d}"
+
+
+def patch_position(name: str) -> tuple[int, int]:
+    """Row and column of a patch from its name."""
+    row, column = name.rsplit("_", 2)[1:]
+    return int(row), int(column)
+
+
+def _cut(
+    reader: SceneReader, cutting: Cutting
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    """Row, column, DN (10, size, size) and mask of every patch, reading one strip at a time."""
+    height, width = reader.grid.height, reader.grid.width
+    for row in range(0, height - cutting.size + 1, cutting.stride):
+        dn, mask = (read(row, row + cutting.size) for read in (reader.bands, reader.truth))
+        mask[(dn == FILL_DN).any(axis=0)] = labels.INVALID
+        for column in range(0, width - cutting.size + 1, cutting.stride):
+            columns = slice(column, column + cutting.size)
+            yield row, column, dn[:, :, columns], mask[:, columns]
+
+
+def record_path(image_dir: Path | str, scene: Scene) -> Path:
+    """Where the record of a finished scene is."""
+    return Path(image_dir, RECORDS, f"{scene.key}.json")
+
+
+def read_record(image_dir: Path | str, scene: Scene) -> dict | None:
+    """The record of a finished scene, or None."""
+    path = record_path(image_dir, scene)
+    return read_json(path) if path.exists() else None
+
+
+def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> dict:
+    """Cut a scene into `<split>/<clear|cloudy>/<patch>/{image.tif, mask.tif}` and record it.
+
+    image.tif is (size, size, 10) uint16 DN, mask.tif (size, size) uint8 patch codes. Test
+    scenes are only checked and pictured: they stay whole. Patches appear at the end, all at
+    once; the record `scenes/<biome>_<scene>.json` is written last and says the scene is done.
+    Raises `SceneError` if the scene is incomplete or damaged.
+    """
+    scene.check(need_truth=True)
+    partial = image_dir / f".partial-{scene.key}"
+    shutil.rmtree(partial, ignore_errors=True)
+    patches = {folder: [] for folder in labels.CLASS_FOLDERS}
+    try:
+        with scene.open() as reader:
+            if split != "test":
+                for row, column, dn, mask in _cut(reader, cutting):
+                    label = cutting.label(mask)
+                    if label is None:
+                        continue
+                    folder = labels.CLASS_FOLDERS[label]
+                    name = patch_name(scene.name, row, column)
+                    patches[folder].append(name)
+                    _write_patch(partial / folder / name, dn, mask)
+            truth_share = _write_thumbnail(reader, record_path(image_dir, scene))
+        for folder, names in patches.items():
+            target = image_dir / split / folder
+            target.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                shutil.rmtree(target / name, ignore_errors=True)
+                (partial / folder / name).rename(target / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    record = {
+        "biome": scene.biome,
+        "scene": scene.name,
+        "split": split,
+        "cutting": asdict(cutting),
+        "cloud_share": round(truth_share, 4),
+        **patches,
+    }
+    write_json(record_path(image_dir, scene), record)
+    return record
+
+
+def _write_patch(folder: Path, dn: np.ndarray, mask: np.ndarray) -> None:
+    folder.mkdir(parents=True)
+    image = np.ascontiguousarray(dn.transpose(1, 2, 0))
+    tifffile.imwrite(folder / "image.tif", image, photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(folder / "mask.tif", mask, photometric="minisblack")
+
+
+def scene_cloud_share(scene: Scene) -> float:
+    """Share of cloud among the valid pixels of the truth, from every 8th pixel; in [0, 1]."""
+    with scene.open() as reader:
+        return labels.cloud_share(reader.truth(step=8))
+
+
+def _write_thumbnail(reader: SceneReader, record: Path) -> float:
+    """Write the scene's picture beside its truth, at most 512 pixels high; return cloud share."""
+    step = max(1, -(-max(reader.grid.height, reader.grid.width) // 512))
+    dn, mask = reader.bands(step=step), reader.truth(step=step)
+    mask[(dn == FILL_DN).any(axis=0)] = labels.INVALID
+    picture = np.hstack([figures.stretch_rgb(dn[list(RGB_BANDS)]), figures.colour_mask(mask)])
+    figures.write_png(record.with_suffix(".png"), picture)
+    return labels.cloud_share(mask)
+
+
+# --- generated masks -----------------------------------------------------------------------
+
+
+def mask_tif(folder: Path | str, scene: Scene) -> Path:
+    """Where the generated mask of a scene is: ``<biome>_<scene>_mask.tif``."""
+    return Path(folder, f"{scene.key}_mask.tif")
+
+
+def add_generated_masks(
+    scene: Scene, record: dict, masks: Path, image_dir: Path, name: str = GENERATED_MASK
+) -> np.ndarray:
+    """Cut a generated scene mask onto the scene's patches, as `name` beside their image.tif.
+
+    A patch whose image-level label is clear becomes all clear: the label already says so.
+    Invalid pixels stay invalid. Returns the confusion (2, 2) against mask.tif, for the log.
+    Raises `UserError` if the mask cannot be read or has another size than the scene.
+    """
+    path, size = mask_tif(masks, scene), record["cutting"]["size"]
+    counts = np.zeros((2, 2), np.int64)
+    try:
+        with rasterio.open(path) as dataset:
+            grid = scene.grid()
+            if dataset.shape != (grid.height, grid.width):
+                raise UserError(
+                    f"{path} is {dataset.width}x{dataset.height} pixels, scene {scene.name} is "
+                    f"{grid.width}x{grid.height}; generate the masks again"
+                )
+            for label, folder in enumerate(labels.CLASS_FOLDERS):
+                for patch in record[folder]:
+                    patch_dir = image_dir / record["split"] / folder / patch
+                    truth = tifffile.imread(patch_dir / "mask.tif")
+                    if label == labels.LABEL_CLEAR:
+                        mask = np.full_like(truth, labels.CLEAR)
+                    else:
+                        row, column = patch_position(patch)
+                        tif = dataset.read(1, window=Window(column, row, size, size))
+                        mask = labels.patch_from_tif(tif, str(path))
+                    mask[truth == labels.INVALID] = labels.INVALID
+                    with replacing(patch_dir / name) as temporary:
+                        tifffile.imwrite(temporary, mask, photometric="minisblack")
+                    counts += metrics.confusion(truth, mask)
+    except RasterioIOError as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); run main.py --mode generate_masks first"
+        ) from error
+    return counts
+
+
+def provenance_path(image_dir: Path | str, name: str) -> Path:
+    """Where it is written down how the masks `name` came about."""
+    return Path(image_dir, Path(name).with_suffix(".json").name)
+
+
+def provenance(masks: Path) -> dict:
+    """How generated masks came about: the threshold.json beside their folder, if there is one."""
+    path = masks.parent / "threshold.json"
+    known = read_json(path) if path.exists() else {}
+    return {
+        "masks": str(masks),
+        "chosen_by": known.get("chosen_by", "unknown"),
+        "pixel_labels": known.get("pixel_labels", 0),
+    }

@@ -1,0 +1,239 @@
+"""Fixed-Point GAN for cloud detection: train, generate masks, test, look at translations."""
+
+import argparse
+
+from data_loader import PatchDataset, training_normalization, validation_set
+from fcd import options, patches
+from fcd.errors import UserError
+from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
+from fcd.scenes import find_scenes
+from solver import FCDSolver, GANSize, GANTraining, LossWeights, Run
+
+SIZE, TRAINING = GANSize(), GANTraining()  # the paper's defaults
+
+
+def build_parser() -> Parser:
+    """The command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "--mode",
+        choices=["train", "generate_masks", "test", "visualize"],
+        default="train",
+        help="train: train on image-level labels; generate_masks: masks of the training scenes; "
+        "test: score the test scenes against their truth; visualize: pictures of translations",
+    )
+    parser.add_argument(
+        "--image_size", type=positive, default=128, help="side of the patches in pixels"
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=positive,
+        default=TRAINING.batch_size,
+        help="patches per training step; tiles scored at a time in the other modes",
+    )
+    options.add_run_flags(parser)
+
+    group = parser.add_argument_group(
+        "networks (modes after training read them from the checkpoint)"
+    )
+    group.add_argument(
+        "--g_conv_dim",
+        type=positive,
+        default=SIZE.g_conv_dim,
+        help="filters in the first layer of the generator",
+    )
+    group.add_argument(
+        "--d_conv_dim",
+        type=positive,
+        default=SIZE.d_conv_dim,
+        help="filters in the first layer of the discriminator",
+    )
+    group.add_argument(
+        "--g_repeat_num",
+        type=positive,
+        default=SIZE.g_repeat_num,
+        help="residual blocks in the generator",
+    )
+    group.add_argument(
+        "--d_repeat_num",
+        type=positive,
+        default=SIZE.d_repeat_num,
+        help="stride-2 layers in the discriminator",
+    )
+
+    group = parser.add_argument_group("training")
+    weights = TRAINING.weights
+    for name, default, what in [
+        ("cls", weights.cls, "domain classification"),
+        ("rec", weights.rec, "reconstruction"),
+        ("gp", weights.gp, "the gradient penalty"),
+        ("id", weights.id, "identity"),
+    ]:
+        group.add_argument(
+            f"--lambda_{name}",
+            type=non_negative,
+            default=default,
+            help=f"weight of the loss of {what}",
+        )
+    group.add_argument(
+        "--same_domain",
+        type=boolean,
+        default=True,
+        metavar="BOOL",
+        help="the same-domain half of the generator's loss; False is StarGAN",
+    )
+    group.add_argument(
+        "--num_iters",
+        type=positive,
+        default=TRAINING.num_iters,
+        help="training steps (of the discriminator)",
+    )
+    group.add_argument(
+        "--num_iters_decay",
+        type=options.natural,
+        default=TRAINING.num_iters_decay,
+        help="last steps, over which the learning rates fall linearly to 0",
+    )
+    group.add_argument(
+        "--n_critic",
+        type=positive,
+        default=TRAINING.n_critic,
+        help="discriminator steps per generator step",
+    )
+    group.add_argument(
+        "--g_lr", type=non_negative, default=TRAINING.g_lr, help="learning rate of the generator"
+    )
+    group.add_argument(
+        "--d_lr",
+        type=non_negative,
+        default=TRAINING.d_lr,
+        help="learning rate of the discriminator",
+    )
+    group.add_argument("--beta1", type=options.fraction, default=TRAINING.beta1, help="Adam's β1")
+    group.add_argument("--beta2", type=options.fraction, default=TRAINING.beta2, help="Adam's β2")
+    group.add_argument(
+        "--sample_step",
+        type=positive,
+        default=TRAINING.sample_step,
+        help="steps between sample pictures",
+    )
+    group.add_argument(
+        "--model_save_step",
+        type=positive,
+        default=TRAINING.model_save_step,
+        help="steps between validations and checkpoints",
+    )
+
+    group = parser.add_argument_group("masks")
+    group.add_argument(
+        "--threshold",
+        type=options.threshold,
+        default="f1",
+        help="of the difference map: f1 (best macro F1 on masks of cloudy training patches, as "
+        "the paper: uses pixel labels), otsu (no pixel label) or a number in [0, 1]",
+    )
+    group.add_argument(
+        "--threshold_patches",
+        type=positive,
+        default=10_000,
+        help="at most this many patches to choose the threshold from",
+    )
+    group.add_argument(
+        "--num_pictures", type=positive, default=16, help="patches that --mode visualize shows"
+    )
+    return parser
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    flags = build_parser().parse_args()
+    folder = RunFolder(flags.experiment_name)
+    used = Run(folder, options.device(flags.device), flags.seed, flags.num_workers, flags.log_step)
+    return MODES[flags.mode](flags, used)
+
+
+def train(flags: argparse.Namespace, used: Run) -> int:
+    """`--mode train`."""
+    train_set = PatchDataset(flags.image_dir, "train")
+    val_set = validation_set(flags.image_dir)
+    if train_set.image_size != flags.image_size:
+        raise UserError(
+            f"--image_size {flags.image_size}: the patches in {flags.image_dir} are "
+            f"{train_set.image_size} pixels wide; give that size or prepare them anew"
+        )
+    size = GANSize(flags.g_conv_dim, flags.g_repeat_num, flags.d_conv_dim, flags.d_repeat_num)
+    settings = GANTraining(
+        batch_size=flags.batch_size,
+        num_iters=flags.num_iters,
+        num_iters_decay=min(flags.num_iters_decay, flags.num_iters),
+        g_lr=flags.g_lr,
+        d_lr=flags.d_lr,
+        beta1=flags.beta1,
+        beta2=flags.beta2,
+        n_critic=flags.n_critic,
+        weights=LossWeights(flags.lambda_cls, flags.lambda_rec, flags.lambda_gp, flags.lambda_id),
+        same_domain=flags.same_domain,
+        balance=flags.balance,
+        sample_step=flags.sample_step,
+        model_save_step=flags.model_save_step,
+    )
+    try:
+        solver = FCDSolver(
+            used, size, flags.image_size, training_normalization(flags.normalize, train_set)
+        )
+    except ValueError as error:
+        raise UserError(f"{error}; change --image_size or --d_repeat_num") from error
+    options.start_run(used.folder, vars(flags), used.device)
+    return options.finish_training(lambda: solver.train(settings, train_set, val_set), used.folder)
+
+
+def generate_masks(flags: argparse.Namespace, used: Run) -> int:
+    """`--mode generate_masks`."""
+    solver = FCDSolver.load(used, used.folder.models / f"{flags.checkpoint}.pt")
+    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size)
+    scenes = patches.scenes_of_split(find_scenes(flags.orig_image_dir), flags.image_dir, "train")
+    threshold = _threshold(flags, solver)
+    tifs = solver.generate_masks(scenes, tiles, threshold["threshold"])
+    print(f"masks of {len(scenes)} training scenes: {tifs}")
+    return 0
+
+
+def test(flags: argparse.Namespace, used: Run) -> int:
+    """`--mode test`."""
+    solver = FCDSolver.load(used, used.folder.models / f"{flags.checkpoint}.pt")
+    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size)
+    scenes = patches.scenes_of_split(find_scenes(flags.orig_image_dir), flags.image_dir, "test")
+    threshold = _threshold(flags, solver)
+    supervision = solver.supervision(len(PatchDataset(flags.image_dir, "train")), threshold)
+    report = solver.evaluate(
+        scenes,
+        tiles,
+        threshold["threshold"],
+        flags.method or flags.experiment_name,
+        supervision,
+        vars(flags),
+    )
+    print(f"report: {report}")
+    return 0
+
+
+def _threshold(flags: argparse.Namespace, solver: FCDSolver) -> dict:
+    threshold = solver.choose_threshold(
+        flags.threshold, flags.image_dir, flags.threshold_patches, flags.batch_size
+    )
+    print(f"threshold {threshold['threshold']:.4f}: {threshold['chosen_by']}")
+    return threshold
+
+
+def visualize(flags: argparse.Namespace, used: Run) -> int:
+    """`--mode visualize`."""
+    solver = FCDSolver.load(used, used.folder.models / f"{flags.checkpoint}.pt")
+    dataset = PatchDataset(flags.image_dir, "train", "mask.tif")
+    print(f"pictures: {solver.visualize(dataset, flags.num_pictures)}")
+    return 0
+
+
+MODES = {"train": train, "generate_masks": generate_masks, "test": test, "visualize": visualize}
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,253 @@
+"""Cut scenes into patches with image-level labels; later, cut generated masks onto them."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from fcd import labels, metrics, patches
+from fcd.errors import SceneError, UserError
+from fcd.files import write_json
+from fcd.options import (
+    DEFAULT_IMAGE_DIR,
+    DEFAULT_SCENE_DIR,
+    Parser,
+    fraction,
+    natural,
+    positive,
+    run,
+)
+from fcd.patches import Cutting
+from fcd.scenes import Scene, find_scenes
+
+
+def build_parser() -> Parser:
+    """The command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "--data_path",
+        "--orig_image_dir",
+        type=Path,
+        default=Path(DEFAULT_SCENE_DIR),
+        help="folder of the scenes, <biome>/<scene>/…",
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path(DEFAULT_IMAGE_DIR), help="folder of the patches"
+    )
+    parser.add_argument(
+        "--generated_masks",
+        type=Path,
+        metavar="DIR",
+        help="cut the masks in DIR (main.py --mode generate_masks) onto the training patches",
+    )
+    parser.add_argument(
+        "--generated_mask_file",
+        default=patches.GENERATED_MASK,
+        metavar="NAME",
+        help="name of the mask that --generated_masks writes into each patch",
+    )
+    parser.add_argument(
+        "--split_file",
+        type=Path,
+        help="csv with the columns scene,split (train, val or test) to use instead of drawing one",
+    )
+    parser.add_argument(
+        "--stratify",
+        choices=["biome", "cloud"],
+        default="biome",
+        help="biome: 3:1:2 at random within each biome, as the paper; cloud: also spread scenes "
+        "of similar cloud share over the splits",
+    )
+    parser.add_argument("--seed", type=natural, default=1337, help="seed of the split")
+    parser.add_argument("--patch_size", type=positive, default=128, help="patch side in pixels")
+    parser.add_argument(
+        "--stride",
+        type=positive,
+        default=None,
+        help="distance of patches in pixels; None: the patch size, no overlap",
+    )
+    parser.add_argument(
+        "--clear_below",
+        type=fraction,
+        default=0.0,
+        help="a patch is clear if its share of cloud pixels is at most this",
+    )
+    parser.add_argument(
+        "--cloudy_above",
+        type=fraction,
+        default=0.0,
+        help="a patch is cloudy if its share of cloud pixels exceeds this; between the two it "
+        "is left out",
+    )
+    parser.add_argument(
+        "--num_workers", type=positive, default=2, help="scenes cut at the same time"
+    )
+    return parser
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    flags = build_parser().parse_args()
+    scenes = find_scenes(flags.data_path)
+    if flags.generated_masks:
+        add_masks(
+            scenes,
+            flags.generated_masks,
+            flags.output_dir,
+            flags.generated_mask_file,
+            flags.num_workers,
+        )
+        return 0
+    if flags.cloudy_above < flags.clear_below:
+        raise UserError(
+            f"--cloudy_above {flags.cloudy_above} is below --clear_below {flags.clear_below}: "
+            "a patch would be both"
+        )
+    cutting = Cutting(
+        flags.patch_size, flags.stride or flags.patch_size, flags.clear_below, flags.cloudy_above
+    )
+    split = choose_split(
+        scenes, flags.output_dir, flags.split_file, flags.seed, flags.stratify == "cloud"
+    )
+    return cut_scenes(scenes, split, flags.output_dir, cutting, flags.num_workers)
+
+
+def choose_split(
+    scenes: list[Scene], image_dir: Path, split_file: Path | None, seed: int, by_cloud: bool
+) -> dict[str, str]:
+    """Scene name -> split: from `split_file`, from an earlier split.csv, or drawn; written down.
+
+    Raises `UserError` if a scene on disk is not in the file.
+    """
+    written = image_dir / patches.SPLIT_FILE
+    source = split_file or (written if written.exists() else None)
+    if source:
+        split = patches.read_split(source)
+        unknown = [scene.name for scene in scenes if scene.name not in split]
+        if unknown:
+            raise UserError(
+                f"{source} does not say where scene {unknown[0]} belongs ({len(unknown)} scenes "
+                "are missing); add a line for each, or remove the file to draw a new split"
+            )
+        absent = len(split) - len(scenes)
+        print(f"split from {source}" + (f"; {absent} of its scenes are not here" * bool(absent)))
+    else:
+        share = {s.name: patches.scene_cloud_share(s) for s in scenes} if by_cloud else None
+        split = patches.split_scenes(scenes, seed, share)
+    patches.write_split(written, scenes, split)
+    return split
+
+
+def cut_scenes(
+    scenes: list[Scene], split: dict[str, str], image_dir: Path, cutting: Cutting, workers: int
+) -> int:
+    """Cut all scenes that are not done yet; print the class balance; return the exit code."""
+    records, todo = [], []
+    for scene in scenes:
+        record = patches.read_record(image_dir, scene)
+        if record is None:
+            todo.append(scene)
+        elif record["cutting"] != asdict(cutting) or record["split"] != split[scene.name]:
+            raise UserError(
+                f"{image_dir} holds patches of {scene.name} cut otherwise ({record['split']}, "
+                f"{record['cutting']}); remove it or choose another --output_dir"
+            )
+        else:
+            records.append(record)
+    if records:
+        print(f"{len(records)} scenes are cut already")
+    jobs = {
+        scene.name: partial(patches.cut_scene, scene, image_dir, split[scene.name], cutting)
+        for scene in todo
+    }
+    failures = []
+    for name, result in parallel(jobs, workers, "cutting scenes"):
+        if isinstance(result, SceneError):
+            failures.append((name, result))
+        else:
+            records.append(result)
+    print_balance(records)
+    for _, failure in failures:
+        print(f"left out: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def parallel(
+    jobs: dict[str, Callable[[], Any]], workers: int, title: str
+) -> Iterator[tuple[str, Any]]:
+    """Run `jobs` in `workers` processes; yield name and result, or the `SceneError`, as they end."""
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        names = {pool.submit(job): name for name, job in jobs.items()}
+        try:
+            for future in tqdm(
+                as_completed(names), title, len(names), unit="scene", dynamic_ncols=True
+            ):
+                error = future.exception()
+                if error is not None and not isinstance(error, SceneError):
+                    raise error
+                yield names[future], error or future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def print_balance(records: Iterable[dict]) -> None:
+    """Print scenes, patches and cloud share of each split."""
+    by_split = {split: [r for r in records if r["split"] == split] for split in patches.SPLITS}
+    print(f"{'split':6} {'scenes':>6} {'clear':>8} {'cloudy':>8} {'cloud in scenes':>16}")
+    for split, members in by_split.items():
+        counts = Counter()
+        for record in members:
+            counts.update({folder: len(record[folder]) for folder in labels.CLASS_FOLDERS})
+        share = f"{np.mean([r['cloud_share'] for r in members]):.0%}" if members else "-"
+        clear, cloudy = (
+            ("whole", "whole") if split == "test" else (counts["clear"], counts["cloudy"])
+        )
+        print(f"{split:6} {len(members):6} {clear:>8} {cloudy:>8} {share:>16}")
+
+
+def add_masks(scenes: list[Scene], masks: Path, image_dir: Path, name: str, workers: int) -> None:
+    """Cut the generated masks onto the patches of all training scenes.
+
+    Raises `UserError` before any work if nothing is prepared or a mask is missing.
+    """
+    records = [(scene, patches.read_record(image_dir, scene)) for scene in scenes]
+    wanted = [(scene, record) for scene, record in records if record and record["split"] == "train"]
+    if not wanted:
+        raise UserError(
+            f"{image_dir} holds no training patches of the scenes given; run "
+            "python prepare_landsat8_biome.py without --generated_masks first"
+        )
+    missing = [path for scene, _ in wanted if not (path := patches.mask_tif(masks, scene)).exists()]
+    if missing:
+        raise UserError(
+            f"{missing[0]} is missing ({len(missing)} of {len(wanted)} masks); run "
+            "python main.py --mode generate_masks first, or give its folder to --generated_masks"
+        )
+    jobs = {
+        scene.name: partial(patches.add_generated_masks, scene, record, masks, image_dir, name)
+        for scene, record in wanted
+    }
+    counts = np.zeros((2, 2), np.int64)
+    for _, result in parallel(jobs, workers, "adding masks"):
+        if isinstance(result, SceneError):
+            raise result
+        counts += result
+    write_json(patches.provenance_path(image_dir, name), patches.provenance(masks))
+    scores = metrics.scores(counts)
+    print(
+        f"wrote {name} into {sum(len(r['clear']) + len(r['cloudy']) for _, r in wanted)} patches; "
+        f"against their mask.tif (for information only): accuracy {scores['accuracy']:.3f}, "
+        f"macro F1 {scores['macro']['f1']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,938 @@
+"""Training, thresholds, mask generation and evaluation."""
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import Subset
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from data_loader import PatchDataset, StepBatches, get_loader
+from fcd import checkpoints, figures, labels, metrics, patches
+from fcd.errors import UserError
+from fcd.files import read_json, write_json
+from fcd.interruption import Interruption, Stopped
+from fcd.options import RunFolder
+from fcd.report import Evaluation, SceneEvaluation, Supervision
+from fcd.scenes import RGB_BANDS, Scene, raster_writer
+from fcd.tiling import Strip, score_strips
+from fcd.transforms import Normalization, random_horizontal_flip
+from model import Discriminator, Generator, build_unet
+
+THRESHOLD_SEED = 42
+MASK_COLORMAP = {
+    labels.TIF_NODATA: (0, 0, 0, 0),
+    labels.TIF_CLEAR: (51, 120, 60, 255),
+    labels.TIF_CLOUD: (255, 255, 255, 255),
+}
+
+Parts = dict[str, Tensor]
+
+
+# --- losses --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms of the GAN losses."""
+
+    cls: float = 1.0
+    rec: float = 10.0
+    gp: float = 10.0
+    id: float = 10.0
+
+
+def gradient_penalty(discriminator: nn.Module, x_hat: Tensor) -> Tensor:
+    """E[(‖∇D(x̂)‖₂ - 1)²] over the samples of `x_hat` (Gulrajani et al. 2017, eq. 3)."""
+    x_hat = x_hat.detach().requires_grad_()
+    source, _ = discriminator(x_hat)
+    (gradient,) = torch.autograd.grad(source.sum(), x_hat, create_graph=True)
+    return ((gradient.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
+
+
+def discriminator_loss(
+    discriminator: nn.Module,
+    x_real: Tensor,
+    x_fake: Tensor,
+    c_org: Tensor,
+    alpha: Tensor,
+    weights: LossWeights,
+) -> tuple[Tensor, Parts]:
+    """-E[D(x)] + E[D(G(x, c'))] + λ_cls BCE(D_cls(x), c) + λ_gp GP.
+
+    x_real, x_fake (N, C, S, S); c_org (N, 1); alpha (N, 1, 1, 1) in [0, 1], the share of the
+    real patch in the interpolate. Returns the loss and its unweighted parts.
+    """
+    source, domain = discriminator(torch.cat([x_real, x_fake]))
+    real, fake = source.chunk(2)
+    parts = {
+        "D/loss_real": -real.mean(),
+        "D/loss_fake": fake.mean(),
+        "D/loss_cls": F.binary_cross_entropy_with_logits(domain[: len(x_real)], c_org),
+        "D/loss_gp": gradient_penalty(discriminator, alpha * x_real + (1 - alpha) * x_fake),
+    }
+    loss = (
+        parts["D/loss_real"]
+        + parts["D/loss_fake"]
+        + weights.cls * parts["D/loss_cls"]
+        + weights.gp * parts["D/loss_gp"]
+    )
+    return loss, parts
+
+
+def generator_loss(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    x_real: Tensor,
+    c_org: Tensor,
+    c_trg: Tensor,
+    weights: LossWeights,
+    same_domain: bool = True,
+) -> tuple[Tensor, Parts]:
+    """Loss of the generator: the cross-domain half, and with `same_domain` the other half.
+
+    Cross-domain: -E[D(G(x,c'))] + λ_cls BCE(D_cls(G(x,c')), c') + λ_rec E|x - G(G(x,c'),c)|.
+    Same-domain (makes the translation fixed-point; without it this is StarGAN): the same with
+    c' = c, + λ_id E|x - G(x,c)|. Both halves go through the networks in one batch, which
+    changes nothing: no layer mixes samples. Returns the loss and its unweighted parts.
+    """
+    halves = [("", c_trg), ("_id", c_org)] if same_domain else [("", c_trg)]
+    n = len(halves)
+    targets = torch.cat([target for _, target in halves])
+    translated = generator(x_real.repeat(n, 1, 1, 1), targets)
+    source, domain = discriminator(translated)
+    restored = generator(translated, c_org.repeat(n, 1))
+
+    parts: Parts = {}
+    loss = x_real.new_zeros(())
+    columns = (source.chunk(n), domain.chunk(n), restored.chunk(n))
+    for (half, target), s, d, back in zip(halves, *columns, strict=True):
+        parts[f"G/loss_fake{half}"] = -s.mean()
+        parts[f"G/loss_cls{half}"] = F.binary_cross_entropy_with_logits(d, target)
+        parts[f"G/loss_rec{half}"] = (x_real - back).abs().mean()
+        loss = (
+            loss
+            + parts[f"G/loss_fake{half}"]
+            + weights.cls * parts[f"G/loss_cls{half}"]
+            + weights.rec * parts[f"G/loss_rec{half}"]
+        )
+    if same_domain:
+        parts["G/loss_id"] = (x_real - translated[len(x_real) :]).abs().mean()
+        loss = loss + weights.id * parts["G/loss_id"]
+    return loss, parts
+
+
+def segmentation_loss(
+    logits: Tensor, mask: Tensor, image_logit: Tensor | None, label: Tensor
+) -> tuple[Tensor, Parts]:
+    """Cross-entropy over the valid pixels, + BCE on the image label with a classifier head.
+
+    logits (N, 2, H, W), mask (N, H, W) patch codes, image_logit (N, 1) or None, label (N, 1).
+    A batch without a valid pixel has cross-entropy 0.
+    """
+    target = labels.target_from_patch(mask)
+    pixels = (target != labels.IGNORE_INDEX).sum().clamp(min=1)
+    total = F.cross_entropy(logits, target, ignore_index=labels.IGNORE_INDEX, reduction="sum")
+    parts = {"train/loss_mask": total / pixels}
+    if image_logit is not None:
+        parts["train/loss_label"] = F.binary_cross_entropy_with_logits(image_logit, label)
+    return sum(parts.values()), parts
+
+
+def detached(parts: Parts) -> Parts:
+    """Loss parts without their graph, to be logged later."""
+    return {name: value.detach() for name, value in parts.items()}
+
+
+def difference_map(generator: nn.Module, x: Tensor) -> Tensor:
+    """Mean over the bands of |G(x, clear) - x| / 2: (N, C, H, W) -> (N, H, W) in [0, 1]."""
+    clear = x.new_full((len(x), 1), float(labels.LABEL_CLEAR))
+    return (generator(x, clear) - x).abs().mean(dim=1) / 2
+
+
+def learning_rate_factor(step: int, num_iters: int, num_iters_decay: int) -> float:
+    """1, then falling linearly over the last `num_iters_decay` steps; step counts from 1."""
+    return min(1.0, (num_iters - step + 1) / num_iters_decay) if num_iters_decay else 1.0
+
+
+# --- what the solvers share ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run is carried out."""
+
+    folder: RunFolder
+    device: torch.device
+    seed: int = 0
+    num_workers: int = 0
+    log_step: int = 10
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How whole scenes are scored: tile side, overlap (pixels) and tiles per batch."""
+
+    size: int
+    overlap: int
+    batch_size: int
+
+
+class Solver:
+    """Device, run folder, checkpoints, randomness, logging and scene scoring of a run.
+
+    A subclass says what its networks are (`networks`, `state`, `restore`) and how a pixel is
+    scored (`score`); thresholds, tiling, writing and evaluation exist once, here.
+    """
+
+    normalization: Normalization
+    image_size: int
+    tile_multiple: int  # tile sides the networks can take, pixels
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.device = run.device
+        self.step = 0
+        self.best = -math.inf
+
+    # What a subclass defines:
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by the name they have in a checkpoint."""
+        raise NotImplementedError
+
+    def score(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) float32 in [-1, 1] -> (N, h, w) cloud score in [0, 1]."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            "step": self.step,
+            "best": self.best,
+            "image_size": self.image_size,
+            "normalization": self.normalization.state(),
+            **{name: network.state_dict() for name, network in self.networks().items()},
+        }
+
+    # Training:
+
+    def randomness(self, step: int) -> torch.Generator:
+        """Seed dropout and return the generator of step `step`: from seed and step alone."""
+        seed = self.run.seed * 1_000_003 + step
+        torch.manual_seed(seed)
+        return torch.Generator().manual_seed(seed)
+
+    def batches(
+        self, dataset: PatchDataset, batch_size: int, stop: int, balance: bool
+    ) -> Iterator[dict]:
+        """The batches from the step after `self.step` to step `stop`."""
+        order = StepBatches(dataset.labels, batch_size, self.run.seed, self.step, stop, balance)
+        return iter(get_loader(dataset, batch_size, self.run.num_workers, batches=order))
+
+    def inputs(self, batch: dict) -> Tensor:
+        """Images of a batch as network input, normalised on the device."""
+        image = batch["image"].to(self.device, non_blocking=True)
+        return self.normalization.normalize(image)
+
+    def check_finite(self, parts: Parts) -> None:
+        """Raise `UserError` if a loss part or a weight is not finite."""
+        bad = [name for name, value in parts.items() if not torch.isfinite(value)]
+        bad += [
+            f"weights of {name}"
+            for name, network in self.networks().items()
+            if not all(torch.isfinite(p).all() for p in network.parameters())
+        ]
+        if bad:
+            raise UserError(
+                f"step {self.step}: {', '.join(bad)} is not finite; the last good checkpoint in "
+                f"{self.run.folder.models} is kept. Try a smaller learning rate in a new run"
+            )
+
+    def save(self, *names: str) -> None:
+        """Write the checkpoints `names` (latest, best)."""
+        state = self.state()
+        for name in names:
+            checkpoints.save(self.run.folder.models / f"{name}.pt", state)
+
+    def resume(self) -> bool:
+        """Continue from `latest.pt` if there is one."""
+        path = self.run.folder.models / "latest.pt"
+        if not path.exists():
+            return False
+        self.restore(checkpoints.load(path, tuple(self.state())), path)
+        return True
+
+    def restore(self, state: dict[str, Any], source: Path) -> None:
+        """Take over everything `state` holds."""
+        for name, network in self.networks().items():
+            checkpoints.load_weights(network, state[name], source)
+        self.step, self.best = state["step"], state["best"]
+        self.normalization = Normalization.from_state(state["normalization"])
+
+    @contextmanager
+    def loop(self, stop: int, unit: str) -> Iterator[tuple[tqdm, SummaryWriter, Interruption]]:
+        """Progress bar, TensorBoard log and stop signals of a training loop."""
+        purge = self.step + 1 if self.step else None
+        with (
+            Interruption() as interruption,
+            SummaryWriter(str(self.run.folder.logs), purge_step=purge) as log,
+            tqdm(initial=self.step, total=stop, unit=unit, dynamic_ncols=True) as bar,
+        ):
+            yield bar, log, interruption
+
+    def stop_if_asked(self, interruption: Interruption) -> None:
+        """Save and raise `Stopped` if Ctrl-C or SIGTERM came."""
+        if interruption.signum is not None:
+            self.save("latest")
+            raise Stopped(
+                interruption.signum,
+                f"stopped after step {self.step}, saved {self.run.folder.models / 'latest.pt'}; "
+                "run the same command again to go on",
+            )
+
+    # Scores of patches and scenes:
+
+    def tiles(self, size: int | None, overlap: int | None, batch_size: int) -> Tiles:
+        """How to score scenes; by default in tiles of the training patches' size.
+
+        Raises `UserError` if the networks cannot take the tiles.
+        """
+        size = size or self.image_size
+        overlap = size // 4 if overlap is None else overlap
+        if size % self.tile_multiple:
+            raise UserError(f"--tile_size {size} is no multiple of {self.tile_multiple}")
+        if overlap > size // 2:
+            raise UserError(f"--overlap {overlap} exceeds half the tile ({size // 2} pixels)")
+        return Tiles(size, overlap, batch_size)
+
+    @torch.inference_mode()
+    def patch_histogram(self, dataset: PatchDataset | Subset, batch_size: int) -> np.ndarray:
+        """`fcd.metrics.histogram` (2, BINS) of the scores of all patches against their masks."""
+        counts = np.zeros((2, metrics.BINS), np.int64)
+        for batch in tqdm(
+            get_loader(dataset, batch_size, self.run.num_workers),
+            "scoring patches",
+            leave=False,
+            dynamic_ncols=True,
+        ):
+            score = self.score(self.inputs(batch)).float().cpu().numpy()
+            counts += metrics.histogram(batch["mask"].numpy(), score)
+        return counts
+
+    @torch.inference_mode()
+    def strips(self, scene: Scene, tiles: Tiles) -> Iterator[Strip]:
+        """Score a whole scene; see `fcd.tiling.score_strips`."""
+        with scene.open() as reader:
+            height, width = reader.grid.height, reader.grid.width
+            with tqdm(total=height, desc=scene.key, unit="row", leave=False) as bar:
+                for strip in score_strips(
+                    reader.bands,
+                    height,
+                    width,
+                    self.score,
+                    self.normalization,
+                    self.device,
+                    tile=tiles.size,
+                    overlap=tiles.overlap,
+                    batch_size=tiles.batch_size,
+                ):
+                    yield strip
+                    bar.update(len(strip.score))
+
+    def evaluate(
+        self,
+        scenes: list[Scene],
+        tiles: Tiles,
+        threshold: float,
+        method: str,
+        supervision: Supervision,
+        config: dict[str, Any],
+    ) -> Path:
+        """Score `scenes` against their truth and write the results; return the report's path."""
+        evaluation = Evaluation(self.run.folder.results, method, threshold, supervision)
+        for scene in tqdm(scenes, "evaluating scenes", dynamic_ncols=True):
+            grid = scene.check(need_truth=True)
+            result = SceneEvaluation(scene.name, scene.biome, grid.height, grid.width, threshold)
+            with scene.open() as reader:
+                for strip in self.strips(scene, tiles):
+                    truth = reader.truth(strip.row, strip.row + len(strip.score))
+                    mask = labels.patch_from_score(strip.score, strip.valid, threshold)
+                    result.add(strip.row, strip.dn[list(RGB_BANDS)], truth, mask, strip.score)
+            evaluation.add(result.result())
+        return evaluation.write(config)
+
+
+# --- Fixed-Point GAN ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GANSize:
+    """Sizes of the two networks; stored in the checkpoint."""
+
+    g_conv_dim: int = 64
+    g_repeat_num: int = 6
+    d_conv_dim: int = 64
+    d_repeat_num: int = 6
+
+
+@dataclass(frozen=True)
+class GANTraining:
+    """Settings of Fixed-Point GAN training; the defaults are the paper's."""
+
+    batch_size: int = 16
+    num_iters: int = 200_000
+    num_iters_decay: int = 100_000
+    g_lr: float = 1e-4
+    d_lr: float = 1e-4
+    beta1: float = 0.5
+    beta2: float = 0.999
+    n_critic: int = 5
+    weights: LossWeights = LossWeights()
+    same_domain: bool = True
+    balance: bool = False
+    sample_step: int = 1000
+    model_save_step: int = 10_000
+
+
+class FCDSolver(Solver):
+    """Fixed-Point GAN: trained on image-level labels, scores pixels by the difference map."""
+
+    tile_multiple = 4
+
+    def __init__(
+        self, run: Run, size: GANSize, image_size: int, normalization: Normalization
+    ) -> None:
+        super().__init__(run)
+        self.size, self.image_size, self.normalization = size, image_size, normalization
+        self.checkpoint_chosen_by = "last step"
+        self.validation_pixels = 0
+        torch.manual_seed(run.seed)
+        channels = normalization.num_channels
+        self.G = Generator(size.g_conv_dim, 1, size.g_repeat_num, channels).to(self.device)
+        self.D = Discriminator(image_size, size.d_conv_dim, 1, size.d_repeat_num, channels).to(
+            self.device
+        )
+        self.g_optimizer = self.d_optimizer = None
+
+    @classmethod
+    def load(cls, run: Run, path: Path) -> "FCDSolver":
+        """The solver of a trained run, from its checkpoint alone."""
+        state = checkpoints.load(path, ("G", "D", "size", "image_size", "normalization"))
+        normalization = Normalization.from_state(state["normalization"])
+        solver = cls(run, GANSize(**state["size"]), state["image_size"], normalization)
+        solver.restore(state, path)
+        return solver
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Generator and discriminator."""
+        return {"G": self.G, "D": self.D}
+
+    def score(self, x: Tensor) -> Tensor:
+        """The difference map."""
+        return difference_map(self.G, x)
+
+    def state(self) -> dict[str, Any]:
+        """See `Solver.state`."""
+        state = super().state() | {
+            "size": asdict(self.size),
+            "checkpoint_chosen_by": self.checkpoint_chosen_by,
+            "validation_pixels": self.validation_pixels,
+        }
+        if self.g_optimizer is not None:
+            state["g_optimizer"] = self.g_optimizer.state_dict()
+            state["d_optimizer"] = self.d_optimizer.state_dict()
+        return state
+
+    def restore(self, state: dict[str, Any], source: Path) -> None:
+        """See `Solver.restore`."""
+        super().restore(state, source)
+        self.checkpoint_chosen_by = state["checkpoint_chosen_by"]
+        self.validation_pixels = state["validation_pixels"]
+        if self.g_optimizer is not None:
+            self.g_optimizer.load_state_dict(state["g_optimizer"])
+            self.d_optimizer.load_state_dict(state["d_optimizer"])
+
+    def train(
+        self, settings: GANTraining, train_set: PatchDataset, val_set: PatchDataset | None
+    ) -> None:
+        """Train to `settings.num_iters` steps, continuing from `latest.pt` if there is one.
+
+        The best checkpoint is the one with the best macro F1 on the validation masks (the
+        paper's protocol: it uses pixel labels); without `val_set` it is the last one.
+        Raises `Stopped` on Ctrl-C or SIGTERM, `UserError` if a loss is no longer finite.
+        """
+        betas = (settings.beta1, settings.beta2)
+        self.g_optimizer = Adam(self.G.parameters(), settings.g_lr, betas)
+        self.d_optimizer = Adam(self.D.parameters(), settings.d_lr, betas)
+        self.resume()
+        shown = self._sample_patches(val_set)
+        batches = self.batches(train_set, settings.batch_size, settings.num_iters, settings.balance)
+        parts: Parts = {}
+        with self.loop(settings.num_iters, "step") as (bar, log, interruption):
+            for batch in batches:
+                self.step += 1
+                generator = self.randomness(self.step)
+                (x_real,) = random_horizontal_flip(generator, self.inputs(batch))
+                c_org = batch["label"].to(self.device)
+                order = torch.randperm(len(c_org), generator=generator).to(self.device)
+                c_trg = c_org[order]
+                alpha = torch.rand(len(c_org), 1, 1, 1, generator=generator).to(self.device)
+                self._set_learning_rate(settings)
+
+                with torch.no_grad():
+                    x_fake = self.G(x_real, c_trg)
+                d_loss, d_parts = discriminator_loss(
+                    self.D, x_real, x_fake, c_org, alpha, settings.weights
+                )
+                self.d_optimizer.zero_grad()
+                d_loss.backward()
+                self.d_optimizer.step()
+                parts |= detached(d_parts)
+
+                if self.step % settings.n_critic == 0:
+                    g_loss, g_parts = generator_loss(
+                        self.G, self.D, x_real, c_org, c_trg, settings.weights, settings.same_domain
+                    )
+                    self.g_optimizer.zero_grad()
+                    g_loss.backward(inputs=list(self.G.parameters()))
+                    self.g_optimizer.step()
+                    parts |= detached(g_parts)
+
+                bar.update()
+                if self.step % self.run.log_step == 0:
+                    self._log(log, bar, parts)
+                if self.step % settings.sample_step == 0 and shown:
+                    self._show(log, shown)
+                if self.step % settings.model_save_step == 0 or self.step == settings.num_iters:
+                    self.check_finite(parts)
+                    self._validate_and_save(log, val_set, settings.batch_size)
+                self.stop_if_asked(interruption)
+
+    def _set_learning_rate(self, settings: GANTraining) -> None:
+        factor = learning_rate_factor(self.step, settings.num_iters, settings.num_iters_decay)
+        self.g_optimizer.param_groups[0]["lr"] = settings.g_lr * factor
+        self.d_optimizer.param_groups[0]["lr"] = settings.d_lr * factor
+
+    def _log(self, log: SummaryWriter, bar: tqdm, parts: Parts) -> None:
+        self.check_finite(parts)
+        for name, value in parts.items():
+            log.add_scalar(name, value.item(), self.step)
+        log.add_scalar("lr", self.g_optimizer.param_groups[0]["lr"], self.step)
+        shown = {
+            name: f"{parts[name].item():.3f}"
+            for name in ("D/loss_cls", "G/loss_id", "G/loss_cls")
+            if name in parts
+        }
+        bar.set_postfix(shown, refresh=False)
+
+    def _validate_and_save(
+        self, log: SummaryWriter, val_set: PatchDataset | None, batch_size: int
+    ) -> None:
+        if val_set is None:
+            self.save("latest", "best")
+            return
+        counts = self.patch_histogram(val_set, batch_size)
+        threshold, f1 = metrics.best_threshold(counts)
+        cells = metrics.confusion_by_threshold(counts)[round(threshold * metrics.BINS)]
+        scores = metrics.scores(cells)
+        log.add_scalar("val/accuracy", scores["accuracy"], self.step)
+        log.add_scalar("val/f1", scores["macro"]["f1"], self.step)
+        log.add_scalar("val/iou", scores["macro"]["iou"], self.step)
+        log.add_scalar("val/threshold", threshold, self.step)
+        self.checkpoint_chosen_by = "best macro F1 on the validation masks"
+        self.validation_pixels = int(counts.sum())
+        names = ["latest"]
+        if f1 > self.best:
+            self.best = f1
+            names.append("best")
+        tqdm.write(
+            f"step {self.step}: validation accuracy {scores['accuracy']:.3f}, "
+            f"macro F1 {f1:.3f} (best {self.best:.3f})"
+        )
+        self.save(*names)
+
+    # Pictures:
+
+    def _sample_patches(self, dataset: PatchDataset | None, count: int = 8) -> dict | None:
+        """A fixed batch for pictures, spread over the data set (clear to cloudy)."""
+        if dataset is None:
+            return None
+        index = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
+        return next(iter(get_loader(Subset(dataset, index.tolist()), count, 0)))
+
+    @torch.inference_mode()
+    def translations(self, batch: dict) -> np.ndarray:
+        """One row a patch: input, to clear, difference map, to cloudy, truth; RGB uint8."""
+        x = self.inputs(batch)
+        domain = x.new_ones(len(x), 1)
+        clear, cloudy = self.G(x, domain * labels.LABEL_CLEAR), self.G(x, domain)
+        difference = self.score(x).cpu().numpy()
+        upper = max(float(np.quantile(difference, 0.99)), 1e-6)
+        rows = []
+        dn = [
+            self.normalization.denormalize(t)[:, list(RGB_BANDS)].cpu().numpy()
+            for t in (x, clear, cloudy)
+        ]
+        for index, values in enumerate(difference):
+            # One stretch for the three, so that their colours can be compared.
+            strip = figures.stretch_rgb(np.concatenate([images[index] for images in dn], axis=-1))
+            source, to_clear, to_cloudy = np.split(strip, 3, axis=1)
+            cells = [source, to_clear, figures.colour_score(values, upper), to_cloudy]
+            if "mask" in batch:
+                cells.append(figures.colour_mask(batch["mask"][index].numpy()))
+            rows.append(np.hstack(cells))
+        return np.vstack(rows)
+
+    def _show(self, log: SummaryWriter, batch: dict) -> None:
+        picture = self.translations(batch)
+        log.add_image("translations", picture, self.step, dataformats="HWC")
+        figures.write_png(self.run.folder.samples / f"{self.step:06d}.png", picture)
+
+    def visualize(self, dataset: PatchDataset, count: int) -> Path:
+        """Write the translations of `count` patches to samples/translations.png."""
+        path = self.run.folder.samples / "translations.png"
+        figures.write_png(path, self.translations(self._sample_patches(dataset, count)))
+        return path
+
+    # Threshold and masks:
+
+    def choose_threshold(
+        self, choice: str | float, image_dir: Path, sample: int, batch_size: int
+    ) -> dict[str, Any]:
+        """The threshold of the difference map, and how many pixel labels it took.
+
+        choice: `f1` (the paper's: best macro F1 on the masks of at most `sample` seeded cloudy
+        training patches), `otsu` (Otsu's on the same patches, without any pixel label), or a
+        number in [0, 1]. The result is kept in results/threshold.json and used again while
+        checkpoint and choice stay the same.
+        """
+        path = self.run.folder.results / "threshold.json"
+        asked = {"choice": choice, "step": self.step, "sample": sample}
+        if path.exists():
+            known = read_json(path)
+            if all(known.get(name) == value for name, value in asked.items()):
+                return known
+        record = asked | {"pixel_labels": 0}
+        if isinstance(choice, float):
+            record |= {"threshold": choice, "chosen_by": "given by the user"}
+        else:
+            cloudy = PatchDataset(image_dir, "train", "mask.tif", only_cloudy=True)
+            order = np.random.default_rng(THRESHOLD_SEED).permutation(len(cloudy))[:sample]
+            counts = self.patch_histogram(Subset(cloudy, sorted(order.tolist())), batch_size)
+            where = f"the difference maps of {len(order)} cloudy training patches"
+            if choice == "otsu":
+                value = metrics.otsu_threshold(counts.sum(axis=0))
+                record |= {"threshold": value, "chosen_by": f"Otsu on {where}"}
+            else:
+                value, f1 = metrics.best_threshold(counts)
+                record |= {
+                    "threshold": value,
+                    "chosen_by": f"best macro F1 on {where}, against their pixel labels",
+                    "macro_f1": f1,
+                    "pixel_labels": int(counts.sum()),
+                }
+        write_json(path, record)
+        return record
+
+    def generate_masks(self, scenes: list[Scene], tiles: Tiles, threshold: float) -> Path:
+        """Write `<biome>_<scene>_{difference,mask}.tif` of each scene; return their folder.
+
+        difference: float32 in [0, 1], NaN nodata; mask: 0 nodata, 128 clear, 255 cloud. A
+        scene whose masks are there already, from this checkpoint and threshold, is skipped.
+        """
+        folder = self.run.folder.results / "tifs"
+        tags = {
+            "FCD_EXPERIMENT": self.run.folder.experiment,
+            "FCD_STEP": str(self.step),
+            "FCD_THRESHOLD": repr(threshold),
+            "FCD_TILES": str(asdict(tiles)),
+        }
+        for scene in tqdm(scenes, "generating masks", unit="scene", dynamic_ncols=True):
+            grid, mask_path = scene.check(), patches.mask_tif(folder, scene)
+            if _has_tags(mask_path, tags):
+                continue
+            with ExitStack() as stack:
+                # The mask is renamed into place last: where it is, the difference map is too.
+                mask_tif = stack.enter_context(
+                    raster_writer(
+                        mask_path,
+                        grid,
+                        dtype="uint8",
+                        nodata=labels.TIF_NODATA,
+                        colormap=MASK_COLORMAP,
+                        tags=tags,
+                    )
+                )
+                difference_tif = stack.enter_context(
+                    raster_writer(
+                        folder / f"{scene.key}_difference.tif",
+                        grid,
+                        dtype="float32",
+                        nodata=math.nan,
+                        tags=tags,
+                    )
+                )
+                for strip in self.strips(scene, tiles):
+                    window = ((strip.row, strip.row + len(strip.score)), (0, grid.width))
+                    mask = labels.patch_from_score(strip.score, strip.valid, threshold)
+                    mask_tif.write(labels.tif_from_patch(mask), 1, window=window)
+                    score = np.where(strip.valid, strip.score, np.float32(np.nan))
+                    difference_tif.write(score, 1, window=window)
+        return folder
+
+    def supervision(self, image_labels: int, threshold: dict[str, Any]) -> Supervision:
+        """What labels this run and its threshold have seen."""
+        return Supervision(
+            image_labels=image_labels,
+            pixel_labels=0,
+            threshold_chosen_by=threshold["chosen_by"],
+            threshold_pixel_labels=threshold["pixel_labels"],
+            checkpoint_chosen_by=self.checkpoint_chosen_by,
+            checkpoint_pixel_labels=self.validation_pixels,
+        )
+
+
+def _has_tags(path: Path, tags: dict[str, str]) -> bool:
+    if not path.exists():
+        return False
+    with rasterio.open(path) as dataset:
+        return tags.items() <= dataset.tags().items()
+
+
+# --- supervised networks -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SupervisedTraining:
+    """Settings of supervised training; the defaults are those of FCD+.
+
+    target: `mask` (pixels) or `label` (image-level labels alone: encoder pre-training).
+    """
+
+    target: str = "mask"
+    batch_size: int = 64
+    n_epochs: int = 10
+    lr: float = 1e-4
+    freeze_encoder: bool = False
+    balance: bool = False
+    plateau_factor: float = 0.1
+    plateau_patience: int = 3
+
+
+class SupervisedSolver(Solver):
+    """A network trained on masks or image labels: FCD+, FCD+1%, fully supervised, Pre."""
+
+    tile_multiple = 32
+
+    def __init__(
+        self,
+        run: Run,
+        encoder: str,
+        classifier_head: bool,
+        image_size: int,
+        normalization: Normalization,
+    ) -> None:
+        super().__init__(run)
+        self.encoder, self.classifier_head = encoder, classifier_head
+        self.image_size, self.normalization = image_size, normalization
+        self.supervision = Supervision(0, 0, "0.5, fixed", 0, "last epoch", 0)
+        torch.manual_seed(run.seed)
+        network = build_unet(normalization.num_channels, encoder, classifier_head)
+        self.network = network.to(self.device)
+        self.optimizer: Adam | None = None
+        self.scheduler: ReduceLROnPlateau | None = None
+
+    @classmethod
+    def load(cls, run: Run, path: Path) -> "SupervisedSolver":
+        """The solver of a trained run, from its checkpoint alone."""
+        state = checkpoints.load(path, ("network", "encoder", "classifier_head", "normalization"))
+        normalization = Normalization.from_state(state["normalization"])
+        solver = cls(
+            run, state["encoder"], state["classifier_head"], state["image_size"], normalization
+        )
+        solver.restore(state, path)
+        solver.network.eval()
+        return solver
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The U-Net."""
+        return {"network": self.network}
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mask logits (N, 2, H, W), and the image logit (N, 1) if there is a classifier head."""
+        output = self.network(x)
+        return output if self.classifier_head else (output, None)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Softmax probability of cloud."""
+        return self.forward(x)[0].softmax(dim=1)[:, labels.LABEL_CLOUDY]
+
+    def state(self) -> dict[str, Any]:
+        """See `Solver.state`."""
+        state = super().state() | {
+            "encoder": self.encoder,
+            "classifier_head": self.classifier_head,
+            "supervision": asdict(self.supervision),
+        }
+        if self.optimizer is not None:
+            state["optimizer"] = self.optimizer.state_dict()
+            state["scheduler"] = self.scheduler.state_dict()
+        return state
+
+    def restore(self, state: dict[str, Any], source: Path) -> None:
+        """See `Solver.restore`."""
+        super().restore(state, source)
+        self.supervision = Supervision(**state["supervision"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+
+    def start_from(self, path: Path | str, *, encoder_only: bool) -> None:
+        """Begin with the weights of another run, and inherit what labels it has seen."""
+        state = checkpoints.load(path, ("network", "normalization", "supervision"))
+        weights, network = state["network"], self.network
+        if encoder_only:
+            prefix = "encoder."
+            weights = {
+                name.removeprefix(prefix): value
+                for name, value in weights.items()
+                if name.startswith(prefix)
+            }
+            network = self.network.encoder
+        elif not self.classifier_head:
+            weights = {
+                name: value
+                for name, value in weights.items()
+                if not name.startswith("classification_head.")
+            }
+        checkpoints.load_weights(network, weights, path)
+        self.normalization = Normalization.from_state(state["normalization"])
+        self.supervision = Supervision(**state["supervision"])
+
+    def train(
+        self, settings: SupervisedTraining, train_set: PatchDataset, val_set: PatchDataset | None
+    ) -> None:
+        """Train `settings.n_epochs` epochs, continuing from `latest.pt` if there is one.
+
+        After each epoch the macro F1 on `val_set` chooses the best checkpoint and lowers the
+        learning rate on a plateau: of the pixels for the target `mask`, of the image labels
+        for `label`. Without `val_set` the last epoch is the best.
+        """
+        self.network.encoder.requires_grad_(not settings.freeze_encoder)
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = Adam(trained, settings.lr)
+        self.scheduler = ReduceLROnPlateau(
+            self.optimizer, "max", settings.plateau_factor, settings.plateau_patience
+        )
+        self.resume()
+        per_epoch = -(-len(train_set) // settings.batch_size)
+        stop = settings.n_epochs * per_epoch
+        batches = self.batches(train_set, settings.batch_size, stop, settings.balance)
+        parts: Parts = {}
+        with self.loop(stop, "step") as (bar, log, interruption):
+            for batch in batches:
+                self.step += 1
+                generator = self.randomness(self.step)
+                self._training_mode(settings)
+                loss, parts = self._loss(settings.target, batch, generator)
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+
+                bar.update()
+                if self.step % self.run.log_step == 0:
+                    self._log(log, bar, detached(parts))
+                if self.step % per_epoch == 0:
+                    self.check_finite(parts)
+                    self._validate_and_save(log, settings, val_set)
+                self.stop_if_asked(interruption)
+        self.network.eval()
+
+    def _training_mode(self, settings: SupervisedTraining) -> None:
+        self.network.train()
+        if settings.freeze_encoder:
+            self.network.encoder.eval()  # frozen means the batch-norm statistics too
+
+    def _loss(self, target: str, batch: dict, generator: torch.Generator) -> tuple[Tensor, Parts]:
+        x, label = self.inputs(batch), batch["label"].to(self.device)
+        if target == "label":
+            (x,) = random_horizontal_flip(generator, x)
+            features = self.network.encoder(x)
+            logit = self.network.classification_head(features[-1])
+            loss = F.binary_cross_entropy_with_logits(logit, label)
+            return loss, {"train/loss_label": loss}
+        x, mask = random_horizontal_flip(generator, x, batch["mask"].to(self.device))
+        logits, image_logit = self.forward(x)
+        return segmentation_loss(logits, mask, image_logit, label)
+
+    def _log(self, log: SummaryWriter, bar: tqdm, parts: Parts) -> None:
+        self.check_finite(parts)
+        for name, value in parts.items():
+            log.add_scalar(name, value.item(), self.step)
+        log.add_scalar("lr", self.optimizer.param_groups[0]["lr"], self.step)
+        bar.set_postfix(loss=f"{sum(parts.values()).item():.3f}", refresh=False)
+
+    def _validate_and_save(
+        self, log: SummaryWriter, settings: SupervisedTraining, val_set: PatchDataset | None
+    ) -> None:
+        if val_set is None:
+            self.save("latest", "best")
+            return
+        self.network.eval()
+        pixels = settings.target == "mask"
+        cells = (
+            self.pixel_confusion(val_set, settings.batch_size)
+            if pixels
+            else (self.label_confusion(val_set, settings.batch_size))
+        )
+        scores = metrics.scores(cells)
+        f1 = scores["macro"]["f1"]
+        for name, value in (
+            ("accuracy", scores["accuracy"]),
+            ("f1", f1),
+            ("iou", scores["macro"]["iou"]),
+        ):
+            log.add_scalar(f"val/{name}", value, self.step)
+        what = "masks" if pixels else "image labels"
+        self.supervision = replace(
+            self.supervision,
+            checkpoint_chosen_by=f"best macro F1 on the validation {what}",
+            checkpoint_pixel_labels=int(cells.sum()) if pixels else 0,
+        )
+        self.scheduler.step(f1)
+        names = ["latest"]
+        if f1 > self.best:
+            self.best = f1
+            names.append("best")
+        tqdm.write(
+            f"step {self.step}: validation accuracy {scores['accuracy']:.3f}, "
+            f"macro F1 {f1:.3f} (best {self.best:.3f})"
+        )
+        self.save(*names)
+
+    def pixel_confusion(self, dataset: PatchDataset, batch_size: int) -> np.ndarray:
+        """Confusion (2, 2) of the pixels of all patches, at the threshold 0.5."""
+        counts = self.patch_histogram(dataset, batch_size)
+        return metrics.confusion_by_threshold(counts)[metrics.BINS // 2]
+
+    @torch.inference_mode()
+    def label_confusion(self, dataset: PatchDataset, batch_size: int) -> np.ndarray:
+        """Confusion (2, 2) of the image labels of all patches; a logit above 0 means cloudy."""
+        cells = np.zeros((2, 2), np.int64)
+        for batch in get_loader(dataset, batch_size, self.run.num_workers):
+            features = self.network.encoder(self.inputs(batch))
+            cloudy = self.network.classification_head(features[-1]).cpu() > 0
+            np.add.at(cells, (batch["label"].long().numpy(), cloudy.long().numpy()), 1)
+        return cells

@@ -1,0 +1,190 @@
+"""Networks trained on masks or image labels: FCD+, FCD+1%, fully supervised, pre-training."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from data_loader import PatchDataset, training_normalization, validation_set
+from fcd import options, patches
+from fcd.errors import UserError
+from fcd.files import read_json
+from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
+from fcd.report import Supervision
+from fcd.scenes import find_scenes
+from solver import Run, SupervisedSolver, SupervisedTraining
+
+TRAINING = SupervisedTraining()  # the paper's defaults
+
+
+def build_parser() -> Parser:
+    """The command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "--mode",
+        choices=["train", "test"],
+        default="train",
+        help="train: train on patches; test: score the test scenes against their truth",
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=positive,
+        default=TRAINING.batch_size,
+        help="patches per training step; tiles scored at a time in --mode test",
+    )
+    options.add_run_flags(parser)
+
+    group = parser.add_argument_group("network (--mode test reads it from the checkpoint)")
+    group.add_argument(
+        "--encoder",
+        choices=["resnet18", "resnet34", "resnet50"],
+        default="resnet34",
+        help="encoder of the U-Net",
+    )
+    group.add_argument(
+        "--classifier_head",
+        type=boolean,
+        default=False,
+        metavar="BOOL",
+        help="also learn the image-level label (FCD+)",
+    )
+    group.add_argument(
+        "--model_weights",
+        type=Path,
+        default=None,
+        help="begin with the weights of this checkpoint (fine-tuning)",
+    )
+    group.add_argument(
+        "--encoder_weights",
+        type=Path,
+        default=None,
+        help="begin with the encoder of this checkpoint (of --train_encoder_only)",
+    )
+
+    group = parser.add_argument_group("training")
+    group.add_argument(
+        "--train_mask_file",
+        default="mask.tif",
+        metavar="NAME",
+        help="mask to train on: mask.tif (pixel labels) or generated_mask.tif",
+    )
+    group.add_argument(
+        "--train_encoder_only",
+        type=boolean,
+        default=False,
+        metavar="BOOL",
+        help="pre-train the encoder on the image-level labels alone",
+    )
+    group.add_argument(
+        "--freeze_encoder",
+        type=boolean,
+        default=False,
+        metavar="BOOL",
+        help="keep the encoder as it is, weights and batch-norm statistics",
+    )
+    group.add_argument(
+        "--keep_ratio",
+        type=fraction,
+        default=1.0,
+        help="share of the training patches used, always the same ones",
+    )
+    group.add_argument(
+        "--n_epochs",
+        type=positive,
+        default=TRAINING.n_epochs,
+        help="passes over the training patches",
+    )
+    group.add_argument(
+        "--lr",
+        type=non_negative,
+        default=TRAINING.lr,
+        help="learning rate of Adam; times 0.1 when validation F1 stalls",
+    )
+    parser.set_defaults(experiment_name="FCD+")
+    return parser
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    flags = build_parser().parse_args()
+    if flags.mode == "train" and flags.train_encoder_only and flags.freeze_encoder:
+        raise UserError(
+            "--train_encoder_only True with --freeze_encoder True leaves nothing to train"
+        )
+    folder = RunFolder(flags.experiment_name)
+    used = Run(folder, options.device(flags.device), flags.seed, flags.num_workers, flags.log_step)
+    return {"train": train, "test": test}[flags.mode](flags, used)
+
+
+def train(flags: argparse.Namespace, used: Run) -> int:
+    """`--mode train`."""
+    mask_file = None if flags.train_encoder_only else flags.train_mask_file
+    train_set = PatchDataset(flags.image_dir, "train", mask_file, flags.keep_ratio)
+    val_set = validation_set(flags.image_dir)
+    if train_set.image_size % SupervisedSolver.tile_multiple:
+        raise UserError(
+            f"the patches in {flags.image_dir} are {train_set.image_size} pixels wide; the U-Net "
+            f"needs a multiple of {SupervisedSolver.tile_multiple}"
+        )
+    settings = SupervisedTraining(
+        target="label" if flags.train_encoder_only else "mask",
+        batch_size=flags.batch_size,
+        n_epochs=flags.n_epochs,
+        lr=flags.lr,
+        freeze_encoder=flags.freeze_encoder,
+        balance=flags.balance,
+    )
+    solver = SupervisedSolver(
+        used,
+        flags.encoder,
+        flags.classifier_head or flags.train_encoder_only,
+        train_set.image_size,
+        training_normalization(flags.normalize, train_set),
+    )
+    if flags.encoder_weights:
+        solver.start_from(flags.encoder_weights, encoder_only=True)
+    if flags.model_weights:
+        solver.start_from(flags.model_weights, encoder_only=False)
+    solver.supervision = add_labels(solver.supervision, train_set, mask_file, flags)
+    options.start_run(used.folder, vars(flags), used.device)
+    return options.finish_training(lambda: solver.train(settings, train_set, val_set), used.folder)
+
+
+def add_labels(
+    seen: Supervision, train_set: PatchDataset, mask_file: str | None, flags: argparse.Namespace
+) -> Supervision:
+    """What labels a network will have seen: those before, and those of this run."""
+    if flags.train_encoder_only or flags.classifier_head:
+        seen = replace(seen, image_labels=max(seen.image_labels, len(train_set)))
+    if mask_file is None:
+        return seen
+    source = patches.provenance_path(flags.image_dir, mask_file)
+    if mask_file == "mask.tif":
+        return replace(seen, pixel_labels=seen.pixel_labels + train_set.labelled_pixels())
+    if not source.exists():
+        raise UserError(
+            f"{source} is missing, so it is unknown what labels {mask_file} took; run "
+            "python prepare_landsat8_biome.py --generated_masks DIR"
+        )
+    origin = read_json(source)
+    return replace(
+        seen,
+        image_labels=max(seen.image_labels, len(train_set)),
+        threshold_chosen_by=f"0.5, fixed; training masks: {origin['chosen_by']}",
+        threshold_pixel_labels=origin["pixel_labels"],
+    )
+
+
+def test(flags: argparse.Namespace, used: Run) -> int:
+    """`--mode test`."""
+    solver = SupervisedSolver.load(used, used.folder.models / f"{flags.checkpoint}.pt")
+    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size)
+    scenes = patches.scenes_of_split(find_scenes(flags.orig_image_dir), flags.image_dir, "test")
+    report = solver.evaluate(
+        scenes, tiles, 0.5, flags.method or flags.experiment_name, solver.supervision, vars(flags)
+    )
+    print(f"report: {report}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

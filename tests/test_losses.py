@@ -1,0 +1,103 @@
+"""The losses against a plain computation, one forward per term, as they are written."""
+
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
+
+from model import Discriminator, Generator
+from solver import (
+    LossWeights,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    learning_rate_factor,
+    segmentation_loss,
+)
+
+WEIGHTS = LossWeights(cls=1.5, rec=7.0, gp=9.0, id=3.0)
+
+
+@pytest.fixture
+def networks():
+    torch.manual_seed(0)
+    return Generator(8, 1, 1, 3).double(), Discriminator(16, 8, 1, 3, 3).double()
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    x = torch.rand(4, 3, 16, 16, dtype=torch.float64) * 1.6 - 0.8
+    c_org = torch.tensor([[0.0], [1.0], [1.0], [0.0]], dtype=torch.float64)
+    return x, c_org, c_org[[1, 0, 2, 3]]
+
+
+def test_discriminator_loss_and_its_gradient(networks, batch):
+    G, D = networks
+    x, c_org, c_trg = batch
+    fake = G(x, c_trg).detach()
+    alpha = torch.rand(4, 1, 1, 1, dtype=torch.float64)
+    loss, parts = discriminator_loss(D, x, fake, c_org, alpha, WEIGHTS)
+    ours = torch.autograd.grad(loss, list(D.parameters()))
+
+    x_hat = (alpha * x + (1 - alpha) * fake).requires_grad_()
+    penalty = 0
+    for sample in range(4):  # one sample at a time: its own gradient
+        (g,) = torch.autograd.grad(D(x_hat)[0][sample].sum(), x_hat, create_graph=True)
+        penalty = penalty + (g[sample].pow(2).sum().sqrt() - 1) ** 2 / 4
+    expected = -D(x)[0].mean() + D(fake)[0].mean() + 1.5 * bce(D(x)[1], c_org) + 9 * penalty
+    plain = torch.autograd.grad(expected, list(D.parameters()))
+
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert parts["D/loss_gp"].item() == pytest.approx(penalty.item(), rel=1e-9)
+    assert all(torch.allclose(a, b, rtol=1e-7, atol=1e-12) for a, b in zip(ours, plain, strict=True))
+
+
+def test_gradient_penalty_of_a_linear_function():
+    def linear(x):
+        return 3 * x.flatten(1)[:, :1], None
+
+    assert gradient_penalty(linear, torch.rand(5, 1, 2, 2)).item() == pytest.approx(4)
+
+
+@pytest.mark.parametrize("same_domain", [True, False])
+def test_generator_loss_and_its_gradient(networks, batch, same_domain):
+    G, D = networks
+    x, c_org, c_trg = batch
+    loss, parts = generator_loss(G, D, x, c_org, c_trg, WEIGHTS, same_domain)
+    ours = torch.autograd.grad(loss, list(G.parameters()))
+
+    fake = G(x, c_trg)
+    expected = -D(fake)[0].mean() + 1.5 * bce(D(fake)[1], c_trg)
+    expected = expected + 7 * (x - G(fake, c_org)).abs().mean()
+    if same_domain:
+        same = G(x, c_org)
+        expected = expected - D(same)[0].mean() + 1.5 * bce(D(same)[1], c_org)
+        expected = expected + 7 * (x - G(same, c_org)).abs().mean() + 3 * (x - same).abs().mean()
+    plain = torch.autograd.grad(expected, list(G.parameters()))
+
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert ("G/loss_id" in parts) is same_domain
+    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-12) for a, b in zip(ours, plain, strict=True))
+
+
+def test_segmentation_loss_leaves_invalid_pixels_out():
+    logits = torch.randn(2, 2, 4, 4)
+    mask = torch.randint(0, 3, (2, 4, 4), dtype=torch.uint8)
+    label, image_logit = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.3], [-0.2]])
+    loss, _ = segmentation_loss(logits, mask, image_logit, label)
+    log_p = logits.log_softmax(dim=1)
+    terms = [
+        -log_p[n, mask[n, i, j].item() - 1, i, j]
+        for n in range(2) for i in range(4) for j in range(4) if mask[n, i, j] > 0
+    ]  # fmt: skip
+    image = [torch.log1p(torch.exp(torch.tensor(0.3))), torch.log1p(torch.exp(torch.tensor(0.2)))]
+    expected = torch.stack(terms).mean() + torch.stack(image).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    empty, _ = segmentation_loss(logits, torch.zeros_like(mask), None, label)
+    assert empty.item() == 0
+
+
+def test_learning_rate_falls_linearly_to_zero_at_the_end():
+    factors = [learning_rate_factor(step, 200_000, 100_000) for step in (1, 100_001, 150_001, 200_000)]
+    assert factors == pytest.approx([1, 1, 0.5, 1e-5])
+    assert learning_rate_factor(7, 10, 0) == 1
