@@ -1,0 +1,121 @@
+"""Unpack a scene's ``.tar.gz`` that comes from the network: whatever it holds, nothing is
+written but plain files, directly in the folder given, up to a limit of bytes.
+"""
+
+import gzip
+import re
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from fcd.errors import UserError
+
+GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK = 1 << 20
+_MAX_READ = 16 << 20  # tarfile reads a header in one go: a forged one must not fill the memory
+_MAX_MEMBERS = 1000  # a scene has 16
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
+# What gzip and tarfile raise on damaged data, depending on where the damage is.
+_DAMAGE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError,
+           RecursionError)  # fmt: skip
+
+
+class ArchiveError(UserError):
+    """An archive that is damaged, or that holds what a scene's archive must not hold."""
+
+
+class _Budget:
+    """Bytes that may still be unpacked."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = self._left = limit
+
+    def spend(self, count: int) -> None:
+        if not 0 <= count <= self._left:
+            raise ArchiveError(f"unpacks to more than the {self._limit:,} bytes a scene may take")
+        self._left -= count
+
+
+class _BoundedGzip(gzip.GzipFile):
+    """A gzip file that refuses to decompress much at once."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= _MAX_READ:
+            raise ArchiveError("has a header of absurd size")
+        return super().read(size)
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether the file begins as a gzip file does."""
+    with path.open("rb") as file:
+        return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+
+
+def unpack(
+    archive: Path, folder: Path, *, limit: int, on_bytes: Callable[[int], object] = lambda _: None
+) -> None:
+    """Copy the plain files of `archive` (tar.gz) directly into `folder`, without its folders.
+
+    Archives inside it (``*.tar``, as LC81490122013218LGN00 has one) are unpacked too and
+    removed; of two files of one name the first is kept. `folder` must exist and may hold a part
+    of the files when an error is raised. `on_bytes` is called with the size of each chunk
+    written; an exception it raises passes through.
+
+    Raises `ArchiveError` if the archive is damaged, unpacks to more than `limit` bytes (or than
+    the disk has free), or holds a link, a device or a path that leaves its folder; `OSError` if
+    the files cannot be written.
+    """
+    if not is_gzip(archive):
+        raise ArchiveError(f"{archive.name} is no gzip file (a web page saved under its name?)")
+    budget = _Budget(min(limit, shutil.disk_usage(folder).free))
+    try:
+        _copy_files(archive, folder, budget, on_bytes)
+        for nested in sorted(folder.glob("*.tar")):
+            _copy_files(nested, folder, budget, on_bytes)
+            nested.unlink()
+    except ArchiveError as error:
+        raise ArchiveError(f"{archive.name} {error}") from error
+    except _DAMAGE as error:
+        raise ArchiveError(f"{archive.name} is damaged ({error})") from error
+
+
+def _copy_files(
+    archive: Path, folder: Path, budget: _Budget, on_bytes: Callable[[int], object]
+) -> None:
+    with _open_tar(archive) as (tar, stream):
+        for count, member in enumerate(tar):
+            if count >= _MAX_MEMBERS:
+                raise ArchiveError(f"holds more than {_MAX_MEMBERS} files")
+            budget.spend(member.size)
+            target = folder / _file_name(member)
+            # tarfile extracts nothing: contents go to a name of ours, so that no link, path,
+            # owner or mode of the archive counts (stricter than its filter="data").
+            if member.isreg() and _PLAIN_NAME.fullmatch(target.name) and not target.exists():
+                with tar.extractfile(member) as source, target.open("xb") as file:
+                    while chunk := source.read(_CHUNK):
+                        file.write(chunk)
+                        on_bytes(len(chunk))
+        # The checksum stands at the end of the gzip file, behind the padding of the tar file.
+        if len(stream.read(_CHUNK)) == _CHUNK:
+            raise ArchiveError("goes on after its end")
+
+
+@contextmanager
+def _open_tar(path: Path) -> Iterator[tuple[tarfile.TarFile, BinaryIO]]:
+    with ExitStack() as stack:
+        stream = stack.enter_context(_BoundedGzip(path, "rb") if is_gzip(path) else path.open("rb"))
+        yield stack.enter_context(tarfile.open(fileobj=stream, mode="r:")), stream
+
+
+def _file_name(member: tarfile.TarInfo) -> str:
+    """Return the last part of the member's path; `ArchiveError` if the member is not harmless."""
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or "\\" in member.name:
+        raise ArchiveError(f"holds {member.name!r}, a path outside its folder")
+    if not (member.isreg() or member.isdir()):
+        raise ArchiveError(f"holds {member.name!r}, a link or device")
+    return path.name

@@ -1,0 +1,299 @@
+"""Fetch scenes of the Biome data set, unpack them and put them in place, each whole or not at all.
+
+Below the output folder::
+
+    <Biome>/<scene>/<scene>_B1.TIF …   scenes, complete from the moment they appear
+    archives/<scene>.tar.gz            archives kept on request
+    .download/                         partial files and unpacking; readers skip hidden folders
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from tqdm import tqdm
+
+from fcd import archives, catalogue
+from fcd.archives import ArchiveError
+from fcd.catalogue import Entry
+from fcd.errors import UserError
+from fcd.fetch import Fetcher, Stopped
+from fcd.scenes import BANDS, find_scenes
+
+PARTS = (*(f"{band}.TIF" for band in BANDS), "MTL.txt", "fixedmask.img", "fixedmask.hdr")
+# An archive may unpack to this many times what the scene's size lets expect: the archive of
+# LC81490122013218LGN00 holds its files twice, in a .tar inside it.
+_MARGIN = 3
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the archives come from: USGS (both None), a mirror's address, or a local folder."""
+
+    address: str | None = None
+    folder: Path | None = None
+
+    @classmethod
+    def parse(cls, base_url: str | None) -> "Source":
+        """Read `--base_url`: http(s) address, file:// address, folder, or None for USGS."""
+        if base_url is None:
+            return cls()
+        parts = urlsplit(base_url)
+        if parts.scheme in ("http", "https") and parts.netloc:
+            return cls(address=base_url.rstrip("/"))
+        folder = Path(url2pathname(parts.path) if parts.scheme == "file" else base_url)
+        if not folder.is_dir():
+            raise UserError(
+                f"--base_url {base_url}: no such folder; give an http(s):// address or a folder "
+                "that holds <scene>.tar.gz"
+            )
+        return cls(folder=folder)
+
+    def url(self, entry: Entry) -> str:
+        """Address of the scene's archive."""
+        return f"{self.address}/{entry.scene}.tar.gz" if self.address else entry.url
+
+
+def select(biomes: list[str] | None, scenes: list[str] | None) -> list[Entry]:
+    """Return the scenes of the list that are in `biomes` and in `scenes` (None: all).
+
+    Raises `UserError` if a name is unknown or nothing is left.
+    """
+    for flag, names, known, hint in (
+        ("--biomes", biomes, catalogue.BIOMES, f"give some of {', '.join(catalogue.BIOMES)}"),
+        ("--scenes", scenes, catalogue.biomes(), "the ids are in fcd/data/landsat8_biome.csv"),
+    ):
+        if unknown := [name for name in names or () if name not in known]:
+            raise UserError(f"{flag} {' '.join(unknown)}: not in the data set; {hint}")
+    chosen = [
+        entry
+        for entry in catalogue.entries()
+        if (biomes is None or entry.biome in biomes) and (scenes is None or entry.scene in scenes)
+    ]
+    if not chosen:
+        raise UserError("--biomes and --scenes: no scene is in both; give only one of them")
+    return chosen
+
+
+def defect(scene: str, folder: Path) -> str | None:
+    """Say what keeps the scene in `folder` from being complete; None if nothing does."""
+    missing = [part for part in PARTS if not (folder / f"{scene}_{part}").is_file()]
+    if missing:
+        return f"{', '.join(missing)} missing"
+    try:
+        for found in find_scenes(folder):
+            if found.name == scene:
+                found.check(need_truth=True)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+class Downloader:
+    """Brings scenes into `output_dir`; raises `UserError` if that cannot be written to."""
+
+    def __init__(
+        self,
+        output_dir: Path,
+        source: Source,
+        fetcher: Fetcher,
+        *,
+        keep_archives: bool = False,
+        num_workers: int = 2,
+    ) -> None:
+        self._output_dir, self._source, self._fetcher = output_dir, source, fetcher
+        self._keep_archives, self._num_workers = keep_archives, num_workers
+        self._kept, self._work = output_dir / "archives", output_dir / ".download"
+        try:
+            self._work.mkdir(parents=True, exist_ok=True)
+            (self._work / "lock").touch()
+        except OSError as error:
+            raise UserError(
+                f"--output_dir {output_dir}: cannot be written to ({error.strerror}); "
+                "give a folder you may write to"
+            ) from error
+
+    def download(self, entries: list[Entry]) -> dict[str, str]:
+        """Bring those of `entries` that are not complete; return scene id -> reason of failures.
+
+        Raises `UserError` if another download runs there or the disk is too small; when
+        interrupted (Ctrl-C), stops the workers first. What was begun is resumed by another call.
+        """
+        with _alone(self._work / "lock", self._output_dir):
+            folders = self._folders(entries)
+            pending = [
+                entry
+                for entry in entries
+                if entry.scene not in folders or defect(entry.scene, folders[entry.scene])
+            ]
+            print(f"{len(entries) - len(pending)} of {len(entries)} scenes are already complete")
+            self._check_space(pending)
+            return self._install_all(pending, folders)
+
+    def _folders(self, entries: list[Entry]) -> dict[str, Path]:
+        """Scene id -> the folder that holds files of the scene, wherever below the output."""
+        files: dict[str, Path] = {}
+        for folder, subfolders, names in os.walk(self._output_dir):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            files |= dict.fromkeys(names, Path(folder))
+        return {
+            entry.scene: files[name]
+            for entry in entries
+            for part in PARTS
+            if (name := f"{entry.scene}_{part}") in files
+        }
+
+    def _check_space(self, pending: list[Entry]) -> None:
+        sizes = [self._expected(entry) for entry in pending]
+        fetched = sorted((archive for archive, _ in sizes), reverse=True)
+        if not self._keep_archives:  # then only those being worked on are there at a time
+            fetched = fetched[: self._num_workers]
+        needed = sum(fetched) + sum(unpacked for _, unpacked in sizes)
+        free = shutil.disk_usage(self._output_dir).free
+        if needed > free:
+            raise UserError(
+                f"--output_dir {self._output_dir}: {len(pending)} scenes need about "
+                f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; give a larger disk, or "
+                "fewer scenes with --biomes or --scenes"
+            )
+
+    def _expected(self, entry: Entry) -> tuple[int, int]:
+        """Bytes still to be fetched and bytes unpacked, as far as they can be foreseen."""
+        name = f"{entry.scene}.tar.gz"
+        if self._source.folder is not None:
+            size = _size(self._source.folder / name)
+            return 0, size * entry.unpacked_bytes // entry.archive_bytes
+        places = (self._kept / name, self._work / name, self._work / f"{name}.part")
+        return max(0, entry.archive_bytes - sum(map(_size, places))), entry.unpacked_bytes
+
+    def _install_all(self, pending: list[Entry], folders: dict[str, Path]) -> dict[str, str]:
+        failures = {}
+        bar = tqdm(total=len(pending), desc="scenes", unit="scene", disable=None)
+        with bar, ThreadPoolExecutor(self._num_workers) as pool:
+            jobs = {
+                pool.submit(self._install, entry, folders.get(entry.scene)): entry
+                for entry in pending
+            }
+            try:
+                for job in as_completed(jobs):
+                    scene, result = jobs[job].scene, "complete"
+                    try:
+                        job.result()
+                    except (UserError, OSError) as error:
+                        failures[scene] = str(error)
+                        result = f"failed: {error}"
+                    bar.write(f"{scene} {result}")
+                    bar.update()
+            except BaseException:  # Ctrl-C, or a bug in a worker: end the others, then go on up
+                self._fetcher.stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return failures
+
+    def _install(self, entry: Entry, folder: Path | None) -> None:
+        """Bring one scene, into `folder` if an incomplete copy of it is there."""
+        staging = self._work / entry.scene
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            archive = self._obtain(entry)
+            staging.mkdir()
+            try:
+                self._unpack(archive, staging, entry)
+            except ArchiveError:
+                if self._source.folder is None:  # do not take it for a good one next time
+                    archive.unlink()
+                raise
+            _publish(staging, folder or self._output_dir / entry.biome / entry.scene)
+            self._put_away(archive)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _obtain(self, entry: Entry) -> Path:
+        """Return the path of the scene's archive, fetched if need be."""
+        name = f"{entry.scene}.tar.gz"
+        if self._source.folder is not None:
+            if not (self._source.folder / name).is_file():
+                raise UserError(f"no {name} in {self._source.folder}")
+            return self._source.folder / name
+        for path in (self._kept / name, self._work / name):
+            if path.is_file():
+                return path
+        with _bytes_bar(f"{entry.scene} fetching", entry.archive_bytes) as bar:
+
+            def progress(there: int, total: int | None) -> None:
+                bar.total = total or bar.total
+                bar.update(there - bar.n)
+
+            self._fetcher.fetch(
+                self._source.url(entry),
+                path,
+                max_bytes=_MARGIN * entry.unpacked_bytes,
+                md5=entry.md5,
+                progress=progress,
+            )
+        return path
+
+    def _unpack(self, archive: Path, staging: Path, entry: Entry) -> None:
+        with _bytes_bar(f"{entry.scene} unpacking", entry.unpacked_bytes) as bar:
+
+            def progress(count: int) -> None:
+                if self._fetcher.stop.is_set():
+                    raise Stopped
+                bar.update(count)
+
+            limit = _MARGIN * entry.unpacked_bytes
+            archives.unpack(archive, staging, limit=limit, on_bytes=progress)
+        if problem := defect(entry.scene, staging):
+            raise ArchiveError(f"{archive.name} does not hold the whole scene: {problem}")
+
+    def _put_away(self, archive: Path) -> None:
+        """Keep or remove an archive of ours; one in a folder of the user's stays as it is."""
+        if archive.parent != self._work:
+            return
+        if self._keep_archives:
+            self._kept.mkdir(exist_ok=True)
+            os.replace(archive, self._kept / archive.name)
+        else:
+            archive.unlink()
+
+
+def _publish(staging: Path, folder: Path) -> None:
+    """Make the unpacked files appear in `folder`; other files there are left alone."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(staging, folder)
+        return
+    names = sorted(path.name for path in staging.iterdir())
+    for name in names:  # first out, then in: the scene is never half old and half new
+        (folder / name).unlink(missing_ok=True)
+    for name in names:
+        os.replace(staging / name, folder / name)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _bytes_bar(description: str, total: int) -> tqdm:
+    bar = {"unit": "B", "unit_scale": True, "leave": False, "disable": None}
+    return tqdm(total=total, desc=description, **bar)
+
+
+@contextmanager
+def _alone(lock: Path, output_dir: Path) -> Iterator[None]:
+    """Hold `lock` (released by the system even if we are killed), or raise `UserError`."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"--output_dir {output_dir}: another download runs there; wait for it to end"
+            ) from error
+        yield
