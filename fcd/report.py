@@ -1,0 +1,199 @@
+"""One run's evaluation -> metrics.json, metrics.csv, pictures and one self-contained HTML page.
+
+The scenes come strip by strip (`SceneEvaluation`), so that a full-size scene never sits in
+memory; what stays of each is its counts and a few small pictures.
+"""
+
+import csv
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcd import figures, files, labels, metrics, report_page
+
+PICTURE_SIZE = 512  # longest side of a scene's pictures, pixels
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What labels a run has seen, training and every choice after it."""
+
+    image_labels: int
+    """Image-level labels (clear or cloudy) trained on."""
+    pixel_labels: int
+    """Labelled pixels the weights were trained on."""
+    threshold_chosen_by: str
+    """In words, such as "best macro F1 on 128 cloudy training patches"."""
+    threshold_pixel_labels: int
+    """Labelled pixels that the threshold was chosen with; 0 if it needed none."""
+    checkpoint_chosen_by: str
+    """In words, such as "best macro F1 on the validation patches"."""
+    checkpoint_pixel_labels: int
+    """Labelled pixels that the checkpoint was chosen with; 0 if it needed none."""
+
+
+@dataclass(frozen=True)
+class SceneResult:
+    """What is kept of one evaluated scene."""
+
+    name: str
+    biome: str
+    counts: np.ndarray
+    """Confusion counts (2, 2) int64, rows truth, order clear, cloud."""
+    histogram: np.ndarray | None
+    """Score counts (2, BINS) int64 of `fcd.metrics.histogram`; None for a method without score."""
+    pictures: dict[str, np.ndarray]
+    """RGB (h, w, 3) uint8, at most 512 pixels long, by name of `fcd.report_page.PICTURES`."""
+
+    @property
+    def key(self) -> str:
+        """``<biome>_<scene>``, as `fcd.scenes.Scene.key`."""
+        return f"{self.biome}_{self.name}"
+
+
+class SceneEvaluation:
+    """Counts and small pictures of one scene, gathered strip by strip.
+
+    threshold: that of the mask, in [0, 1]; None for a method without a score.
+    """
+
+    def __init__(
+        self, name: str, biome: str, height: int, width: int, threshold: float | None
+    ) -> None:
+        self._name, self._biome, self._threshold = name, biome, threshold
+        self._step = -(-max(height, width) // PICTURE_SIZE)
+        self._counts = np.zeros((2, 2), np.int64)
+        self._histogram = None
+        if threshold is not None:
+            self._histogram = np.zeros((2, metrics.BINS), np.int64)
+        self._kept: dict[str, list[np.ndarray]] = {}
+
+    def add(
+        self,
+        row: int,
+        rgb: np.ndarray,
+        truth: np.ndarray,
+        prediction: np.ndarray,
+        score: np.ndarray | None = None,
+    ) -> None:
+        """Add h rows that begin at `row` of the scene; strips come from top to bottom.
+
+        rgb (3, h, W) DN, truth and prediction (h, W) uint8 patch codes, score (h, W) float in
+        [0, 1], needed when there is a threshold. Pixels invalid in truth or prediction do not
+        count.
+        """
+        self._counts += metrics.confusion(truth, prediction)
+        if self._histogram is not None:
+            counted = np.where(prediction == labels.INVALID, labels.INVALID, truth)
+            self._histogram += metrics.histogram(counted, score)
+        layers = {"rgb": rgb, "truth": truth, "prediction": prediction, "score": score}
+        rows = slice(-row % self._step, None, self._step)
+        for name, layer in layers.items():
+            if layer is not None:
+                self._kept.setdefault(name, []).append(layer[..., rows, :: self._step].copy())
+
+    def result(self) -> SceneResult:
+        """The scene's counts and pictures."""
+        kept = {name: np.concatenate(strips, axis=-2) for name, strips in self._kept.items()}
+        truth, prediction = kept["truth"], kept["prediction"]
+        pictures = {
+            "image": figures.stretch_rgb(kept["rgb"]),
+            "truth": figures.colour_mask(truth),
+            "mask": figures.colour_mask(prediction),
+            "error": figures.colour_errors(truth, prediction),
+        }
+        if self._threshold is not None:
+            valid = prediction != labels.INVALID
+            upper = report_page.score_range(self._threshold)
+            pictures["score"] = figures.colour_score(kept["score"], upper, valid)
+        return SceneResult(self._name, self._biome, self._counts, self._histogram, pictures)
+
+
+@dataclass
+class Evaluation:
+    """Pools scenes and writes the results of one run into `results_dir`.
+
+    threshold: that of the mask, in [0, 1]; None for a method without a score.
+    """
+
+    results_dir: Path
+    method: str
+    threshold: float | None
+    supervision: Supervision
+    _counts: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict, init=False)
+    _histogram: np.ndarray | None = field(default=None, init=False)
+
+    def add(self, result: SceneResult) -> None:
+        """Take a scene in; its pictures are written at once, its counts kept."""
+        self._counts[result.key] = (result.biome, result.counts)
+        if result.histogram is not None:
+            before = 0 if self._histogram is None else self._histogram
+            self._histogram = before + result.histogram
+        for name, rgb in result.pictures.items():
+            figures.write_png(report_page.picture_path(self.results_dir, result.key, name), rgb)
+
+    def results(self, config: dict[str, Any]) -> dict[str, Any]:
+        """What goes into metrics.json; a figure that is not defined is None."""
+        biomes: dict[str, np.ndarray] = {}
+        for biome, counts in self._counts.values():
+            biomes[biome] = biomes.get(biome, 0) + counts
+        total = sum(biomes.values(), np.zeros((2, 2), np.int64))
+        return {
+            "method": self.method,
+            "experiment": config.get("experiment_name", self.method),
+            "threshold": self.threshold,
+            "supervision": asdict(self.supervision),
+            "overall": metrics.scores(total),
+            "biomes": {biome: metrics.scores(biomes[biome]) for biome in sorted(biomes)},
+            "scenes": {
+                key: {"biome": biome, **metrics.scores(counts)}
+                for key, (biome, counts) in sorted(self._counts.items())
+            },
+            "confusion": total.tolist(),
+            "thresholds": self._thresholds(),
+        }
+
+    def _thresholds(self) -> dict[str, dict[str, float]] | None:
+        """Macro F1 on these pixels at the chosen threshold, at Otsu's and at the best."""
+        if self.threshold is None or self._histogram is None or not self._histogram.any():
+            return None
+        f1 = metrics.macro_f1_by_threshold(self._histogram)
+        values = {
+            "chosen": self.threshold,
+            "otsu": metrics.otsu_threshold(self._histogram.sum(axis=0)),
+            "best": metrics.best_threshold(self._histogram)[0],
+        }
+        return {
+            name: {"value": value, "macro_f1": float(f1[report_page.threshold_bin(value)])}
+            for name, value in values.items()
+        }
+
+    def write(self, config: dict[str, Any]) -> Path:
+        """Write metrics.json, metrics.csv and report.html; return the path of the report.
+
+        config: the run's flags and versions, shown in the report.
+        """
+        results = self.results(config)
+        files.write_json(self.results_dir / "metrics.json", results)
+        _write_csv(self.results_dir / "metrics.csv", results)
+        path = self.results_dir / "report.html"
+        files.write_text(
+            path, report_page.report_page(results, self._histogram, config, self.results_dir)
+        )
+        return path
+
+
+def _write_csv(path: Path, results: dict[str, Any]) -> None:
+    rows = [
+        {"scope": "overall", "name": "all", "biome": "", **report_page.flat(results["overall"])}
+    ]
+    for biome, scores in results["biomes"].items():
+        rows.append({"scope": "biome", "name": biome, "biome": biome, **report_page.flat(scores)})
+    for key, scores in results["scenes"].items():
+        rows.append({"scope": "scene", "name": key, **report_page.flat(scores)})
+    with files.replacing(path) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)

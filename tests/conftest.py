@@ -1,0 +1,58 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import Affine
+
+from fcd.scenes import BANDS
+
+# Two cores are shared with data-loading processes; one thread also makes sums repeatable.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = ROOT.parent / "shared" / "data"
+
+
+def write_scene(folder, name, dn, truth, qa=None):
+    """A scene as USGS ships it: DN (10, h, w), truth codes (h, w); the truth has no position."""
+    folder.mkdir(parents=True, exist_ok=True)
+    height, width = truth.shape
+    profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": "uint16"}
+    place = {"crs": "EPSG:32616", "transform": Affine(30, 0, 452_475, 0, -30, 3_408_645)}
+    for band, values in zip(BANDS, dn, strict=True):
+        with rasterio.open(folder / f"{name}_{band}.TIF", "w", **profile, **place) as dataset:
+            dataset.write(values, 1)
+    if qa is not None:
+        with rasterio.open(folder / f"{name}_BQA.TIF", "w", **profile, **place) as dataset:
+            dataset.write(qa, 1)
+    truth.astype(np.uint8).tofile(folder / f"{name}_fixedmask.img")
+    (folder / f"{name}_fixedmask.hdr").write_text(
+        f"ENVI\nsamples = {width}\nlines = {height}\nbands = 1\nheader offset = 0\n"
+        "file type = ENVI Standard\ndata type = 1\ninterleave = bsq\nbyte order = 0\n"
+    )
+
+
+def draw(height, width, seed):
+    """Random DN, and a truth with a cloudy square, a shadow and a fill corner."""
+    dn = np.random.default_rng(seed).integers(1, 65536, (10, height, width)).astype(np.uint16)
+    truth = np.full((height, width), 128, np.uint8)
+    truth[:12, :12] = 255
+    truth[12:16, 12:16] = 64
+    truth[0, 20:24] = 192
+    truth[-10:, -10:] = 0
+    dn[:, -10:, -10:] = 0
+    return dn, truth
+
+
+@pytest.fixture
+def scene_root(tmp_path):
+    """Six scenes of 50×70 pixels in each of two biomes, some one folder deeper."""
+    root = tmp_path / "scenes"
+    for b, biome in enumerate(("Water", "Forest")):
+        for index in range(6):
+            name = f"LC8{b}{index}0120142{index}0LGN00"
+            deeper = [name, "BC"][index % 2]
+            write_scene(root / biome / deeper / name, name, *draw(50, 70, 10 * b + index))
+    return root

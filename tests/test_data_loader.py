@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from data_loader import PatchDataset, StepBatches, dn_counts, get_loader
+from fcd.errors import UserError
+
+
+@pytest.fixture
+def image_dir(tmp_path):
+    """Ten clear and six cloudy patches of 8×8 pixels; the DN tell which patch it is."""
+    for number in range(16):
+        kind = "clear" if number < 10 else "cloudy"
+        folder = tmp_path / "train" / kind / f"S_{number:05d}_00000"
+        folder.mkdir(parents=True)
+        image = np.full((8, 8, 10), 100 + number, np.uint16)
+        image[..., 3] = 60_000
+        tifffile.imwrite(folder / "image.tif", image, photometric="minisblack")
+        mask = np.full((8, 8), 1, np.uint8)
+        mask[:2] = 2 if kind == "cloudy" else 0
+        tifffile.imwrite(folder / "mask.tif", mask, photometric="minisblack")
+    return tmp_path
+
+
+def test_batch_contract(image_dir):
+    dataset = PatchDataset(image_dir, "train", "mask.tif")
+    batch = next(iter(get_loader(dataset, 16, 0)))
+    assert batch["image"].shape == (16, 10, 8, 8)
+    assert batch["image"].dtype == torch.uint16
+    assert batch["image"][3, 3].float().unique().tolist() == [60_000]
+    assert batch["image"][3, 0].float().unique().tolist() == [103]
+    assert batch["label"].shape == (16, 1)
+    assert batch["label"].dtype == torch.float32
+    assert batch["label"].flatten().tolist() == [0.0] * 10 + [1.0] * 6
+    assert batch["mask"].shape == (16, 8, 8)
+    assert batch["name"][0] == "S_00000_00000"
+    assert (dataset.image_size, dataset.num_channels) == (8, 10)
+    assert dataset.labelled_pixels() == 10 * 48 + 6 * 64
+
+
+def test_keep_ratio_keeps_the_same_patches_and_only_cloudy_works(image_dir):
+    kept = [PatchDataset(image_dir, "train", keep_ratio=0.25).patches for _ in range(2)]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 4
+    more = PatchDataset(image_dir, "train", keep_ratio=0.5).patches
+    assert set(kept[0]) < set(more)
+    assert len(PatchDataset(image_dir, "train", keep_ratio=0.001)) == 1
+    cloudy = PatchDataset(image_dir, "train", only_cloudy=True)
+    assert cloudy.labels.tolist() == [1.0] * 6
+
+
+def test_batches_depend_on_seed_and_step_alone(image_dir):
+    labels = PatchDataset(image_dir, "train").labels
+    whole = list(StepBatches(labels, 6, 0, 0, 9, balance=False))
+    assert list(StepBatches(labels, 6, 0, 4, 9, balance=False)) == whole[4:]
+    for epoch in range(3):
+        seen = sum(whole[3 * epoch : 3 * epoch + 3], [])
+        assert sorted(seen) == list(range(16))
+    assert whole[:3] != whole[3:6]
+    assert list(StepBatches(labels, 6, 1, 0, 9, balance=False)) != whole
+
+
+def test_balance_draws_both_classes_equally_often():
+    labels = torch.tensor([0.0] * 90 + [1.0] * 10)
+    drawn = sum(StepBatches(labels, 50, 0, 0, 100, balance=True), [])
+    assert 0.45 < labels[drawn].mean() < 0.55
+
+
+def test_dn_counts(image_dir):
+    counts = dn_counts(PatchDataset(image_dir, "train"))
+    assert counts.shape == (10, 65536)
+    assert counts[3, 60_000] == 16 * 64
+    assert counts[0, 100:116].tolist() == [64] * 16
+
+
+def test_missing_masks_and_empty_folders_are_named(image_dir):
+    with pytest.raises(UserError, match=r"S_00000_00000 has no generated_mask\.tif \(16 of 16"):
+        PatchDataset(image_dir, "train", "generated_mask.tif")
+    with pytest.raises(UserError, match=r"val.clear holds no patches"):
+        PatchDataset(image_dir, "val")
+
+
+def test_a_damaged_patch_is_named(image_dir):
+    path = image_dir / "train" / "clear" / "S_00003_00000" / "image.tif"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UserError, match="S_00003_00000"):
+        PatchDataset(image_dir, "train")[3]

@@ -1,0 +1,207 @@
+"""A run that was stopped and continued equals one that was not, bit for bit on the CPU."""
+
+import signal
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import solver as solver_module
+from data_loader import PatchDataset
+from fcd import checkpoints
+from fcd.errors import UserError
+from fcd.interruption import Stopped
+from fcd.options import RunFolder
+from fcd.transforms import Normalization
+from solver import (
+    FCDSolver,
+    GANSize,
+    GANTraining,
+    LossWeights,
+    Run,
+    SupervisedSolver,
+    SupervisedTraining,
+)
+
+CPU = torch.device("cpu")
+GAN = GANTraining(
+    batch_size=4, num_iters=12, num_iters_decay=6, n_critic=2, sample_step=5, model_save_step=4
+)
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def image_dir(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 4)):
+        for number in range(count):
+            cloudy = number % 2
+            folder = tmp_path / "p" / split / ["clear", "cloudy"][cloudy] / f"S_{number:05d}_00000"
+            folder.mkdir(parents=True)
+            image = rng.integers(8000, 12000, (32, 32, 10)).astype(np.uint16)
+            mask = np.ones((32, 32), np.uint8)
+            if cloudy:
+                image[:16] += 20_000
+                mask[:16] = 2
+            tifffile.imwrite(folder / "image.tif", image, photometric="minisblack")
+            tifffile.imwrite(folder / "mask.tif", mask, photometric="minisblack")
+    return tmp_path / "p"
+
+
+def gan(name, **run):
+    size = GANSize(g_conv_dim=4, g_repeat_num=1, d_conv_dim=4, d_repeat_num=3)
+    return FCDSolver(
+        Run(RunFolder(name), CPU, seed=3, log_step=2, **run), size, 32, Normalization.paper(10)
+    )
+
+
+def unet(name):
+    return SupervisedSolver(
+        Run(RunFolder(name), CPU, seed=3, log_step=1), "resnet18", True, 32, Normalization.paper(10)
+    )
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+class StopAt:
+    """Sends a signal to the process when a solver has done `step` steps."""
+
+    def __init__(self, step, signum):
+        self.step, self.signum, self.count = step, signum, 0
+
+    def __call__(self, original):
+        def counted(solver, step):
+            self.count += 1
+            if self.count == self.step:
+                signal.raise_signal(self.signum)
+            return original(solver, step)
+
+        return counted
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 7, 11])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_gan_resumes_exactly(image_dir, monkeypatch, stop, signum):
+    train, val = PatchDataset(image_dir, "train"), PatchDataset(image_dir, "val", "mask.tif")
+    gan("whole").train(GAN, train, val)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            solver_module.Solver, "randomness",
+            StopAt(stop, signum)(solver_module.Solver.randomness),
+        )  # fmt: skip
+        with pytest.raises(Stopped, match=f"stopped after step {stop}") as stopped:
+            gan("cut").train(GAN, train, val)
+    assert stopped.value.exit_code == 128 + signum
+    gan("cut").train(GAN, train, val)
+
+    for name in ("latest.pt", "best.pt"):
+        whole, cut = (checkpoints.load(f"outputs/{run}/models/{name}") for run in ("whole", "cut"))
+        assert equal(whole, cut)
+    assert whole["step"] > 0
+    assert scalars("whole") == scalars("cut")
+
+
+def scalars(run):
+    events = EventAccumulator(f"runs/{run}").Reload()
+    return {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 5])
+def test_unet_resumes_exactly(image_dir, monkeypatch, stop):
+    train, val = (PatchDataset(image_dir, split, "mask.tif") for split in ("train", "val"))
+    settings = SupervisedTraining(batch_size=4, n_epochs=2, plateau_patience=0)
+    unet("whole").train(settings, train, val)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            solver_module.Solver, "randomness",
+            StopAt(stop, signal.SIGTERM)(solver_module.Solver.randomness),
+        )  # fmt: skip
+        with pytest.raises(Stopped):
+            unet("cut").train(settings, train, val)
+    unet("cut").train(settings, train, val)
+    for name in ("latest.pt", "best.pt"):
+        assert equal(*(checkpoints.load(f"outputs/{r}/models/{name}") for r in ("whole", "cut")))
+
+
+def test_another_seed_gives_another_run(image_dir):
+    train = PatchDataset(image_dir, "train")
+    first, second = gan("a"), gan("b")
+    first.train(GAN, train, None)
+    second.run = Run(RunFolder("b"), CPU, seed=4, log_step=2)
+    second.train(GAN, train, None)
+    assert not equal(first.G.state_dict(), second.G.state_dict())
+
+
+def test_every_loss_part_and_a_picture_are_logged(image_dir):
+    train, val = PatchDataset(image_dir, "train"), PatchDataset(image_dir, "val", "mask.tif")
+    gan("logged").train(GAN, train, val)
+    parts = {f"G/loss_{part}{half}" for part in ("fake", "cls", "rec") for half in ("", "_id")}
+    parts |= {"G/loss_id"} | {f"D/loss_{part}" for part in ("real", "fake", "cls", "gp")}
+    logged = scalars("logged")
+    assert parts | {"lr", "val/accuracy", "val/f1", "val/iou", "val/threshold"} == logged.keys()
+    assert [step for step, _ in logged["D/loss_gp"]] == [2, 4, 6, 8, 10, 12]
+    assert [value for _, value in logged["lr"]][-1] == pytest.approx(1e-4 / 6)
+    assert EventAccumulator("runs/logged").Reload().Tags()["images"] == ["translations"]
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(image_dir):
+    train = PatchDataset(image_dir, "train")
+    settings = GANTraining(**{**vars(GAN), "g_lr": 1e30, "weights": LossWeights()})
+    solver = gan("broken")
+    solver.save("latest")
+    before = checkpoints.load("outputs/broken/models/latest.pt")
+    solver = gan("other")
+    solver.run = Run(RunFolder("broken2"), CPU, log_step=1)
+    with pytest.raises(UserError, match=r"step \d+: .* is not finite; the last good checkpoint"):
+        solver.train(settings, train, None)
+    assert equal(before, checkpoints.load("outputs/broken/models/latest.pt"))
+    assert not RunFolder("broken2").models.exists()
+
+
+def test_without_validation_the_last_checkpoint_is_the_best(image_dir):
+    gan("noval").train(GAN, PatchDataset(image_dir, "train"), None)
+    best = checkpoints.load("outputs/noval/models/best.pt")
+    assert best["step"] == 12
+    assert best["checkpoint_chosen_by"] == "last step"
+
+
+def test_frozen_encoder_keeps_weights_and_statistics(image_dir):
+    train = PatchDataset(image_dir, "train", "mask.tif")
+    solver = unet("frozen")
+    before = {k: v.clone() for k, v in solver.network.state_dict().items()}
+    solver.train(SupervisedTraining(batch_size=4, n_epochs=1, freeze_encoder=True), train, None)
+    after = solver.network.state_dict()
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"decoder", "segmentation_head", "classification_head"}
+
+
+def test_pre_training_changes_the_encoder_alone_and_hands_it_on(image_dir):
+    solver = unet("pre")
+    before = {k: v.clone() for k, v in solver.network.state_dict().items()}
+    solver.train(
+        SupervisedTraining("label", batch_size=4, n_epochs=1), PatchDataset(image_dir, "train"),
+        PatchDataset(image_dir, "val", "mask.tif"),
+    )  # fmt: skip
+    after = solver.network.state_dict()
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"encoder", "classification_head"}
+    started = unet("next")
+    started.start_from("outputs/pre/models/best.pt", encoder_only=True)
+    assert equal(started.network.encoder.state_dict(), solver.network.encoder.state_dict())
