@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# The whole story on synthetic scenes: the commands of a paper run, with small settings.
+#
+#   scripts/demo.sh [--seed N] [--dir DIR]
+#
+# N (default 0) seeds the training; DIR (default demo) is the folder everything is written to.
+# Run again it continues where it was stopped, or says what is already there.
+set -euo pipefail
+
+seed=0
+dir=demo
+while [ $# -gt 0 ]; do
+    case $1 in
+        --seed) seed=${2:?--seed needs a number}; shift 2 ;;
+        --dir) dir=${2:?--dir needs a folder}; shift 2 ;;
+        *) echo "error: unknown argument $1 (usage: scripts/demo.sh [--seed N] [--dir DIR])" >&2; exit 2 ;;
+    esac
+done
+
+# shellcheck source=scripts/environment.sh
+source "$(dirname "$0")/environment.sh"
+mkdir -p "$dir"
+cd "$dir"
+export PYTHONPATH=$root
+
+step() {
+    echo
+    echo "── $1"
+    shift
+    echo "\$ python ${*/#"$root/"/}"
+    python "$@"
+}
+
+data=(--image_dir patches --orig_image_dir scenes --num_workers 0 --seed "$seed")
+gan=(--image_size 64 --g_conv_dim 16 --g_repeat_num 3 --d_conv_dim 16 --d_repeat_num 5
+    --n_critic 2 --g_lr 2e-4 --d_lr 2e-4 --num_iters 1000 --num_iters_decay 500
+    --sample_step 100 --model_save_step 100 --normalize stretch --balance True)
+unet=(--encoder resnet18 --normalize stretch --batch_size 32)
+
+step "1/9 draw 48 synthetic scenes of 8 biomes" \
+    -m fcd.synthetic --output_dir scenes
+step "2/9 cut them into 64×64 patches with image-level labels" \
+    "$root/prepare_landsat8_biome.py" --data_path scenes --output_dir patches --patch_size 64
+step "3/9 train the Fixed-Point GAN on the image-level labels" \
+    "$root/main.py" --mode train "${data[@]}" "${gan[@]}" --experiment_name FCD
+step "4/9 generate masks of the training scenes" \
+    "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 --experiment_name FCD
+step "5/9 cut the generated masks onto the patches" \
+    "$root/prepare_landsat8_biome.py" --data_path scenes --output_dir patches \
+    --generated_masks outputs/FCD/results/tifs
+step "6/9 train FCD+ on the generated masks" \
+    "$root/supervised_main.py" --mode train "${data[@]}" "${unet[@]}" --n_epochs 6 --lr 5e-4 \
+    --train_mask_file generated_mask.tif --classifier_head True --experiment_name FCD+
+step "7/9 fine-tune it on the pixel labels of 1 % of the patches" \
+    "$root/supervised_main.py" --mode train "${data[@]}" "${unet[@]}" --n_epochs 10 --lr 1e-4 \
+    --keep_ratio 0.01 --freeze_encoder True --model_weights outputs/FCDPlus/models/best.pt \
+    --experiment_name FCD+1Pct
+step "8/9 test FCD on the held-out scenes" \
+    "$root/main.py" --mode test "${data[@]}" --batch_size 64 --experiment_name FCD
+for name in FCD+ FCD+1Pct; do
+    step "8/9 test $name on the held-out scenes" \
+        "$root/supervised_main.py" --mode test "${data[@]}" --experiment_name "$name"
+done
+step "9/9 compare" \
+    -m fcd.comparison outputs/FCD outputs/FCDPlus outputs/FCDPlus1Pct --output_dir outputs/comparison
+echo
+echo "report: $PWD/outputs/comparison/comparison.html"
+echo "curves: tensorboard --logdir=$PWD/runs"

@@ -1,0 +1,247 @@
+"""Bad input: one clear line on stderr, exit code 2, nothing written. And the README's words."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+import main
+import prepare_landsat8_biome
+import supervised_main
+from fcd import options
+from fcd.errors import UserError
+from fcd.options import RunFolder
+from tests.conftest import ROOT, draw, write_scene
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            options.run(module.main)
+        return stopped.value.code, capsys.readouterr().err
+
+    return run
+
+
+def make_patches(root, size=32, classes=("clear", "cloudy"), splits=("train", "val")):
+    for split in splits:
+        for name in classes:
+            folder = root / split / name / "S_00000_00000"
+            folder.mkdir(parents=True)
+            values = np.random.default_rng(0).integers(1, 60_000, (size, size, 10))
+            tifffile.imwrite(folder / "image.tif", values.astype(np.uint16), photometric="minisblack")
+            mask = np.full((size, size), 1 + (name == "cloudy"), np.uint8)
+            tifffile.imwrite(folder / "mask.tif", mask, photometric="minisblack")
+
+
+TINY = ["--image_size", "32", "--d_repeat_num", "3", "--g_conv_dim", "4", "--d_conv_dim", "4",
+        "--g_repeat_num", "1", "--num_workers", "0", "--device", "cpu"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        (main, ["--mode", "fly"], "invalid choice: 'fly'"),
+        (main, ["--same_domain", "yes"], "'yes' is neither True nor False"),
+        (main, ["--batch_size", "0"], "0 is not at least 1"),
+        (main, ["--batch_size", "x"], "'x' is no whole number"),
+        (main, ["--g_lr", "nan"], "nan is not a finite number"),
+        (main, ["--threshold", "2"], r"2 is not in \[0, 1\]"),
+        (main, ["--image_dir", "absent"], r"absent.train.clear holds no patches"),
+        (main, ["--device", "abacus"], "--device abacus cannot be used"),
+        (main, ["--experiment_name", "../x"], "--experiment_name '../x'"),
+        (main, ["--experiment_name", ""], "--experiment_name ''"),
+        (main, ["--experiment_name", "/tmp/x"], "--experiment_name '/tmp/x'"),
+        (main, ["--experiment_name", "a" * 101], "--experiment_name 'aaa"),
+        (main, ["--mode", "generate_masks"], r"outputs.FCD.models.best\.pt does not exist"),
+        (supervised_main, ["--mode", "test"], r"outputs.FCDPlus.models.best\.pt does not exist"),
+        (supervised_main, ["--classifier_head", "1"], "'1' is neither True nor False"),
+        (supervised_main, ["--image_dir", "absent"], "holds no patches"),
+        (
+            supervised_main,
+            ["--train_encoder_only", "True", "--freeze_encoder", "True"],
+            "leaves nothing to train",
+        ),
+        (prepare_landsat8_biome, ["--data_path", "absent"], "absent is no folder"),
+    ],
+)  # fmt: skip
+def test_bad_flags(call, tmp_path, module, arguments, message):
+    code, err = call(module, *arguments)
+    assert code == 2
+    assert re.search(message, err), err
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--image_size", "64"], "--image_size 64: the patches in p are 32 pixels wide"),
+        (["--d_repeat_num", "6"], "image size 32 is no multiple of 64"),
+    ],
+)
+def test_image_size_the_discriminator_cannot_take(call, tmp_path, arguments, message):
+    make_patches(tmp_path / "p")
+    code, err = call(main, "--image_dir", "p", *TINY, *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_empty_class_folder(call, tmp_path):
+    make_patches(tmp_path / "p", classes=("cloudy",))
+    code, err = call(main, "--image_dir", "p", *TINY)
+    assert code == 2
+    assert re.search(r"p.train.clear holds no patches", err)
+
+
+def test_a_missing_generated_mask(call, tmp_path):
+    make_patches(tmp_path / "p")
+    code, err = call(
+        supervised_main, "--image_dir", "p", "--train_mask_file", "generated_mask.tif"
+    )
+    assert code == 2
+    assert "S_00000_00000 has no generated_mask.tif (2 of 2 patches" in err
+
+
+def test_generated_masks_that_are_not_there(call, tmp_path):
+    write_scene(tmp_path / "scenes" / "Water" / "S1", "S1", *draw(40, 40, 0))
+    common = ["--data_path", "scenes", "--output_dir", "p", "--patch_size", "16"]
+    code, err = call(prepare_landsat8_biome, *common, "--generated_masks", "nowhere")
+    assert code == 2
+    assert "run python prepare_landsat8_biome.py without --generated_masks first" in err
+    assert call(prepare_landsat8_biome, *common)[0] == 0
+    code, err = call(prepare_landsat8_biome, *common, "--generated_masks", "nowhere")
+    assert code == 2
+    assert re.search(r"nowhere.Water_S1_mask\.tif is missing \(1 of 1 masks\)", err)
+
+
+def test_checkpoints_that_are_none_or_of_another_kind(call, tmp_path):
+    models = tmp_path / "outputs" / "FCD" / "models"
+    models.mkdir(parents=True)
+    (models / "best.pt").write_bytes(b"PK not really")
+    code, err = call(main, "--mode", "test")
+    assert code == 2
+    assert "best.pt is no checkpoint or is damaged" in err
+    torch.save({"network": {}}, models / "best.pt")
+    code, err = call(main, "--mode", "test")
+    assert code == 2
+    assert "holds no G, D, size, image_size, normalization" in err
+
+
+def test_a_run_of_other_settings_is_not_continued(call, tmp_path):
+    make_patches(tmp_path / "p")
+    train = ["--image_dir", "p", *TINY, "--num_iters", "2", "--num_iters_decay", "1"]
+    assert call(main, *train)[0] == 0
+    config = (tmp_path / "outputs" / "FCD" / "config.json").read_text()
+    code, err = call(main, *train, "--g_lr", "0.5")
+    assert code == 2
+    assert "--g_lr 0.0001 then, 0.5 now" in err
+    assert (tmp_path / "outputs" / "FCD" / "config.json").read_text() == config
+    assert call(main, *train, "--g_lr", "0.5", "--overwrite", "True")[0] == 0
+    assert call(main, *train, "--num_iters", "3")[0] == 2
+
+
+def test_a_checkpoint_of_another_shape(call, tmp_path):
+    make_patches(tmp_path / "p")
+    train = ["--image_dir", "p", "--num_workers", "0", "--n_epochs", "1", "--encoder", "resnet18"]
+    assert call(supervised_main, *train)[0] == 0
+    weights = tmp_path / "outputs" / "FCDPlus" / "models" / "best.pt"
+    code, err = call(
+        supervised_main, *train[:-2], "--encoder", "resnet34", "--model_weights", weights,
+        "--experiment_name", "other",
+    )  # fmt: skip
+    assert code == 2
+    assert "is from a network of another shape" in err
+    assert not (tmp_path / "outputs" / "other").exists()
+
+
+def test_incomplete_scenes_are_named_and_the_others_cut(call, tmp_path):
+    for name in ("S1", "S2", "S3"):
+        write_scene(tmp_path / "scenes" / "Water" / name, name, *draw(40, 40, 0))
+    (tmp_path / "scenes" / "Water" / "S2" / "S2_B7.TIF").unlink()
+    common = ["--data_path", "scenes", "--output_dir", "p", "--patch_size", "16"]
+    code, err = call(prepare_landsat8_biome, *common)
+    assert code == 1
+    assert "scene S2 in" in err
+    assert "missing band B7" in err
+    records = {path.stem for path in (tmp_path / "p" / "scenes").glob("*.json")}
+    assert records == {"Water_S1", "Water_S3"}
+    write_scene(tmp_path / "scenes" / "Water" / "S2", "S2", *draw(40, 40, 0))
+    code, err = call(prepare_landsat8_biome, *common)
+    assert code == 0
+    code, err = call(prepare_landsat8_biome, *common[:-1], "20")
+    assert code == 2
+    assert "holds patches of S1 cut otherwise" in err
+
+
+def test_a_scene_the_split_does_not_know(call, tmp_path):
+    write_scene(tmp_path / "scenes" / "Water" / "S1", "S1", *draw(40, 40, 0))
+    (tmp_path / "mine.csv").write_text("scene,split\nS9,train\n")
+    code, err = call(
+        prepare_landsat8_biome, "--data_path", "scenes", "--output_dir", "p", "--split_file", "mine.csv"
+    )  # fmt: skip
+    assert code == 2
+    assert "mine.csv does not say where scene S1 belongs" in err
+
+
+def test_run_folder_of_a_plus():
+    folder = RunFolder("FCD+1Pct")
+    assert str(folder.models) == "outputs/FCDPlus1Pct/models"
+    assert str(folder.logs) == "runs/FCDPlus1Pct"
+    with pytest.raises(UserError):
+        RunFolder(".hidden")
+
+
+def test_booleans_in_any_case():
+    assert [options.boolean(text) for text in ("True", "false", "TRUE")] == [True, False, True]
+
+
+@pytest.mark.parametrize("module", [main, supervised_main, prepare_landsat8_biome])
+def test_help_documents_every_flag(module):
+    for action in module.build_parser()._actions:
+        assert action.help, action.option_strings
+
+
+def readme_commands():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    joined = re.sub(r"\\\n\s*", "", text)
+    return re.findall(r"^python (main|supervised_main|prepare_landsat8_biome)\.py (.+)$", joined, re.M)
+
+
+@pytest.mark.parametrize(("script", "arguments"), readme_commands())
+def test_the_readmes_commands_are_understood(script, arguments):
+    parser = {
+        "main": main, "supervised_main": supervised_main,
+        "prepare_landsat8_biome": prepare_landsat8_biome,
+    }[script].build_parser()  # fmt: skip
+    parser.parse_args(arguments.split())
+
+
+NINE = """\
+conda env create -f environment.yml && conda activate fcd
+python download_landsat8_biome.py
+python prepare_landsat8_biome.py
+python main.py --mode train --dataset L8Biome --image_size 128 --batch_size 16 --experiment_name FCD
+tensorboard --logdir=runs
+python main.py --mode generate_masks --batch_size 64 --experiment_name FCD
+python prepare_landsat8_biome.py --generated_masks outputs/FCD/results/tifs
+python supervised_main.py --mode train --batch_size 64 --train_mask_file generated_mask.tif --classifier_head True --experiment_name FCD+
+python supervised_main.py --mode train --batch_size 64 --keep_ratio 0.01 --lr 1e-5 --freeze_encoder True --model_weights outputs/FCDPlus/models/best.pt --experiment_name FCD+1Pct
+"""  # noqa: E501
+
+
+def test_the_readme_shows_the_nine_commands_verbatim():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in NINE.splitlines() if line not in lines] == []

@@ -1,0 +1,192 @@
+"""Every command from scenes to FCD+1Pct, tiny, on synthetic scenes; the files are read back."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+import tifffile
+import torch
+from sklearn.metrics import confusion_matrix, f1_score
+
+import main
+import prepare_landsat8_biome
+import supervised_main
+from fcd import comparison, labels, synthetic
+from fcd.scenes import find_scenes
+
+GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
+       "--d_repeat_num", "3", "--num_iters", "20", "--num_iters_decay", "10", "--n_critic", "2",
+       "--sample_step", "10", "--model_save_step", "10"]  # fmt: skip
+UNET = ["--encoder", "resnet18", "--n_epochs", "1"]
+DATA = ["--image_dir", "p", "--orig_image_dir", "scenes", "--num_workers", "0", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory):
+    """Run the commands once; the tests look at what they wrote."""
+    root = tmp_path_factory.mktemp("walk")
+    patch = pytest.MonkeyPatch()
+    patch.chdir(root)
+    synthetic.write_data_set("scenes", 6, 70, seed=5)
+
+    def call(module, *arguments):
+        patch.setattr(sys, "argv", [f"{module.__name__}.py", *arguments])
+        assert module.main() == 0
+
+    call(prepare_landsat8_biome, "--data_path", "scenes", "--output_dir", "p",
+         "--patch_size", "32")  # fmt: skip
+    call(main, "--mode", "train", *DATA, *GAN, "--experiment_name", "FCD")
+    call(main, "--mode", "generate_masks", *DATA, "--batch_size", "8", "--experiment_name", "FCD")
+    call(prepare_landsat8_biome, "--data_path", "scenes", "--output_dir", "p",
+         "--generated_masks", "outputs/FCD/results/tifs")  # fmt: skip
+    call(supervised_main, "--mode", "train", *DATA, *UNET, "--train_mask_file",
+         "generated_mask.tif", "--classifier_head", "True", "--experiment_name", "FCD+")  # fmt: skip
+    call(supervised_main, "--mode", "train", *DATA, *UNET, "--keep_ratio", "0.01", "--lr", "1e-5",
+         "--freeze_encoder", "True", "--model_weights", "outputs/FCDPlus/models/best.pt",
+         "--experiment_name", "FCD+1Pct")  # fmt: skip
+    call(main, "--mode", "test", *DATA, "--experiment_name", "FCD")
+    call(main, "--mode", "visualize", *DATA, "--experiment_name", "FCD")
+    for name in ("FCD+", "FCD+1Pct"):
+        call(supervised_main, "--mode", "test", *DATA, "--experiment_name", name)
+    comparison.main(["outputs/FCD", "outputs/FCDPlus", "outputs/FCDPlus1Pct"])
+    yield root
+    patch.undo()
+
+
+def split(walk, kind):
+    with open(walk / "p" / "split.csv", newline="") as file:
+        return {row["scene"] for row in csv.DictReader(file) if row["split"] == kind}
+
+
+def test_masks_are_where_the_training_scenes_are(walk):
+    folder = walk / "outputs" / "FCD" / "results" / "tifs"
+    scenes = [s for s in find_scenes(walk / "scenes") if s.name in split(walk, "train")]
+    assert len(scenes) == 24
+    threshold = json.loads((folder.parent / "threshold.json").read_text())
+    assert threshold["pixel_labels"] > 0
+    for scene in scenes:
+        grid = scene.grid()
+        with rasterio.open(folder / f"{scene.key}_difference.tif") as dataset:
+            difference = dataset.read(1)
+            assert dataset.dtypes == ("float32",)
+            assert np.isnan(dataset.nodata)
+        with rasterio.open(folder / f"{scene.key}_mask.tif") as dataset:
+            mask = dataset.read(1)
+            assert (dataset.crs, dataset.transform) == (grid.crs, grid.transform)
+            assert dataset.nodata == 0
+        with scene.open() as reader:
+            valid = (reader.bands() != 0).all(axis=0)
+        assert (np.isfinite(difference) == valid).all()
+        assert 0 <= np.nanmin(difference) <= np.nanmax(difference) <= 1
+        cloud = np.where(valid, difference, 0) > threshold["threshold"]
+        assert (mask == np.where(valid, np.where(cloud, 255, 128), 0)).all()
+
+
+def test_generated_masks_of_patches_are_cut_from_those(walk):
+    with open(walk / "p" / "generated_mask.json") as file:
+        assert json.load(file)["pixel_labels"] > 0
+    patches = list((walk / "p" / "train" / "cloudy").iterdir())
+    for patch in patches[::7]:
+        name, row, column = patch.name.rsplit("_", 2)
+        (tif,) = (walk / "outputs" / "FCD" / "results" / "tifs").glob(f"*_{name}_mask.tif")
+        window = ((int(row), int(row) + 32), (int(column), int(column) + 32))
+        with rasterio.open(tif) as dataset:
+            expected = labels.patch_from_tif(dataset.read(1, window=window))
+        truth = tifffile.imread(patch / "mask.tif")
+        expected[truth == 0] = 0
+        assert (tifffile.imread(patch / "generated_mask.tif") == expected).all()
+
+
+def test_the_metrics_are_those_of_the_masks(walk):
+    """FCD's overall figures again, from the network and scikit-learn, whole scenes at once."""
+    from pathlib import Path
+
+    from fcd.options import RunFolder
+    from solver import FCDSolver, Run
+
+    run = Run(RunFolder("FCD"), torch.device("cpu"))
+    solver = FCDSolver.load(run, Path("outputs/FCD/models/best.pt"))
+    results = json.loads((walk / "outputs/FCD/results/metrics.json").read_text())
+    truths, predictions = [], []
+    for scene in find_scenes(walk / "scenes"):
+        if scene.name not in split(walk, "test"):
+            continue
+        with scene.open() as reader:
+            truth = reader.truth()
+        strips = list(solver.strips(scene, solver.tiles(None, None, 16)))
+        score = np.concatenate([s.score for s in strips])
+        valid = np.concatenate([s.valid for s in strips]) & (truth != 0)
+        truths.append(truth[valid] - 1)
+        predictions.append(score[valid] > results["threshold"])
+    truth, prediction = np.concatenate(truths), np.concatenate(predictions)
+    assert results["confusion"] == confusion_matrix(truth, prediction, labels=[0, 1]).tolist()
+    assert results["overall"]["macro"]["f1"] == pytest.approx(
+        f1_score(truth, prediction, average="macro")
+    )
+    assert len(results["scenes"]) == 16
+    assert set(results["biomes"]) == set(synthetic.RECIPES)
+
+
+def test_supervision_is_counted_through_the_chain(walk):
+    seen = {
+        name: json.loads((walk / "outputs" / name / "results/metrics.json").read_text())
+        for name in ("FCD", "FCDPlus", "FCDPlus1Pct")
+    }
+    patches = sum(1 for _ in (walk / "p" / "train").glob("*/*"))
+    one_percent = max(1, round(patches / 100))
+    labels_of = {name: result["supervision"] for name, result in seen.items()}
+    assert labels_of["FCD"]["image_labels"] == patches
+    assert labels_of["FCD"]["pixel_labels"] == labels_of["FCDPlus"]["pixel_labels"] == 0
+    assert labels_of["FCDPlus"]["image_labels"] == patches
+    assert "cloudy training patches" in labels_of["FCDPlus"]["threshold_chosen_by"]
+    assert labels_of["FCDPlus"]["checkpoint_pixel_labels"] > 0
+    assert 0 < labels_of["FCDPlus1Pct"]["pixel_labels"] <= one_percent * 32 * 32
+    assert labels_of["FCDPlus1Pct"]["threshold_pixel_labels"] > 0
+
+
+def test_tables_reports_and_pictures_are_there(walk):
+    for name in ("FCD", "FCDPlus", "FCDPlus1Pct"):
+        results = walk / "outputs" / name / "results"
+        assert (results / "report.html").stat().st_size > 10_000
+        assert (results / "metrics.csv").read_text().startswith("scope,name,biome,accuracy")
+        assert json.loads((walk / "outputs" / name / "config.json").read_text())["versions"]["torch"]
+    table = (walk / "outputs/comparison/table.csv").read_text()
+    methods = [line.split(",")[0] for line in table.splitlines()[1:]]
+    assert list(dict.fromkeys(methods)) == ["FCD", "FCD+", "FCD+1Pct"]
+    assert (walk / "outputs/FCD/samples/translations.png").exists()
+    assert (walk / "outputs/FCD/samples/000010.png").exists()
+
+
+def test_nothing_temporary_is_left(walk):
+    assert [path for path in walk.rglob(".*")] == []
+
+
+def test_a_second_walk_finds_everything_done(walk, monkeypatch, capsys):
+    monkeypatch.chdir(walk)
+    tif = next((walk / "outputs/FCD/results/tifs").glob("*_mask.tif"))
+    before = tif.stat().st_mtime_ns
+    for module, arguments in [
+        (prepare_landsat8_biome, ["--data_path", "scenes", "--output_dir", "p", "--patch_size", "32"]),
+        (main, ["--mode", "train", *DATA, *GAN, "--experiment_name", "FCD"]),
+        (main, ["--mode", "generate_masks", *DATA, "--batch_size", "8", "--experiment_name", "FCD"]),
+    ]:
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *arguments])
+        assert module.main() == 0
+    assert "48 scenes are cut already" in capsys.readouterr().out
+    assert tif.stat().st_mtime_ns == before
+
+
+def test_otsu_takes_no_pixel_label(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    arguments = ["--mode", "test", *DATA, "--experiment_name", "FCD", "--threshold", "otsu"]
+    before = (walk / "outputs/FCD/results/threshold.json").read_bytes()
+    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
+    assert main.main() == 0
+    record = json.loads((walk / "outputs/FCD/results/threshold.json").read_text())
+    assert record["pixel_labels"] == 0
+    metrics = json.loads((walk / "outputs/FCD/results/metrics.json").read_text())
+    assert metrics["supervision"]["threshold_pixel_labels"] == 0
+    (walk / "outputs/FCD/results/threshold.json").write_bytes(before)
