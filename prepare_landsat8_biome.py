@@ -183,7 +183,7 @@ def cut_scenes(
 def parallel(
     jobs: dict[str, Callable[[], Any]], workers: int, title: str
 ) -> Iterator[tuple[str, Any]]:
-    """Run `jobs` in `workers` processes; yield name and result, or the `SceneError`, as they end."""
+    """Run `jobs` in `workers` processes; yield name and result or `SceneError` as they end."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         names = {pool.submit(job): name for name, job in jobs.items()}
         try:

@@ -83,6 +83,6 @@ def target_from_patch(mask: torch.Tensor) -> torch.Tensor:
 
 
 def cloud_share(mask: np.ndarray) -> float:
-    """Share of cloud among the valid pixels of a patch-coded mask, in [0, 1]; 0 if none is valid."""
+    """Share of cloud among the valid pixels of a patch-coded mask; 0 if none is valid."""
     valid = np.count_nonzero(mask)
     return float(np.count_nonzero(mask == CLOUD) / valid) if valid else 0.0

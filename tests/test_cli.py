@@ -39,7 +39,9 @@ def make_patches(root, size=32, classes=("clear", "cloudy"), splits=("train", "v
             folder = root / split / name / "S_00000_00000"
             folder.mkdir(parents=True)
             values = np.random.default_rng(0).integers(1, 60_000, (size, size, 10))
-            tifffile.imwrite(folder / "image.tif", values.astype(np.uint16), photometric="minisblack")
+            tifffile.imwrite(
+                folder / "image.tif", values.astype(np.uint16), photometric="minisblack"
+            )
             mask = np.full((size, size), 1 + (name == "cloudy"), np.uint8)
             tifffile.imwrite(folder / "mask.tif", mask, photometric="minisblack")
 
@@ -108,9 +110,7 @@ def test_an_empty_class_folder(call, tmp_path):
 
 def test_a_missing_generated_mask(call, tmp_path):
     make_patches(tmp_path / "p")
-    code, err = call(
-        supervised_main, "--image_dir", "p", "--train_mask_file", "generated_mask.tif"
-    )
+    code, err = call(supervised_main, "--image_dir", "p", "--train_mask_file", "generated_mask.tif")
     assert code == 2
     assert "S_00000_00000 has no generated_mask.tif (2 of 2 patches" in err
 
@@ -190,7 +190,8 @@ def test_a_scene_the_split_does_not_know(call, tmp_path):
     write_scene(tmp_path / "scenes" / "Water" / "S1", "S1", *draw(40, 40, 0))
     (tmp_path / "mine.csv").write_text("scene,split\nS9,train\n")
     code, err = call(
-        prepare_landsat8_biome, "--data_path", "scenes", "--output_dir", "p", "--split_file", "mine.csv"
+        prepare_landsat8_biome, "--data_path", "scenes", "--output_dir", "p",
+        "--split_file", "mine.csv",
     )  # fmt: skip
     assert code == 2
     assert "mine.csv does not say where scene S1 belongs" in err
@@ -217,7 +218,9 @@ def test_help_documents_every_flag(module):
 def readme_commands():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     joined = re.sub(r"\\\n\s*", "", text)
-    return re.findall(r"^python (main|supervised_main|prepare_landsat8_biome)\.py (.+)$", joined, re.M)
+    return re.findall(
+        r"^python (main|supervised_main|prepare_landsat8_biome)\.py (.+)$", joined, re.M
+    )
 
 
 @pytest.mark.parametrize(("script", "arguments"), readme_commands())

@@ -55,7 +55,7 @@ def test_batches_depend_on_seed_and_step_alone(image_dir):
     whole = list(StepBatches(labels, 6, 0, 0, 9, balance=False))
     assert list(StepBatches(labels, 6, 0, 4, 9, balance=False)) == whole[4:]
     for epoch in range(3):
-        seen = sum(whole[3 * epoch : 3 * epoch + 3], [])
+        seen = [i for batch in whole[3 * epoch : 3 * epoch + 3] for i in batch]
         assert sorted(seen) == list(range(16))
     assert whole[:3] != whole[3:6]
     assert list(StepBatches(labels, 6, 1, 0, 9, balance=False)) != whole
@@ -63,7 +63,8 @@ def test_batches_depend_on_seed_and_step_alone(image_dir):
 
 def test_balance_draws_both_classes_equally_often():
     labels = torch.tensor([0.0] * 90 + [1.0] * 10)
-    drawn = sum(StepBatches(labels, 50, 0, 0, 100, balance=True), [])
+    batches = StepBatches(labels, 50, 0, 0, 100, balance=True)
+    drawn = [index for batch in batches for index in batch]
     assert 0.45 < labels[drawn].mean() < 0.55
 
 

@@ -49,7 +49,9 @@ def test_discriminator_loss_and_its_gradient(networks, batch):
 
     assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
     assert parts["D/loss_gp"].item() == pytest.approx(penalty.item(), rel=1e-9)
-    assert all(torch.allclose(a, b, rtol=1e-7, atol=1e-12) for a, b in zip(ours, plain, strict=True))
+    assert all(
+        torch.allclose(a, b, rtol=1e-7, atol=1e-12) for a, b in zip(ours, plain, strict=True)
+    )
 
 
 def test_gradient_penalty_of_a_linear_function():
@@ -77,7 +79,9 @@ def test_generator_loss_and_its_gradient(networks, batch, same_domain):
 
     assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
     assert ("G/loss_id" in parts) is same_domain
-    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-12) for a, b in zip(ours, plain, strict=True))
+    assert all(
+        torch.allclose(a, b, rtol=1e-6, atol=1e-12) for a, b in zip(ours, plain, strict=True)
+    )
 
 
 def test_segmentation_loss_leaves_invalid_pixels_out():
@@ -98,6 +102,8 @@ def test_segmentation_loss_leaves_invalid_pixels_out():
 
 
 def test_learning_rate_falls_linearly_to_zero_at_the_end():
-    factors = [learning_rate_factor(step, 200_000, 100_000) for step in (1, 100_001, 150_001, 200_000)]
+    factors = [
+        learning_rate_factor(step, 200_000, 100_000) for step in (1, 100_001, 150_001, 200_000)
+    ]
     assert factors == pytest.approx([1, 1, 0.5, 1e-5])
     assert learning_rate_factor(7, 10, 0) == 1

@@ -86,7 +86,9 @@ def test_patches_are_the_pixels_of_the_scene(scene, tmp_path):
             image = tifffile.imread(out / "train" / folder / name / "image.tif")
             assert image.dtype == np.uint16
             assert (image == dn.transpose(1, 2, 0)[window]).all()
-            assert (tifffile.imread(out / "train" / folder / name / "mask.tif") == mask[window]).all()
+            assert (
+                tifffile.imread(out / "train" / folder / name / "mask.tif") == mask[window]
+            ).all()
             assert (folder == "cloudy") == (mask[window] == 2).any()
     # 3 × 4 whole cells; the remainder at right and bottom is dropped.
     assert seen == {(r, c) for r in (0, 16, 32) for c in (0, 16, 32, 48)}
@@ -104,7 +106,9 @@ def test_all_invalid_patches_are_skipped_and_test_scenes_stay_whole(tmp_path):
     assert len(record["clear"]) + len(record["cloudy"]) == 3
     record = patches.cut_scene(scene, tmp_path / "q", "test", Cutting(16, 16))
     assert record["clear"] == record["cloudy"] == []
-    assert not (tmp_path / "q" / "test").exists() or not any((tmp_path / "q" / "test").rglob("*.tif"))
+    assert not (tmp_path / "q" / "test").exists() or not any(
+        (tmp_path / "q" / "test").rglob("*.tif")
+    )
 
 
 def test_a_pixel_that_is_fill_in_one_band_is_invalid(tmp_path):
@@ -146,7 +150,10 @@ def test_generated_masks_land_on_their_patches(scene, tmp_path):
             row, column = patches.patch_position(name)
             window = np.s_[row : row + 16, column : column + 16]
             mask = tifffile.imread(out / "train" / folder / name / "generated_mask.tif")
-            expected = {"clear": np.ones((16, 16)), "cloudy": np.where(generated[window] == 255, 2, 1)}
+            expected = {
+                "clear": np.ones((16, 16)),
+                "cloudy": np.where(generated[window] == 255, 2, 1),
+            }
             assert (mask == np.where(valid[window], expected[folder], 0)).all()
             total += valid[window].sum()
     assert counts.sum() == total

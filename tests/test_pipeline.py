@@ -43,8 +43,10 @@ def walk(tmp_path_factory):
     call(prepare_landsat8_biome, "--data_path", "scenes", "--output_dir", "p",
          "--generated_masks", "outputs/FCD/results/tifs")  # fmt: skip
     call(supervised_main, "--mode", "train", *DATA, *UNET, "--train_mask_file",
-         "generated_mask.tif", "--classifier_head", "True", "--experiment_name", "FCD+")  # fmt: skip
-    call(supervised_main, "--mode", "train", *DATA, *UNET, "--keep_ratio", "0.01", "--lr", "1e-5",
+         "generated_mask.tif",
+         "--classifier_head", "True", "--experiment_name", "FCD+")  # fmt: skip
+    call(supervised_main, "--mode", "train", *DATA, *UNET, "--keep_ratio", "0.01",
+         "--lr", "1e-5",
          "--freeze_encoder", "True", "--model_weights", "outputs/FCDPlus/models/best.pt",
          "--experiment_name", "FCD+1Pct")  # fmt: skip
     call(main, "--mode", "test", *DATA, "--experiment_name", "FCD")
@@ -152,7 +154,9 @@ def test_tables_reports_and_pictures_are_there(walk):
         results = walk / "outputs" / name / "results"
         assert (results / "report.html").stat().st_size > 10_000
         assert (results / "metrics.csv").read_text().startswith("scope,name,biome,accuracy")
-        assert json.loads((walk / "outputs" / name / "config.json").read_text())["versions"]["torch"]
+        assert json.loads((walk / "outputs" / name / "config.json").read_text())["versions"][
+            "torch"
+        ]
     table = (walk / "outputs/comparison/table.csv").read_text()
     methods = [line.split(",")[0] for line in table.splitlines()[1:]]
     assert list(dict.fromkeys(methods)) == ["FCD", "FCD+", "FCD+1Pct"]
@@ -161,7 +165,7 @@ def test_tables_reports_and_pictures_are_there(walk):
 
 
 def test_nothing_temporary_is_left(walk):
-    assert [path for path in walk.rglob(".*")] == []
+    assert list(walk.rglob(".*")) == []
 
 
 def test_a_second_walk_finds_everything_done(walk, monkeypatch, capsys):
@@ -169,9 +173,15 @@ def test_a_second_walk_finds_everything_done(walk, monkeypatch, capsys):
     tif = next((walk / "outputs/FCD/results/tifs").glob("*_mask.tif"))
     before = tif.stat().st_mtime_ns
     for module, arguments in [
-        (prepare_landsat8_biome, ["--data_path", "scenes", "--output_dir", "p", "--patch_size", "32"]),
+        (
+            prepare_landsat8_biome,
+            ["--data_path", "scenes", "--output_dir", "p", "--patch_size", "32"],
+        ),
         (main, ["--mode", "train", *DATA, *GAN, "--experiment_name", "FCD"]),
-        (main, ["--mode", "generate_masks", *DATA, "--batch_size", "8", "--experiment_name", "FCD"]),
+        (
+            main,
+            ["--mode", "generate_masks", *DATA, "--batch_size", "8", "--experiment_name", "FCD"],
+        ),
     ]:
         monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *arguments])
         assert module.main() == 0
