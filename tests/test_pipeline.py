@@ -2,7 +2,11 @@
 
 import csv
 import json
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -20,7 +24,7 @@ from fcd.scenes import find_scenes
 GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
        "--d_repeat_num", "3", "--num_iters", "20", "--num_iters_decay", "10", "--n_critic", "2",
        "--sample_step", "10", "--model_save_step", "10"]  # fmt: skip
-UNET = ["--encoder", "resnet18", "--n_epochs", "1"]
+UNET = ["--encoder", "resnet18", "--n_epochs", "1", "--log_step", "1"]
 DATA = ["--image_dir", "p", "--orig_image_dir", "scenes", "--num_workers", "0", "--device", "cpu"]
 
 
@@ -200,3 +204,35 @@ def test_otsu_takes_no_pixel_label(walk, monkeypatch):
     metrics = json.loads((walk / "outputs/FCD/results/metrics.json").read_text())
     assert metrics["supervision"]["threshold_pixel_labels"] == 0
     (walk / "outputs/FCD/results/threshold.json").write_bytes(before)
+
+
+def test_tensorboard_serves_the_curves_and_pictures(walk):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", "runs", "--port", str(port)]
+    server = subprocess.Popen(
+        command, cwd=walk, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        scalars = ask(f"http://127.0.0.1:{port}/data/plugin/scalars/tags", wait_for="FCDPlus1Pct")
+        images = ask(f"http://127.0.0.1:{port}/data/plugin/images/tags", wait_for="FCD")
+    finally:
+        server.terminate()
+        server.wait(20)
+    assert {"D/loss_gp", "G/loss_rec_id", "val/f1"} <= set(scalars["FCD"])
+    assert {"train/loss_mask", "train/loss_label", "val/f1"} <= set(scalars["FCDPlus"])
+    assert "translations" in images["FCD"]
+
+
+def ask(address, wait_for):
+    for _ in range(120):
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                tags = json.load(answer)
+            if wait_for in tags:
+                return tags
+        except OSError:
+            pass
+        time.sleep(0.5)
+    raise AssertionError(f"{address} does not serve {wait_for}")
