@@ -32,15 +32,15 @@ step() {
 }
 
 data=(--image_dir patches --orig_image_dir scenes --num_workers 0 --seed "$seed")
-gan=(--image_size 64 --g_conv_dim 16 --g_repeat_num 3 --d_conv_dim 16 --d_repeat_num 5
-    --n_critic 2 --g_lr 2e-4 --d_lr 2e-4 --num_iters 1000 --num_iters_decay 500
-    --sample_step 100 --model_save_step 100 --normalize stretch --balance True)
+gan=(--image_size 32 --g_conv_dim 16 --g_repeat_num 3 --d_conv_dim 32 --d_repeat_num 4
+    --n_critic 2 --g_lr 3e-4 --d_lr 3e-4 --num_iters 3000 --num_iters_decay 1000
+    --sample_step 200 --model_save_step 200 --normalize stretch --balance True)
 unet=(--encoder resnet18 --normalize stretch --batch_size 32)
 
 step "1/9 draw 48 synthetic scenes of 8 biomes" \
     -m fcd.synthetic --output_dir scenes
-step "2/9 cut them into 64×64 patches with image-level labels" \
-    "$root/prepare_landsat8_biome.py" --data_path scenes --output_dir patches --patch_size 64
+step "2/9 cut them into 32×32 patches with image-level labels" \
+    "$root/prepare_landsat8_biome.py" --data_path scenes --output_dir patches --patch_size 32
 step "3/9 train the Fixed-Point GAN on the image-level labels" \
     "$root/main.py" --mode train "${data[@]}" "${gan[@]}" --experiment_name FCD
 step "4/9 generate masks of the training scenes" \
@@ -49,7 +49,7 @@ step "5/9 cut the generated masks onto the patches" \
     "$root/prepare_landsat8_biome.py" --data_path scenes --output_dir patches \
     --generated_masks outputs/FCD/results/tifs
 step "6/9 train FCD+ on the generated masks" \
-    "$root/supervised_main.py" --mode train "${data[@]}" "${unet[@]}" --n_epochs 6 --lr 5e-4 \
+    "$root/supervised_main.py" --mode train "${data[@]}" "${unet[@]}" --n_epochs 4 --lr 5e-4 \
     --train_mask_file generated_mask.tif --classifier_head True --experiment_name FCD+
 step "7/9 fine-tune it on the pixel labels of 1 % of the patches" \
     "$root/supervised_main.py" --mode train "${data[@]}" "${unet[@]}" --n_epochs 10 --lr 1e-4 \
