@@ -5,9 +5,10 @@ import argparse
 from data_loader import PatchDataset, training_normalization, validation_set
 from fcd import options, patches
 from fcd.errors import UserError
+from fcd.losses import LossWeights
 from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
 from fcd.scenes import find_scenes
-from solver import FCDSolver, GANSize, GANTraining, LossWeights, Run
+from solver import FCDSolver, GANSize, GANTraining, Run
 
 SIZE, TRAINING = GANSize(), GANTraining()  # the paper's defaults
 
@@ -211,7 +212,7 @@ def test(flags: argparse.Namespace, used: Run) -> int:
         threshold["threshold"],
         flags.method or flags.experiment_name,
         supervision,
-        vars(flags),
+        options.run_config(used.folder, vars(flags)),
     )
     print(f"report: {report}")
     return 0

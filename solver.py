@@ -1,9 +1,10 @@
 """Training, thresholds, mask generation and evaluation."""
 
+import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ from fcd import checkpoints, figures, labels, metrics, patches
 from fcd.errors import UserError
 from fcd.files import read_json, write_json
 from fcd.interruption import Interruption, Stopped
+from fcd.losses import (
+    LossWeights,
+    Parts,
+    detached,
+    difference_map,
+    discriminator_loss,
+    generator_loss,
+    learning_rate_factor,
+    segmentation_loss,
+)
 from fcd.options import RunFolder
 from fcd.report import Evaluation, SceneEvaluation, Supervision
 from fcd.scenes import RGB_BANDS, Scene, raster_writer
@@ -31,140 +42,6 @@ from fcd.transforms import Normalization, random_horizontal_flip
 from model import Discriminator, Generator, build_unet
 
 THRESHOLD_SEED = 42
-MASK_COLORMAP = {
-    labels.TIF_NODATA: (0, 0, 0, 0),
-    labels.TIF_CLEAR: (51, 120, 60, 255),
-    labels.TIF_CLOUD: (255, 255, 255, 255),
-}
-
-Parts = dict[str, Tensor]
-
-
-# --- losses --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the terms of the GAN losses."""
-
-    cls: float = 1.0
-    rec: float = 10.0
-    gp: float = 10.0
-    id: float = 10.0
-
-
-def gradient_penalty(discriminator: nn.Module, x_hat: Tensor) -> Tensor:
-    """E[(‖∇D(x̂)‖₂ - 1)²] over the samples of `x_hat` (Gulrajani et al. 2017, eq. 3)."""
-    x_hat = x_hat.detach().requires_grad_()
-    source, _ = discriminator(x_hat)
-    (gradient,) = torch.autograd.grad(source.sum(), x_hat, create_graph=True)
-    return ((gradient.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
-
-
-def discriminator_loss(
-    discriminator: nn.Module,
-    x_real: Tensor,
-    x_fake: Tensor,
-    c_org: Tensor,
-    alpha: Tensor,
-    weights: LossWeights,
-) -> tuple[Tensor, Parts]:
-    """-E[D(x)] + E[D(G(x, c'))] + λ_cls BCE(D_cls(x), c) + λ_gp GP.
-
-    x_real, x_fake (N, C, S, S); c_org (N, 1); alpha (N, 1, 1, 1) in [0, 1], the share of the
-    real patch in the interpolate. Returns the loss and its unweighted parts.
-    """
-    source, domain = discriminator(torch.cat([x_real, x_fake]))
-    real, fake = source.chunk(2)
-    parts = {
-        "D/loss_real": -real.mean(),
-        "D/loss_fake": fake.mean(),
-        "D/loss_cls": F.binary_cross_entropy_with_logits(domain[: len(x_real)], c_org),
-        "D/loss_gp": gradient_penalty(discriminator, alpha * x_real + (1 - alpha) * x_fake),
-    }
-    loss = (
-        parts["D/loss_real"]
-        + parts["D/loss_fake"]
-        + weights.cls * parts["D/loss_cls"]
-        + weights.gp * parts["D/loss_gp"]
-    )
-    return loss, parts
-
-
-def generator_loss(
-    generator: nn.Module,
-    discriminator: nn.Module,
-    x_real: Tensor,
-    c_org: Tensor,
-    c_trg: Tensor,
-    weights: LossWeights,
-    same_domain: bool = True,
-) -> tuple[Tensor, Parts]:
-    """Loss of the generator: the cross-domain half, and with `same_domain` the other half.
-
-    Cross-domain: -E[D(G(x,c'))] + λ_cls BCE(D_cls(G(x,c')), c') + λ_rec E|x - G(G(x,c'),c)|.
-    Same-domain (makes the translation fixed-point; without it this is StarGAN): the same with
-    c' = c, + λ_id E|x - G(x,c)|. Both halves go through the networks in one batch, which
-    changes nothing: no layer mixes samples. Returns the loss and its unweighted parts.
-    """
-    halves = [("", c_trg), ("_id", c_org)] if same_domain else [("", c_trg)]
-    n = len(halves)
-    targets = torch.cat([target for _, target in halves])
-    translated = generator(x_real.repeat(n, 1, 1, 1), targets)
-    source, domain = discriminator(translated)
-    restored = generator(translated, c_org.repeat(n, 1))
-
-    parts: Parts = {}
-    loss = x_real.new_zeros(())
-    columns = (source.chunk(n), domain.chunk(n), restored.chunk(n))
-    for (half, target), s, d, back in zip(halves, *columns, strict=True):
-        parts[f"G/loss_fake{half}"] = -s.mean()
-        parts[f"G/loss_cls{half}"] = F.binary_cross_entropy_with_logits(d, target)
-        parts[f"G/loss_rec{half}"] = (x_real - back).abs().mean()
-        loss = (
-            loss
-            + parts[f"G/loss_fake{half}"]
-            + weights.cls * parts[f"G/loss_cls{half}"]
-            + weights.rec * parts[f"G/loss_rec{half}"]
-        )
-    if same_domain:
-        parts["G/loss_id"] = (x_real - translated[len(x_real) :]).abs().mean()
-        loss = loss + weights.id * parts["G/loss_id"]
-    return loss, parts
-
-
-def segmentation_loss(
-    logits: Tensor, mask: Tensor, image_logit: Tensor | None, label: Tensor
-) -> tuple[Tensor, Parts]:
-    """Cross-entropy over the valid pixels, + BCE on the image label with a classifier head.
-
-    logits (N, 2, H, W), mask (N, H, W) patch codes, image_logit (N, 1) or None, label (N, 1).
-    A batch without a valid pixel has cross-entropy 0.
-    """
-    target = labels.target_from_patch(mask)
-    pixels = (target != labels.IGNORE_INDEX).sum().clamp(min=1)
-    total = F.cross_entropy(logits, target, ignore_index=labels.IGNORE_INDEX, reduction="sum")
-    parts = {"train/loss_mask": total / pixels}
-    if image_logit is not None:
-        parts["train/loss_label"] = F.binary_cross_entropy_with_logits(image_logit, label)
-    return sum(parts.values()), parts
-
-
-def detached(parts: Parts) -> Parts:
-    """Loss parts without their graph, to be logged later."""
-    return {name: value.detach() for name, value in parts.items()}
-
-
-def difference_map(generator: nn.Module, x: Tensor) -> Tensor:
-    """Mean over the bands of |G(x, clear) - x| / 2: (N, C, H, W) -> (N, H, W) in [0, 1]."""
-    clear = x.new_full((len(x), 1), float(labels.LABEL_CLEAR))
-    return (generator(x, clear) - x).abs().mean(dim=1) / 2
-
-
-def learning_rate_factor(step: int, num_iters: int, num_iters_decay: int) -> float:
-    """1, then falling linearly over the last `num_iters_decay` steps; step counts from 1."""
-    return min(1.0, (num_iters - step + 1) / num_iters_decay) if num_iters_decay else 1.0
-
 
 # --- what the solvers share ------------------------------------------------------------------
 
@@ -292,6 +169,35 @@ class Solver:
         ):
             yield bar, log, interruption
 
+    def log_parts(
+        self, log: SummaryWriter, bar: tqdm, parts: Parts, lr: float, shown: tuple[str, ...]
+    ) -> None:
+        """Log the loss parts and the learning rate; put the parts `shown` beside the bar."""
+        self.check_finite(parts)
+        for name, value in parts.items():
+            log.add_scalar(name, value.item(), self.step)
+        log.add_scalar("lr", lr, self.step)
+        known = {name: f"{parts[name].item():.3f}" for name in shown if name in parts}
+        bar.set_postfix(known, refresh=False)
+
+    def keep_best(self, log: SummaryWriter, cells: np.ndarray) -> None:
+        """Log the scores of the validation confusion `cells`, save latest, and best if it is."""
+        scores = metrics.scores(cells)
+        f1 = scores["macro"]["f1"]
+        for name, value in [
+            ("accuracy", scores["accuracy"]),
+            ("f1", f1),
+            ("iou", scores["macro"]["iou"]),
+        ]:
+            log.add_scalar(f"val/{name}", value, self.step)
+        is_best = f1 > self.best
+        self.best = max(f1, self.best)
+        tqdm.write(
+            f"step {self.step}: validation accuracy {scores['accuracy']:.3f}, "
+            f"macro F1 {f1:.3f} (best {self.best:.3f})"
+        )
+        self.save("latest", *["best"] * is_best)
+
     def stop_if_asked(self, interruption: Interruption) -> None:
         """Save and raise `Stopped` if Ctrl-C or SIGTERM came."""
         if interruption.signum is not None:
@@ -301,6 +207,14 @@ class Solver:
                 f"stopped after step {self.step}, saved {self.run.folder.models / 'latest.pt'}; "
                 "run the same command again to go on",
             )
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits that tell these weights and this normalisation from others."""
+        digest = hashlib.sha256(repr(self.normalization).encode())
+        for network in self.networks().values():
+            for value in network.state_dict().values():
+                digest.update(value.cpu().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     # Scores of patches and scenes:
 
@@ -399,7 +313,7 @@ class GANTraining:
     beta1: float = 0.5
     beta2: float = 0.999
     n_critic: int = 5
-    weights: LossWeights = LossWeights()
+    weights: LossWeights = field(default_factory=LossWeights)
     same_domain: bool = True
     balance: bool = False
     sample_step: int = 1000
@@ -512,7 +426,8 @@ class FCDSolver(Solver):
 
                 bar.update()
                 if self.step % self.run.log_step == 0:
-                    self._log(log, bar, parts)
+                    lr = self.g_optimizer.param_groups[0]["lr"]
+                    self.log_parts(log, bar, parts, lr, ("D/loss_cls", "G/loss_cls", "G/loss_id"))
                 if self.step % settings.sample_step == 0 and shown:
                     self._show(log, shown)
                 if self.step % settings.model_save_step == 0 or self.step == settings.num_iters:
@@ -525,18 +440,6 @@ class FCDSolver(Solver):
         self.g_optimizer.param_groups[0]["lr"] = settings.g_lr * factor
         self.d_optimizer.param_groups[0]["lr"] = settings.d_lr * factor
 
-    def _log(self, log: SummaryWriter, bar: tqdm, parts: Parts) -> None:
-        self.check_finite(parts)
-        for name, value in parts.items():
-            log.add_scalar(name, value.item(), self.step)
-        log.add_scalar("lr", self.g_optimizer.param_groups[0]["lr"], self.step)
-        shown = {
-            name: f"{parts[name].item():.3f}"
-            for name in ("D/loss_cls", "G/loss_id", "G/loss_cls")
-            if name in parts
-        }
-        bar.set_postfix(shown, refresh=False)
-
     def _validate_and_save(
         self, log: SummaryWriter, val_set: PatchDataset | None, batch_size: int
     ) -> None:
@@ -544,24 +447,12 @@ class FCDSolver(Solver):
             self.save("latest", "best")
             return
         counts = self.patch_histogram(val_set, batch_size)
-        threshold, f1 = metrics.best_threshold(counts)
-        cells = metrics.confusion_by_threshold(counts)[round(threshold * metrics.BINS)]
-        scores = metrics.scores(cells)
-        log.add_scalar("val/accuracy", scores["accuracy"], self.step)
-        log.add_scalar("val/f1", scores["macro"]["f1"], self.step)
-        log.add_scalar("val/iou", scores["macro"]["iou"], self.step)
+        threshold, _ = metrics.best_threshold(counts)
         log.add_scalar("val/threshold", threshold, self.step)
         self.checkpoint_chosen_by = "best macro F1 on the validation masks"
         self.validation_pixels = int(counts.sum())
-        names = ["latest"]
-        if f1 > self.best:
-            self.best = f1
-            names.append("best")
-        tqdm.write(
-            f"step {self.step}: validation accuracy {scores['accuracy']:.3f}, "
-            f"macro F1 {f1:.3f} (best {self.best:.3f})"
-        )
-        self.save(*names)
+        cells = metrics.confusion_by_threshold(counts)
+        self.keep_best(log, cells[round(threshold * metrics.BINS)])
 
     # Pictures:
 
@@ -619,7 +510,7 @@ class FCDSolver(Solver):
         checkpoint and choice stay the same.
         """
         path = self.run.folder.results / "threshold.json"
-        asked = {"choice": choice, "step": self.step, "sample": sample}
+        asked = {"choice": choice, "weights": self.fingerprint(), "sample": sample}
         if path.exists():
             known = read_json(path)
             if all(known.get(name) == value for name, value in asked.items()):
@@ -655,7 +546,7 @@ class FCDSolver(Solver):
         folder = self.run.folder.results / "tifs"
         tags = {
             "FCD_EXPERIMENT": self.run.folder.experiment,
-            "FCD_STEP": str(self.step),
+            "FCD_WEIGHTS": self.fingerprint(),
             "FCD_THRESHOLD": repr(threshold),
             "FCD_TILES": str(asdict(tiles)),
         }
@@ -671,7 +562,7 @@ class FCDSolver(Solver):
                         grid,
                         dtype="uint8",
                         nodata=labels.TIF_NODATA,
-                        colormap=MASK_COLORMAP,
+                        colormap=figures.TIF_COLOURS,
                         tags=tags,
                     )
                 )
@@ -853,7 +744,8 @@ class SupervisedSolver(Solver):
 
                 bar.update()
                 if self.step % self.run.log_step == 0:
-                    self._log(log, bar, detached(parts))
+                    lr = self.optimizer.param_groups[0]["lr"]
+                    self.log_parts(log, bar, detached(parts), lr, tuple(parts))
                 if self.step % per_epoch == 0:
                     self.check_finite(parts)
                     self._validate_and_save(log, settings, val_set)
@@ -877,13 +769,6 @@ class SupervisedSolver(Solver):
         logits, image_logit = self.forward(x)
         return segmentation_loss(logits, mask, image_logit, label)
 
-    def _log(self, log: SummaryWriter, bar: tqdm, parts: Parts) -> None:
-        self.check_finite(parts)
-        for name, value in parts.items():
-            log.add_scalar(name, value.item(), self.step)
-        log.add_scalar("lr", self.optimizer.param_groups[0]["lr"], self.step)
-        bar.set_postfix(loss=f"{sum(parts.values()).item():.3f}", refresh=False)
-
     def _validate_and_save(
         self, log: SummaryWriter, settings: SupervisedTraining, val_set: PatchDataset | None
     ) -> None:
@@ -891,36 +776,18 @@ class SupervisedSolver(Solver):
             self.save("latest", "best")
             return
         self.network.eval()
-        pixels = settings.target == "mask"
-        cells = (
-            self.pixel_confusion(val_set, settings.batch_size)
-            if pixels
-            else (self.label_confusion(val_set, settings.batch_size))
-        )
-        scores = metrics.scores(cells)
-        f1 = scores["macro"]["f1"]
-        for name, value in (
-            ("accuracy", scores["accuracy"]),
-            ("f1", f1),
-            ("iou", scores["macro"]["iou"]),
-        ):
-            log.add_scalar(f"val/{name}", value, self.step)
-        what = "masks" if pixels else "image labels"
+        if settings.target == "mask":
+            cells, what = self.pixel_confusion(val_set, settings.batch_size), "masks"
+        else:
+            cells, what = self.label_confusion(val_set, settings.batch_size), "image labels"
         self.supervision = replace(
             self.supervision,
             checkpoint_chosen_by=f"best macro F1 on the validation {what}",
-            checkpoint_pixel_labels=int(cells.sum()) if pixels else 0,
+            checkpoint_pixel_labels=int(cells.sum()) if settings.target == "mask" else 0,
         )
-        self.scheduler.step(f1)
-        names = ["latest"]
-        if f1 > self.best:
-            self.best = f1
-            names.append("best")
-        tqdm.write(
-            f"step {self.step}: validation accuracy {scores['accuracy']:.3f}, "
-            f"macro F1 {f1:.3f} (best {self.best:.3f})"
-        )
-        self.save(*names)
+        # The schedule must be in the checkpoint that `keep_best` writes.
+        self.scheduler.step(metrics.scores(cells)["macro"]["f1"])
+        self.keep_best(log, cells)
 
     def pixel_confusion(self, dataset: PatchDataset, batch_size: int) -> np.ndarray:
         """Confusion (2, 2) of the pixels of all patches, at the threshold 0.5."""

@@ -180,7 +180,12 @@ def test(flags: argparse.Namespace, used: Run) -> int:
     tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size)
     scenes = patches.scenes_of_split(find_scenes(flags.orig_image_dir), flags.image_dir, "test")
     report = solver.evaluate(
-        scenes, tiles, 0.5, flags.method or flags.experiment_name, solver.supervision, vars(flags)
+        scenes,
+        tiles,
+        0.5,
+        flags.method or flags.experiment_name,
+        solver.supervision,
+        options.run_config(used.folder, vars(flags)),
     )
     print(f"report: {report}")
     return 0

@@ -17,6 +17,11 @@ MASK_COLOURS: dict[str, Colour] = {
     "cloud": (246, 246, 246),
     "no data": NODATA_COLOUR,
 }
+TIF_COLOURS = {
+    labels.TIF_NODATA: (0, 0, 0, 0),  # transparent
+    labels.TIF_CLEAR: (*MASK_COLOURS["clear"], 255),
+    labels.TIF_CLOUD: (*MASK_COLOURS["cloud"], 255),
+}
 # Vermilion and blue of Okabe and Ito's palette, which colour-blind readers can tell apart.
 ERROR_COLOURS: dict[str, Colour] = {
     "cloud, found": (255, 255, 255),

@@ -294,6 +294,15 @@ def start_run(folder: RunFolder, flags: dict[str, Any], used_device: torch.devic
     write_json(path, describe(flags, used_device))
 
 
+def run_config(folder: RunFolder, flags: dict[str, Any]) -> dict[str, Any]:
+    """What a report says of a run: its config.json, and the flags it was tested with."""
+    return {
+        "experiment_name": folder.experiment,
+        "trained": read_json(folder.root / "config.json"),
+        "tested": _plain(flags),
+    }
+
+
 def finish_training(train: Callable[[], None], folder: RunFolder) -> int:
     """Call `train` and say how it ended; return the exit code."""
     try:

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from model import Discriminator, Generator
-from solver import (
+from fcd.losses import (
     LossWeights,
     discriminator_loss,
     generator_loss,
@@ -13,6 +12,7 @@ from solver import (
     learning_rate_factor,
     segmentation_loss,
 )
+from model import Discriminator, Generator
 
 WEIGHTS = LossWeights(cls=1.5, rec=7.0, gp=9.0, id=3.0)
 

@@ -4,8 +4,8 @@ from torch import nn
 
 from fcd.checkpoints import load_weights
 from fcd.errors import UserError
+from fcd.losses import difference_map
 from model import Discriminator, Generator, build_unet
-from solver import difference_map
 
 
 def small_generator():

@@ -16,7 +16,9 @@ from tests.conftest import REAL
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.ci,
-    pytest.mark.skipif(not REAL.is_dir(), reason="the real Landsat crop is not beside this checkout"),
+    pytest.mark.skipif(
+        not REAL.is_dir(), reason="the real Landsat crop is not beside this checkout"
+    ),
 ]
 GAN = ["--image_size", "32", "--g_conv_dim", "8", "--g_repeat_num", "2", "--d_conv_dim", "8",
        "--d_repeat_num", "4", "--n_critic", "2", "--num_iters", "40", "--num_iters_decay", "20",
@@ -45,9 +47,7 @@ def test_the_real_crop_goes_all_the_way(tmp_path, monkeypatch, capsys, normalize
     call(main, "--mode", "train", *data, *GAN, "--normalize", normalize, "--balance", "True")
     assert "no val split" in capsys.readouterr().out
     call(main, "--mode", "generate_masks", *data, "--tile_size", "128", "--threshold", "otsu")
-    with rasterio.open(
-        "outputs/FCD/results/tifs/Forest_LC80200392015216LGN00_mask.tif"
-    ) as dataset:
+    with rasterio.open("outputs/FCD/results/tifs/Forest_LC80200392015216LGN00_mask.tif") as dataset:
         assert dataset.crs.to_epsg() == 32616
         assert dataset.shape == (603, 627)
         assert set(np.unique(dataset.read(1))) == {128, 255}

@@ -13,13 +13,13 @@ from data_loader import PatchDataset
 from fcd import checkpoints
 from fcd.errors import UserError
 from fcd.interruption import Stopped
+from fcd.losses import LossWeights
 from fcd.options import RunFolder
 from fcd.transforms import Normalization
 from solver import (
     FCDSolver,
     GANSize,
     GANTraining,
-    LossWeights,
     Run,
     SupervisedSolver,
     SupervisedTraining,

@@ -1,0 +1,164 @@
+"""The quality (QA) band of a scene as a cloud mask: the rule-based baseline.
+
+Each generation of Landsat products packs the band differently (`BITS`, bit 0 is the lowest):
+
+- pre-collection BQA, the generation of L8 Biome: the Level-1 assessment of its day, not CFMask.
+  https://landsat.usgs.gov/L8QualityAssessmentBand.php
+- Collection 1 BQA: CFMask. https://www.usgs.gov/core-science-systems/nli/landsat/
+  landsat-collection-1-level-1-quality-assessment-band
+- Collection 2 QA_PIXEL: CFMask. https://www.usgs.gov/core-science-systems/nli/landsat/
+  landsat-collection-2-quality-assessment-bands
+
+CFMask: Foga et al. 2017, doi 10.1016/j.rse.2017.03.026.
+"""
+
+import re
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fcd import labels
+from fcd.errors import SceneError, UserError
+from fcd.scenes import Scene
+
+# Values of a two-bit confidence field (no, maybe, yes in the pre-collection band).
+UNDETERMINED, LOW, MEDIUM, HIGH = range(4)
+
+
+class Collection(Enum):
+    """A generation of Landsat products."""
+
+    PRE = "pre-collection"
+    ONE = "Collection 1"
+    TWO = "Collection 2"
+
+
+class Field(NamedTuple):
+    """A field of the QA band: `width` bits from bit `shift` on."""
+
+    shift: int
+    width: int = 1
+
+    def read(self, qa: np.ndarray) -> np.ndarray:
+        """The values of this field in `qa` (h, w) uint16, of the same shape and type."""
+        return (qa >> self.shift) & (2**self.width - 1)
+
+
+BITS = {
+    Collection.PRE: {
+        "fill": Field(0),
+        "dropped frame": Field(1),
+        "terrain occlusion": Field(2),
+        "water confidence": Field(4, 2),
+        "shadow confidence": Field(6, 2),
+        "snow confidence": Field(10, 2),
+        "cirrus confidence": Field(12, 2),
+        "cloud confidence": Field(14, 2),
+    },
+    Collection.ONE: {
+        "fill": Field(0),
+        "terrain occlusion": Field(1),
+        "saturation": Field(2, 2),
+        "cloud": Field(4),
+        "cloud confidence": Field(5, 2),
+        "shadow confidence": Field(7, 2),
+        "snow confidence": Field(9, 2),
+        "cirrus confidence": Field(11, 2),
+    },
+    Collection.TWO: {
+        "fill": Field(0),
+        "dilated cloud": Field(1),
+        "cirrus": Field(2),
+        "cloud": Field(3),
+        "shadow": Field(4),
+        "snow": Field(5),
+        "clear": Field(6),
+        "water": Field(7),
+        "cloud confidence": Field(8, 2),
+        "shadow confidence": Field(10, 2),
+        "snow confidence": Field(12, 2),
+        "cirrus confidence": Field(14, 2),
+    },
+}
+
+_BY_NUMBER = {"01": Collection.ONE, "02": Collection.TWO}  # COLLECTION_NUMBER
+# LC08_L1TP_<path, row>_<acquired>_<processed>_<collection>_<tier>; older scenes have no such name.
+_PRODUCT_ID = re.compile(r"L\w\d\d_\w{4}_\d{6}_\d{8}_\d{8}_(?P<number>\d\d)_")
+
+
+def read_mtl(path: Path | str) -> dict[str, str]:
+    """The fields of an MTL file as field -> value, without quotes; groups are flattened.
+
+    Of a field that occurs in several groups the first counts: it describes the product itself,
+    later groups what it was made from. Raises `UserError` if `path` is no whole MTL file.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    fields: dict[str, str] = {}
+    lines = (line.strip() for line in text.splitlines())
+    if not re.fullmatch(r"GROUP = \w+_METADATA_FILE", next(lines, "")):
+        raise UserError(f"{path} is no Landsat metadata: GROUP = …_METADATA_FILE must come first")
+    for line in lines:
+        if line.rstrip("\0") == "END":
+            return fields
+        key, separator, value = line.partition(" = ")
+        if separator and key not in ("GROUP", "END_GROUP"):
+            fields.setdefault(key, value.strip('"'))
+    raise UserError(f"{path} is cut off: its last line is not END; get the scene again")
+
+
+def collection_of(scene: Scene) -> Collection:
+    """The generation of `scene`: from its metadata, else its name, else its QA file's name.
+
+    Products from before the collections name none. Raises `SceneError` if the scene has no QA
+    band or one of another generation than its metadata, `UserError` if the MTL is unreadable.
+    """
+    metadata = read_mtl(scene.files["MTL"]) if "MTL" in scene.files else {}
+    product = _PRODUCT_ID.match(metadata.get("LANDSAT_PRODUCT_ID", scene.name))
+    number = metadata.get("COLLECTION_NUMBER") or (product and product["number"])
+    where = f"scene {scene.name} in {scene.folder}"
+    if number is None:
+        collection = Collection.TWO if "QA_PIXEL" in scene.files else Collection.PRE
+    elif number in _BY_NUMBER:
+        collection = _BY_NUMBER[number]
+    else:
+        raise SceneError(f"{where}: collection {number} is unknown, known are 01 and 02")
+    part = "QA_PIXEL" if collection is Collection.TWO else "BQA"
+    if scene.qa is None:
+        raise SceneError(f"{where}: no quality band {scene.name}_{part}.TIF")
+    if scene.qa != scene.files.get(part):
+        raise SceneError(f"{where}: {scene.qa.name} is not the {part} band of {collection.value}")
+    return collection
+
+
+def method_name(collection: Collection) -> str:
+    """What a mask of this collection's QA band is called in reports."""
+    return "QA band" if collection is Collection.PRE else "CFMask"
+
+
+def mask_from_qa(qa: np.ndarray, collection: Collection) -> np.ndarray:
+    """QA band (h, w) uint16 -> patch codes (h, w) uint8: 0 invalid, 1 clear, 2 cloud.
+
+    Cloud is medium or high confidence of cloud or cirrus in the pre-collection band, and what
+    CFMask calls cloud, or cirrus of high confidence, in the later ones. Not determined is
+    clear: the band does not say cloud. Fill and dropped frames are invalid, and so is the rim
+    that Collection 2 dilates clouds by, as far as it is no cloud itself: it is meant for
+    masking, no statement about the pixel.
+    """
+    value = {name: field.read(qa) for name, field in BITS[collection].items()}
+    invalid = value["fill"] == 1
+    if collection is Collection.PRE:
+        cloud = (value["cloud confidence"] >= MEDIUM) | (value["cirrus confidence"] >= MEDIUM)
+        invalid |= value["dropped frame"] == 1
+    elif collection is Collection.ONE:
+        cloud = (value["cloud"] == 1) | (value["cirrus confidence"] == HIGH)
+    else:
+        cloud = (value["cloud"] == 1) | (value["cirrus"] == 1)
+        invalid |= (value["dilated cloud"] == 1) & ~cloud
+    mask = np.where(cloud, labels.CLOUD, labels.CLEAR).astype(np.uint8)
+    mask[invalid] = labels.INVALID
+    return mask

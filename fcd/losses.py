@@ -1,0 +1,137 @@
+"""The losses of Fixed-Point GAN and of the supervised networks, and the difference map.
+
+Each loss returns (loss, parts): the weighted sum and its unweighted parts, for the log.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fcd import labels
+
+Parts = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms of the GAN losses."""
+
+    cls: float = 1.0
+    rec: float = 10.0
+    gp: float = 10.0
+    id: float = 10.0
+
+
+def gradient_penalty(discriminator: nn.Module, x_hat: Tensor) -> Tensor:
+    """E[(‖∇D(x̂)‖₂ - 1)²] over the samples of `x_hat` (Gulrajani et al. 2017, eq. 3)."""
+    x_hat = x_hat.detach().requires_grad_()
+    source, _ = discriminator(x_hat)
+    (gradient,) = torch.autograd.grad(source.sum(), x_hat, create_graph=True)
+    return ((gradient.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
+
+
+def discriminator_loss(
+    discriminator: nn.Module,
+    x_real: Tensor,
+    x_fake: Tensor,
+    c_org: Tensor,
+    alpha: Tensor,
+    weights: LossWeights,
+) -> tuple[Tensor, Parts]:
+    """-E[D(x)] + E[D(G(x, c'))] + λ_cls BCE(D_cls(x), c) + λ_gp GP.
+
+    x_real, x_fake (N, C, S, S); c_org (N, 1); alpha (N, 1, 1, 1) in [0, 1], the share of the
+    real patch in the interpolate. Returns the loss and its unweighted parts.
+    """
+    source, domain = discriminator(torch.cat([x_real, x_fake]))
+    real, fake = source.chunk(2)
+    parts = {
+        "D/loss_real": -real.mean(),
+        "D/loss_fake": fake.mean(),
+        "D/loss_cls": F.binary_cross_entropy_with_logits(domain[: len(x_real)], c_org),
+        "D/loss_gp": gradient_penalty(discriminator, alpha * x_real + (1 - alpha) * x_fake),
+    }
+    loss = (
+        parts["D/loss_real"]
+        + parts["D/loss_fake"]
+        + weights.cls * parts["D/loss_cls"]
+        + weights.gp * parts["D/loss_gp"]
+    )
+    return loss, parts
+
+
+def generator_loss(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    x_real: Tensor,
+    c_org: Tensor,
+    c_trg: Tensor,
+    weights: LossWeights,
+    same_domain: bool = True,
+) -> tuple[Tensor, Parts]:
+    """Loss of the generator: the cross-domain half, and with `same_domain` the other half.
+
+    Cross-domain: -E[D(G(x,c'))] + λ_cls BCE(D_cls(G(x,c')), c') + λ_rec E|x - G(G(x,c'),c)|.
+    Same-domain (makes the translation fixed-point; without it this is StarGAN): the same with
+    c' = c, + λ_id E|x - G(x,c)|. Both halves go through the networks in one batch, which
+    changes nothing: no layer mixes samples. Returns the loss and its unweighted parts.
+    """
+    halves = [("", c_trg), ("_id", c_org)] if same_domain else [("", c_trg)]
+    n = len(halves)
+    targets = torch.cat([target for _, target in halves])
+    translated = generator(x_real.repeat(n, 1, 1, 1), targets)
+    source, domain = discriminator(translated)
+    restored = generator(translated, c_org.repeat(n, 1))
+
+    parts: Parts = {}
+    loss = x_real.new_zeros(())
+    columns = (source.chunk(n), domain.chunk(n), restored.chunk(n))
+    for (half, target), s, d, back in zip(halves, *columns, strict=True):
+        parts[f"G/loss_fake{half}"] = -s.mean()
+        parts[f"G/loss_cls{half}"] = F.binary_cross_entropy_with_logits(d, target)
+        parts[f"G/loss_rec{half}"] = (x_real - back).abs().mean()
+        loss = (
+            loss
+            + parts[f"G/loss_fake{half}"]
+            + weights.cls * parts[f"G/loss_cls{half}"]
+            + weights.rec * parts[f"G/loss_rec{half}"]
+        )
+    if same_domain:
+        parts["G/loss_id"] = (x_real - translated[len(x_real) :]).abs().mean()
+        loss = loss + weights.id * parts["G/loss_id"]
+    return loss, parts
+
+
+def segmentation_loss(
+    logits: Tensor, mask: Tensor, image_logit: Tensor | None, label: Tensor
+) -> tuple[Tensor, Parts]:
+    """Cross-entropy over the valid pixels, + BCE on the image label with a classifier head.
+
+    logits (N, 2, H, W), mask (N, H, W) patch codes, image_logit (N, 1) or None, label (N, 1).
+    A batch without a valid pixel has cross-entropy 0.
+    """
+    target = labels.target_from_patch(mask)
+    pixels = (target != labels.IGNORE_INDEX).sum().clamp(min=1)
+    total = F.cross_entropy(logits, target, ignore_index=labels.IGNORE_INDEX, reduction="sum")
+    parts = {"train/loss_mask": total / pixels}
+    if image_logit is not None:
+        parts["train/loss_label"] = F.binary_cross_entropy_with_logits(image_logit, label)
+    return sum(parts.values()), parts
+
+
+def detached(parts: Parts) -> Parts:
+    """Loss parts without their graph, to be logged later."""
+    return {name: value.detach() for name, value in parts.items()}
+
+
+def difference_map(generator: nn.Module, x: Tensor) -> Tensor:
+    """Mean over the bands of |G(x, clear) - x| / 2: (N, C, H, W) -> (N, H, W) in [0, 1]."""
+    clear = x.new_full((len(x), 1), float(labels.LABEL_CLEAR))
+    return (generator(x, clear) - x).abs().mean(dim=1) / 2
+
+
+def learning_rate_factor(step: int, num_iters: int, num_iters_decay: int) -> float:
+    """1, then falling linearly over the last `num_iters_decay` steps; step counts from 1."""
+    return min(1.0, (num_iters - step + 1) / num_iters_decay) if num_iters_decay else 1.0
