@@ -1,11 +1,15 @@
-"""The networks: Fixed-Point GAN (generator, PatchGAN discriminator) and the U-Net of FCD+."""
+"""The networks: Fixed-Point GAN, the U-Net of FCD+, and classifiers for class activation maps."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Literal
 
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
+from torchvision.models import ResNet50_Weights, resnet50
 
+from fcd.errors import UserError
 from fcd.transforms import FILL
 
 
@@ -139,3 +143,74 @@ def build_unet(num_channels: int, encoder: str, classifier_head: bool) -> nn.Mod
     return smp.Unet(
         encoder, encoder_weights=None, in_channels=num_channels, classes=2, aux_params=head
     )
+
+
+class PooledClassifier(nn.Module):
+    """Image classifier for class activation maps (`fcd.cam`): features, 1×1 convolution, mean.
+
+    Args:
+        backbone: (N, C, H, W) -> features (N, channels, h, w), not negative.
+        channels: channels of the features.
+    """
+
+    def __init__(self, backbone: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = nn.Conv2d(channels, 2, 1, bias=False)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) in [-1, 1] -> (N, channels, h, w)."""
+        return self.backbone(x)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """(N, channels, h, w) -> logits (N, 2) of clear and cloudy."""
+        return self.classifier(features).mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) in [-1, 1] -> logits (N, 2) of clear and cloudy."""
+        return self.classify(self.features(x))
+
+
+def build_resnet50(
+    num_channels: int, weights: Literal["imagenet"] | None = None
+) -> PooledClassifier:
+    """ResNet-50 of output stride 16 for CAM, Grad-CAM and Grad-CAM++: 2048 channels.
+
+    With `weights` "imagenet" it begins with torchvision's IMAGENET1K_V1, downloaded unless they
+    are in the cache of torch.hub; each band gets the mean of the colours' first-layer kernels
+    times 3 / num_channels, so that the sum over the bands keeps its size. Without, nothing is
+    downloaded. Raises `UserError` if the weights cannot be had.
+    """
+    resnet = resnet50(weights=None, replace_stride_with_dilation=[False, False, True])
+    conv = nn.Conv2d(num_channels, 64, 7, stride=2, padding=3, bias=False)
+    if weights == "imagenet":
+        resnet.load_state_dict(_imagenet_weights())
+        with torch.no_grad():
+            conv.weight.copy_(resnet.conv1.weight.mean(dim=1, keepdim=True) * 3 / num_channels)
+    resnet.conv1 = conv
+    layers = OrderedDict(resnet.named_children())
+    channels = layers.pop("fc").in_features
+    layers.pop("avgpool")
+    return PooledClassifier(nn.Sequential(layers), channels)
+
+
+def _imagenet_weights() -> Mapping[str, Tensor]:
+    source = ResNet50_Weights.IMAGENET1K_V1
+    try:
+        return source.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no network, or a damaged file
+        raise UserError(
+            f"the ImageNet weights cannot be had ({error}): put {source.url} into "
+            f"{torch.hub.get_dir()}/checkpoints, or train without them"
+        ) from error
+
+
+def build_ucam(num_channels: int, encoder: str) -> PooledClassifier:
+    """U-CAM: a U-Net that is pooled and classified, features at full resolution (16 channels).
+
+    H and W are multiples of 32. No weights are downloaded.
+    """
+    unet = build_unet(num_channels, encoder, classifier_head=False)
+    channels = unet.segmentation_head[0].in_channels
+    unet.segmentation_head = nn.Identity()  # the U-Net then ends with its decoder's output
+    return PooledClassifier(unet, channels)

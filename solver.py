@@ -42,6 +42,8 @@ from fcd.transforms import Normalization, random_horizontal_flip
 from model import Discriminator, Generator, build_unet
 
 THRESHOLD_SEED = 42
+# The networks' zero padding writes a frame of about this many pixels into the scores of a tile.
+FRAME = 32
 
 # --- what the solvers share ------------------------------------------------------------------
 
@@ -224,7 +226,7 @@ class Solver:
         Raises `UserError` if the networks cannot take the tiles.
         """
         size = size or self.image_size
-        overlap = size // 4 if overlap is None else overlap
+        overlap = min(FRAME, size // 2) if overlap is None else overlap
         if size % self.tile_multiple:
             raise UserError(f"--tile_size {size} is no multiple of {self.tile_multiple}")
         if overlap > size // 2:
@@ -391,7 +393,7 @@ class FCDSolver(Solver):
         self.g_optimizer = Adam(self.G.parameters(), settings.g_lr, betas)
         self.d_optimizer = Adam(self.D.parameters(), settings.d_lr, betas)
         self.resume()
-        shown = self._sample_patches(val_set)
+        shown = self._sample_patches(val_set or train_set)
         batches = self.batches(train_set, settings.batch_size, settings.num_iters, settings.balance)
         parts: Parts = {}
         with self.loop(settings.num_iters, "step") as (bar, log, interruption):
@@ -428,7 +430,7 @@ class FCDSolver(Solver):
                 if self.step % self.run.log_step == 0:
                     lr = self.g_optimizer.param_groups[0]["lr"]
                     self.log_parts(log, bar, parts, lr, ("D/loss_cls", "G/loss_cls", "G/loss_id"))
-                if self.step % settings.sample_step == 0 and shown:
+                if self.step % settings.sample_step == 0:
                     self._show(log, shown)
                 if self.step % settings.model_save_step == 0 or self.step == settings.num_iters:
                     self.check_finite(parts)
@@ -456,10 +458,8 @@ class FCDSolver(Solver):
 
     # Pictures:
 
-    def _sample_patches(self, dataset: PatchDataset | None, count: int = 8) -> dict | None:
+    def _sample_patches(self, dataset: PatchDataset, count: int = 8) -> dict:
         """A fixed batch for pictures, spread over the data set (clear to cloudy)."""
-        if dataset is None:
-            return None
         index = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
         return next(iter(get_loader(Subset(dataset, index.tolist()), count, 0)))
 

@@ -5,7 +5,7 @@ Grad-CAM++ (Chattopadhay et al. 2018, arXiv 1710.11063) weigh the channels of th
 and add them up; only the weights differ. U-CAM is CAM of a network with full-resolution features.
 
 Where pooling and a linear layer are all that follows the features, Grad-CAM's weights are CAM's
-divided by the number of pixels (Selvaraju et al., appendix A): both give the same map.
+divided by the number of pixels (Selvaraju et al., section 3.1): both give the same map.
 """
 
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def _gradcam(network: Classifier, features: Tensor) -> Tensor:
 
 
 def _gradcampp(network: Classifier, features: Tensor) -> Tensor:
-    """Sum of α · ReLU(gradient), α = g² / (2 g² + g³ ΣA) (Chattopadhay et al., eq. 5 and 19).
+    """Sum of α · ReLU(gradient), α = g² / (2 g² + g³ ΣA) (Chattopadhay et al., eq. 19).
 
     Cancelled by g², which spares an ε that would outweigh the small gradients of mean pooling.
     The exponential the paper sets on the logit is one factor per sample; normalising undoes it.

@@ -202,7 +202,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--overlap",
         type=natural,
         default=None,
-        help="pixels by which tiles overlap and are blended; None: a quarter of the tile",
+        help="pixels by which tiles overlap and are blended; None: 32, at most half a tile",
     )
 
 
