@@ -3,12 +3,13 @@
 import argparse
 
 from data_loader import PatchDataset, training_normalization, validation_set
-from fcd import options, patches
+from fcd import cfmask, options, patches
 from fcd.errors import UserError
 from fcd.losses import LossWeights
 from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
+from fcd.report import Evaluation, Supervision
 from fcd.scenes import find_scenes
-from solver import FCDSolver, GANSize, GANTraining, Run
+from solver import FCDSolver, GANSize, GANTraining, Run, evaluate, qa_predictions
 
 SIZE, TRAINING = GANSize(), GANTraining()  # the paper's defaults
 
@@ -18,10 +19,11 @@ def build_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument(
         "--mode",
-        choices=["train", "generate_masks", "test", "visualize"],
+        choices=["train", "generate_masks", "test", "visualize", "cfmask"],
         default="train",
         help="train: train on image-level labels; generate_masks: masks of the training scenes; "
-        "test: score the test scenes against their truth; visualize: pictures of translations",
+        "test: score the test scenes against their truth; visualize: pictures of translations; "
+        "cfmask: score the scenes' own quality band",
     )
     parser.add_argument(
         "--image_size", type=positive, default=128, help="side of the patches in pixels"
@@ -126,18 +128,11 @@ def build_parser() -> Parser:
     )
 
     group = parser.add_argument_group("masks")
-    group.add_argument(
-        "--threshold",
-        type=options.threshold,
-        default="f1",
-        help="of the difference map: f1 (best macro F1 on masks of cloudy training patches, as "
+    options.add_threshold_flags(
+        group,
+        "f1",
+        "of the difference map: f1 (best macro F1 on masks of cloudy training patches, as "
         "the paper: uses pixel labels), otsu (no pixel label) or a number in [0, 1]",
-    )
-    group.add_argument(
-        "--threshold_patches",
-        type=positive,
-        default=10_000,
-        help="at most this many patches to choose the threshold from",
     )
     group.add_argument(
         "--num_pictures", type=positive, default=16, help="patches that --mode visualize shows"
@@ -175,6 +170,7 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         weights=LossWeights(flags.lambda_cls, flags.lambda_rec, flags.lambda_gp, flags.lambda_id),
         same_domain=flags.same_domain,
         balance=flags.balance,
+        select=flags.select,
         sample_step=flags.sample_step,
         model_save_step=flags.model_save_step,
     )
@@ -206,13 +202,17 @@ def test(flags: argparse.Namespace, used: Run) -> int:
     scenes = patches.scenes_of_split(find_scenes(flags.orig_image_dir), flags.image_dir, "test")
     threshold = _threshold(flags, solver)
     supervision = solver.supervision(len(PatchDataset(flags.image_dir, "train")), threshold)
-    report = solver.evaluate(
-        scenes,
-        tiles,
-        threshold["threshold"],
+    evaluation = Evaluation(
+        used.folder.results,
         flags.method or flags.experiment_name,
+        threshold["threshold"],
         supervision,
-        options.run_config(used.folder, vars(flags)),
+    )
+    report = evaluate(
+        scenes,
+        lambda scene: solver.predictions(scene, tiles, threshold["threshold"]),
+        evaluation,
+        options.run_config(used.folder, used.folder.root, vars(flags)),
     )
     print(f"report: {report}")
     return 0
@@ -234,7 +234,26 @@ def visualize(flags: argparse.Namespace, used: Run) -> int:
     return 0
 
 
-MODES = {"train": train, "generate_masks": generate_masks, "test": test, "visualize": visualize}
+def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
+    """`--mode cfmask`: no network; the masks come with the scenes."""
+    scenes = patches.scenes_of_split(find_scenes(flags.orig_image_dir), flags.image_dir, "test")
+    names = {cfmask.method_name(cfmask.collection_of(scene)) for scene in scenes}
+    supervision = Supervision(0, 0, "none needed", 0, "none needed", 0)
+    evaluation = Evaluation(
+        used.folder.results, flags.method or " and ".join(sorted(names)), None, supervision
+    )
+    config = options.run_config(used.folder, None, vars(flags))
+    print(f"report: {evaluate(scenes, qa_predictions, evaluation, config)}")
+    return 0
+
+
+MODES = {
+    "train": train,
+    "generate_masks": generate_masks,
+    "test": test,
+    "visualize": visualize,
+    "cfmask": score_qa_bands,
+}
 
 if __name__ == "__main__":
     run(main)

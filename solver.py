@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from data_loader import PatchDataset, StepBatches, get_loader
-from fcd import checkpoints, figures, labels, metrics, patches
+from fcd import cfmask, checkpoints, figures, labels, metrics, patches
+from fcd.cam import cam_score
 from fcd.errors import UserError
 from fcd.files import read_json, write_json
 from fcd.interruption import Interruption, Stopped
@@ -36,12 +37,16 @@ from fcd.losses import (
 )
 from fcd.options import RunFolder
 from fcd.report import Evaluation, SceneEvaluation, Supervision
-from fcd.scenes import RGB_BANDS, Scene, raster_writer
+from fcd.scenes import FILL_DN, RGB_BANDS, Scene, raster_writer
 from fcd.tiling import Strip, score_strips
 from fcd.transforms import Normalization, random_horizontal_flip
-from model import Discriminator, Generator, build_unet
+from model import Discriminator, Generator, build_resnet50, build_ucam, build_unet
 
 THRESHOLD_SEED = 42
+SELECTIONS = {
+    "pixel": "best macro F1 on the validation masks",
+    "image": "best macro F1 on the validation patches' image-level labels",
+}
 # The networks' zero padding writes a frame of about this many pixels into the scores of a tile.
 FRAME = 32
 
@@ -66,6 +71,56 @@ class Tiles:
     size: int
     overlap: int
     batch_size: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Some full-width rows of a predicted mask."""
+
+    row: int
+    """First row in the scene."""
+    rgb: np.ndarray
+    """(3, h, W) DN."""
+    mask: np.ndarray
+    """(h, W) uint8 patch codes."""
+    score: np.ndarray | None
+    """(h, W) in [0, 1], or None for a method without a score."""
+
+
+def evaluate(
+    scenes: list[Scene],
+    predict: Callable[[Scene], Iterator[Prediction]],
+    evaluation: Evaluation,
+    config: dict[str, Any],
+) -> Path:
+    """Compare the predictions of `scenes` with their truth; return the path of the report.
+
+    Raises `SceneError`, before any scene is predicted, if one is incomplete.
+    """
+    grids = [scene.check(need_truth=True) for scene in scenes]
+    pairs = zip(scenes, grids, strict=True)
+    for scene, grid in tqdm(pairs, "evaluating", len(scenes), unit="scene", dynamic_ncols=True):
+        result = SceneEvaluation(
+            scene.name, scene.biome, grid.height, grid.width, evaluation.threshold
+        )
+        with scene.open() as reader:
+            for p in predict(scene):
+                truth = reader.truth(p.row, p.row + len(p.mask))
+                result.add(p.row, p.rgb, truth, p.mask, p.score)
+        evaluation.add(result.result())
+    return evaluation.write(config)
+
+
+def qa_predictions(scene: Scene, rows: int = 512) -> Iterator[Prediction]:
+    """The mask of the scene's own quality band (`fcd.cfmask`), `rows` rows at a time."""
+    collection = cfmask.collection_of(scene)
+    with scene.open() as reader:
+        for row in range(0, reader.grid.height, rows):
+            stop = min(row + rows, reader.grid.height)
+            dn = reader.bands(row, stop)
+            mask = cfmask.mask_from_qa(reader.qa(row, stop), collection)
+            mask[(dn == FILL_DN).any(axis=0)] = labels.INVALID
+            yield Prediction(row, dn[list(RGB_BANDS)], mask, None)
 
 
 class Solver:
@@ -94,6 +149,10 @@ class Solver:
     def score(self, x: Tensor) -> Tensor:
         """(N, C, h, w) float32 in [-1, 1] -> (N, h, w) cloud score in [0, 1]."""
         raise NotImplementedError
+
+    def image_score(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) float32 in [-1, 1] -> (N,) how cloudy each patch is, in [0, 1]."""
+        return self.score(x).mean(dim=(1, 2))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -248,6 +307,68 @@ class Solver:
         return counts
 
     @torch.inference_mode()
+    def image_histogram(self, dataset: PatchDataset, batch_size: int) -> np.ndarray:
+        """Histogram (2, BINS) of the patches' image scores against their image-level labels."""
+        codes = np.array([labels.CLEAR, labels.CLOUD])
+        counts = np.zeros((2, metrics.BINS), np.int64)
+        for batch in get_loader(dataset, batch_size, self.run.num_workers):
+            score = self.image_score(self.inputs(batch)).float().cpu().numpy()
+            counts += metrics.histogram(codes[batch["label"][:, 0].long().numpy()], score)
+        return counts
+
+    def validate(
+        self, dataset: PatchDataset, batch_size: int, select: str, threshold: float | None
+    ) -> tuple[np.ndarray, float]:
+        """Confusion (2, 2) of the pixels or of the patches, and the threshold it belongs to.
+
+        select: `pixel` or `image`; threshold: None takes the one with the best macro F1.
+        """
+        count = self.patch_histogram if select == "pixel" else self.image_histogram
+        counts = count(dataset, batch_size)
+        if threshold is None:
+            threshold, _ = metrics.best_threshold(counts)
+        cells = metrics.confusion_by_threshold(counts)
+        return cells[round(threshold * metrics.BINS)], threshold
+
+    def choose_threshold(
+        self, choice: str | float, image_dir: Path, sample: int, batch_size: int
+    ) -> dict[str, Any]:
+        """The threshold of the score, and how many pixel labels it took.
+
+        choice: `f1` (the paper's: best macro F1 on the masks of at most `sample` seeded cloudy
+        training patches), `otsu` (Otsu's on the same patches, without any pixel label), or a
+        number in [0, 1]. The result is kept in results/threshold.json and used again while
+        checkpoint and choice stay the same.
+        """
+        path = self.run.folder.results / "threshold.json"
+        asked = {"choice": choice, "weights": self.fingerprint(), "sample": sample}
+        if path.exists():
+            known = read_json(path)
+            if all(known.get(name) == value for name, value in asked.items()):
+                return known
+        record = asked | {"pixel_labels": 0}
+        if isinstance(choice, float):
+            record |= {"threshold": choice, "chosen_by": "given by the user"}
+        else:
+            cloudy = PatchDataset(image_dir, "train", "mask.tif", only_cloudy=True)
+            order = np.random.default_rng(THRESHOLD_SEED).permutation(len(cloudy))[:sample]
+            counts = self.patch_histogram(Subset(cloudy, sorted(order.tolist())), batch_size)
+            where = f"the scores of {len(order)} cloudy training patches"
+            if choice == "otsu":
+                value = metrics.otsu_threshold(counts.sum(axis=0))
+                record |= {"threshold": value, "chosen_by": f"Otsu on {where}"}
+            else:
+                value, f1 = metrics.best_threshold(counts)
+                record |= {
+                    "threshold": value,
+                    "chosen_by": f"best macro F1 on {where}, against their pixel labels",
+                    "macro_f1": f1,
+                    "pixel_labels": int(counts.sum()),
+                }
+        write_json(path, record)
+        return record
+
+    @torch.inference_mode()
     def strips(self, scene: Scene, tiles: Tiles) -> Iterator[Strip]:
         """Score a whole scene; see `fcd.tiling.score_strips`."""
         with scene.open() as reader:
@@ -267,27 +388,11 @@ class Solver:
                     yield strip
                     bar.update(len(strip.score))
 
-    def evaluate(
-        self,
-        scenes: list[Scene],
-        tiles: Tiles,
-        threshold: float,
-        method: str,
-        supervision: Supervision,
-        config: dict[str, Any],
-    ) -> Path:
-        """Score `scenes` against their truth and write the results; return the report's path."""
-        evaluation = Evaluation(self.run.folder.results, method, threshold, supervision)
-        for scene in tqdm(scenes, "evaluating scenes", dynamic_ncols=True):
-            grid = scene.check(need_truth=True)
-            result = SceneEvaluation(scene.name, scene.biome, grid.height, grid.width, threshold)
-            with scene.open() as reader:
-                for strip in self.strips(scene, tiles):
-                    truth = reader.truth(strip.row, strip.row + len(strip.score))
-                    mask = labels.patch_from_score(strip.score, strip.valid, threshold)
-                    result.add(strip.row, strip.dn[list(RGB_BANDS)], truth, mask, strip.score)
-            evaluation.add(result.result())
-        return evaluation.write(config)
+    def predictions(self, scene: Scene, tiles: Tiles, threshold: float) -> Iterator[Prediction]:
+        """Score a scene and threshold the score."""
+        for strip in self.strips(scene, tiles):
+            mask = labels.patch_from_score(strip.score, strip.valid, threshold)
+            yield Prediction(strip.row, strip.dn[list(RGB_BANDS)], mask, strip.score)
 
 
 # --- Fixed-Point GAN ---------------------------------------------------------------------------
@@ -318,6 +423,7 @@ class GANTraining:
     weights: LossWeights = field(default_factory=LossWeights)
     same_domain: bool = True
     balance: bool = False
+    select: str = "pixel"
     sample_step: int = 1000
     model_save_step: int = 10_000
 
@@ -385,8 +491,9 @@ class FCDSolver(Solver):
     ) -> None:
         """Train to `settings.num_iters` steps, continuing from `latest.pt` if there is one.
 
-        The best checkpoint is the one with the best macro F1 on the validation masks (the
-        paper's protocol: it uses pixel labels); without `val_set` it is the last one.
+        The best checkpoint is the one with the best macro F1 on the validation masks
+        (`settings.select` "pixel", the paper's protocol: it uses pixel labels) or on the
+        validation patches' image-level labels ("image"); without `val_set` it is the last one.
         Raises `Stopped` on Ctrl-C or SIGTERM, `UserError` if a loss is no longer finite.
         """
         betas = (settings.beta1, settings.beta2)
@@ -434,7 +541,7 @@ class FCDSolver(Solver):
                     self._show(log, shown)
                 if self.step % settings.model_save_step == 0 or self.step == settings.num_iters:
                     self.check_finite(parts)
-                    self._validate_and_save(log, val_set, settings.batch_size)
+                    self._validate_and_save(log, val_set, settings.batch_size, settings.select)
                 self.stop_if_asked(interruption)
 
     def _set_learning_rate(self, settings: GANTraining) -> None:
@@ -443,18 +550,16 @@ class FCDSolver(Solver):
         self.d_optimizer.param_groups[0]["lr"] = settings.d_lr * factor
 
     def _validate_and_save(
-        self, log: SummaryWriter, val_set: PatchDataset | None, batch_size: int
+        self, log: SummaryWriter, val_set: PatchDataset | None, batch_size: int, select: str
     ) -> None:
         if val_set is None:
             self.save("latest", "best")
             return
-        counts = self.patch_histogram(val_set, batch_size)
-        threshold, _ = metrics.best_threshold(counts)
+        cells, threshold = self.validate(val_set, batch_size, select, None)
         log.add_scalar("val/threshold", threshold, self.step)
-        self.checkpoint_chosen_by = "best macro F1 on the validation masks"
-        self.validation_pixels = int(counts.sum())
-        cells = metrics.confusion_by_threshold(counts)
-        self.keep_best(log, cells[round(threshold * metrics.BINS)])
+        self.checkpoint_chosen_by = SELECTIONS[select]
+        self.validation_pixels = int(cells.sum()) if select == "pixel" else 0
+        self.keep_best(log, cells)
 
     # Pictures:
 
@@ -498,44 +603,6 @@ class FCDSolver(Solver):
         return path
 
     # Threshold and masks:
-
-    def choose_threshold(
-        self, choice: str | float, image_dir: Path, sample: int, batch_size: int
-    ) -> dict[str, Any]:
-        """The threshold of the difference map, and how many pixel labels it took.
-
-        choice: `f1` (the paper's: best macro F1 on the masks of at most `sample` seeded cloudy
-        training patches), `otsu` (Otsu's on the same patches, without any pixel label), or a
-        number in [0, 1]. The result is kept in results/threshold.json and used again while
-        checkpoint and choice stay the same.
-        """
-        path = self.run.folder.results / "threshold.json"
-        asked = {"choice": choice, "weights": self.fingerprint(), "sample": sample}
-        if path.exists():
-            known = read_json(path)
-            if all(known.get(name) == value for name, value in asked.items()):
-                return known
-        record = asked | {"pixel_labels": 0}
-        if isinstance(choice, float):
-            record |= {"threshold": choice, "chosen_by": "given by the user"}
-        else:
-            cloudy = PatchDataset(image_dir, "train", "mask.tif", only_cloudy=True)
-            order = np.random.default_rng(THRESHOLD_SEED).permutation(len(cloudy))[:sample]
-            counts = self.patch_histogram(Subset(cloudy, sorted(order.tolist())), batch_size)
-            where = f"the difference maps of {len(order)} cloudy training patches"
-            if choice == "otsu":
-                value = metrics.otsu_threshold(counts.sum(axis=0))
-                record |= {"threshold": value, "chosen_by": f"Otsu on {where}"}
-            else:
-                value, f1 = metrics.best_threshold(counts)
-                record |= {
-                    "threshold": value,
-                    "chosen_by": f"best macro F1 on {where}, against their pixel labels",
-                    "macro_f1": f1,
-                    "pixel_labels": int(counts.sum()),
-                }
-        write_json(path, record)
-        return record
 
     def generate_masks(self, scenes: list[Scene], tiles: Tiles, threshold: float) -> Path:
         """Write `<biome>_<scene>_{difference,mask}.tif` of each scene; return their folder.
@@ -606,75 +673,99 @@ def _has_tags(path: Path, tags: dict[str, str]) -> bool:
 
 
 @dataclass(frozen=True)
-class SupervisedTraining:
-    """Settings of supervised training; the defaults are those of FCD+.
+class Task:
+    """A network and what it learns; stored in the checkpoint.
 
-    target: `mask` (pixels) or `label` (image-level labels alone: encoder pre-training).
+    network: `unet`; `resnet50` or `ucam`, classifiers for class activation maps.
+    target: `mask` (pixels) or `label` (image-level labels alone).
+    encoder: of the U-Nets. classifier_head: a U-Net that learns the image-level label too.
     """
 
+    network: str = "unet"
     target: str = "mask"
+    encoder: str = "resnet34"
+    classifier_head: bool = False
+
+    def build(self, num_channels: int) -> nn.Module:
+        """The network, with random weights."""
+        if self.network == "resnet50":
+            return build_resnet50(num_channels)
+        if self.network == "ucam":
+            return build_ucam(num_channels, self.encoder)
+        return build_unet(num_channels, self.encoder, self.classifier_head)
+
+
+@dataclass(frozen=True)
+class SupervisedTraining:
+    """Settings of supervised training; the defaults are those of FCD+."""
+
     batch_size: int = 64
     n_epochs: int = 10
     lr: float = 1e-4
     freeze_encoder: bool = False
     balance: bool = False
+    select: str = "pixel"
     plateau_factor: float = 0.1
     plateau_patience: int = 3
 
 
 class SupervisedSolver(Solver):
-    """A network trained on masks or image labels: FCD+, FCD+1%, fully supervised, Pre."""
+    """A network trained on masks or image labels: FCD+, fully supervised, Pre, the CAM family."""
 
     tile_multiple = 32
 
-    def __init__(
-        self,
-        run: Run,
-        encoder: str,
-        classifier_head: bool,
-        image_size: int,
-        normalization: Normalization,
-    ) -> None:
+    def __init__(self, run: Run, task: Task, image_size: int, normalization: Normalization) -> None:
         super().__init__(run)
-        self.encoder, self.classifier_head = encoder, classifier_head
-        self.image_size, self.normalization = image_size, normalization
+        self.task, self.image_size, self.normalization = task, image_size, normalization
+        self.cam_method = "cam"
         self.supervision = Supervision(0, 0, "0.5, fixed", 0, "last epoch", 0)
         torch.manual_seed(run.seed)
-        network = build_unet(normalization.num_channels, encoder, classifier_head)
-        self.network = network.to(self.device)
+        self.network = task.build(normalization.num_channels).to(self.device)
         self.optimizer: Adam | None = None
         self.scheduler: ReduceLROnPlateau | None = None
 
     @classmethod
     def load(cls, run: Run, path: Path) -> "SupervisedSolver":
         """The solver of a trained run, from its checkpoint alone."""
-        state = checkpoints.load(path, ("network", "encoder", "classifier_head", "normalization"))
+        state = checkpoints.load(path, ("network", "task", "image_size", "normalization"))
         normalization = Normalization.from_state(state["normalization"])
-        solver = cls(
-            run, state["encoder"], state["classifier_head"], state["image_size"], normalization
-        )
+        solver = cls(run, Task(**state["task"]), state["image_size"], normalization)
         solver.restore(state, path)
         solver.network.eval()
         return solver
 
     def networks(self) -> dict[str, nn.Module]:
-        """The U-Net."""
+        """The one network."""
         return {"network": self.network}
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Mask logits (N, 2, H, W), and the image logit (N, 1) if there is a classifier head."""
-        output = self.network(x)
-        return output if self.classifier_head else (output, None)
-
     def score(self, x: Tensor) -> Tensor:
-        """Softmax probability of cloud."""
-        return self.forward(x)[0].softmax(dim=1)[:, labels.LABEL_CLOUDY]
+        """Softmax probability of cloud of a U-Net; class activation map of a classifier."""
+        if self.task.network != "unet":
+            return cam_score(self.cam_method, self.network, x)
+        return self._masks(x)[0].softmax(dim=1)[:, labels.LABEL_CLOUDY]
+
+    def image_score(self, x: Tensor) -> Tensor:
+        """Probability that a patch is cloudy, or the mean score if labels are not learned."""
+        if self.task.target == "label":
+            return self._image_logit(x).sigmoid()[:, 0]
+        return super().image_score(x)
+
+    def _masks(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """U-Net: logits (N, 2, H, W), and the image logit (N, 1) if there is a head for it."""
+        output = self.network(x)
+        return output if self.task.classifier_head else (output, None)
+
+    def _image_logit(self, x: Tensor) -> Tensor:
+        """Logit (N, 1) of cloudy against clear, without the decoder of a U-Net."""
+        if self.task.network == "unet":
+            return self.network.classification_head(self.network.encoder(x)[-1])
+        clear, cloudy = self.network(x).chunk(2, dim=1)
+        return cloudy - clear
 
     def state(self) -> dict[str, Any]:
         """See `Solver.state`."""
         state = super().state() | {
-            "encoder": self.encoder,
-            "classifier_head": self.classifier_head,
+            "task": asdict(self.task),
             "supervision": asdict(self.supervision),
         }
         if self.optimizer is not None:
@@ -695,19 +786,15 @@ class SupervisedSolver(Solver):
         state = checkpoints.load(path, ("network", "normalization", "supervision"))
         weights, network = state["network"], self.network
         if encoder_only:
-            prefix = "encoder."
+            prefix, network = "encoder.", self.network.encoder
             weights = {
                 name.removeprefix(prefix): value
                 for name, value in weights.items()
                 if name.startswith(prefix)
             }
-            network = self.network.encoder
-        elif not self.classifier_head:
-            weights = {
-                name: value
-                for name, value in weights.items()
-                if not name.startswith("classification_head.")
-            }
+        elif not self.task.classifier_head:
+            head = "classification_head."
+            weights = {n: value for n, value in weights.items() if not n.startswith(head)}
         checkpoints.load_weights(network, weights, path)
         self.normalization = Normalization.from_state(state["normalization"])
         self.supervision = Supervision(**state["supervision"])
@@ -718,10 +805,11 @@ class SupervisedSolver(Solver):
         """Train `settings.n_epochs` epochs, continuing from `latest.pt` if there is one.
 
         After each epoch the macro F1 on `val_set` chooses the best checkpoint and lowers the
-        learning rate on a plateau: of the pixels for the target `mask`, of the image labels
-        for `label`. Without `val_set` the last epoch is the best.
+        learning rate on a plateau: of the pixels, or of the image labels if the target is
+        `label` or `settings.select` is "image". Without `val_set` the last epoch is the best.
         """
-        self.network.encoder.requires_grad_(not settings.freeze_encoder)
+        if settings.freeze_encoder:
+            self.network.encoder.requires_grad_(False)
         trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = Adam(trained, settings.lr)
         self.scheduler = ReduceLROnPlateau(
@@ -731,13 +819,12 @@ class SupervisedSolver(Solver):
         per_epoch = -(-len(train_set) // settings.batch_size)
         stop = settings.n_epochs * per_epoch
         batches = self.batches(train_set, settings.batch_size, stop, settings.balance)
-        parts: Parts = {}
         with self.loop(stop, "step") as (bar, log, interruption):
             for batch in batches:
                 self.step += 1
                 generator = self.randomness(self.step)
                 self._training_mode(settings)
-                loss, parts = self._loss(settings.target, batch, generator)
+                loss, parts = self._loss(batch, generator)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
@@ -757,16 +844,14 @@ class SupervisedSolver(Solver):
         if settings.freeze_encoder:
             self.network.encoder.eval()  # frozen means the batch-norm statistics too
 
-    def _loss(self, target: str, batch: dict, generator: torch.Generator) -> tuple[Tensor, Parts]:
+    def _loss(self, batch: dict, generator: torch.Generator) -> tuple[Tensor, Parts]:
         x, label = self.inputs(batch), batch["label"].to(self.device)
-        if target == "label":
+        if self.task.target == "label":
             (x,) = random_horizontal_flip(generator, x)
-            features = self.network.encoder(x)
-            logit = self.network.classification_head(features[-1])
-            loss = F.binary_cross_entropy_with_logits(logit, label)
+            loss = F.binary_cross_entropy_with_logits(self._image_logit(x), label)
             return loss, {"train/loss_label": loss}
         x, mask = random_horizontal_flip(generator, x, batch["mask"].to(self.device))
-        logits, image_logit = self.forward(x)
+        logits, image_logit = self._masks(x)
         return segmentation_loss(logits, mask, image_logit, label)
 
     def _validate_and_save(
@@ -776,30 +861,15 @@ class SupervisedSolver(Solver):
             self.save("latest", "best")
             return
         self.network.eval()
-        if settings.target == "mask":
-            cells, what = self.pixel_confusion(val_set, settings.batch_size), "masks"
-        else:
-            cells, what = self.label_confusion(val_set, settings.batch_size), "image labels"
+        select = "image" if self.task.target == "label" else settings.select
+        # Probabilities have their threshold; the mean score of a patch has to find one.
+        natural = self.task.target == "label" or select == "pixel"
+        cells, _ = self.validate(val_set, settings.batch_size, select, 0.5 if natural else None)
         self.supervision = replace(
             self.supervision,
-            checkpoint_chosen_by=f"best macro F1 on the validation {what}",
-            checkpoint_pixel_labels=int(cells.sum()) if settings.target == "mask" else 0,
+            checkpoint_chosen_by=SELECTIONS[select],
+            checkpoint_pixel_labels=int(cells.sum()) if select == "pixel" else 0,
         )
         # The schedule must be in the checkpoint that `keep_best` writes.
         self.scheduler.step(metrics.scores(cells)["macro"]["f1"])
         self.keep_best(log, cells)
-
-    def pixel_confusion(self, dataset: PatchDataset, batch_size: int) -> np.ndarray:
-        """Confusion (2, 2) of the pixels of all patches, at the threshold 0.5."""
-        counts = self.patch_histogram(dataset, batch_size)
-        return metrics.confusion_by_threshold(counts)[metrics.BINS // 2]
-
-    @torch.inference_mode()
-    def label_confusion(self, dataset: PatchDataset, batch_size: int) -> np.ndarray:
-        """Confusion (2, 2) of the image labels of all patches; a logit above 0 means cloudy."""
-        cells = np.zeros((2, 2), np.int64)
-        for batch in get_loader(dataset, batch_size, self.run.num_workers):
-            features = self.network.encoder(self.inputs(batch))
-            cloudy = self.network.classification_head(features[-1]).cpu() > 0
-            np.add.at(cells, (batch["label"].long().numpy(), cloudy.long().numpy()), 1)
-        return cells

@@ -1,4 +1,4 @@
-"""Networks trained on masks or image labels: FCD+, FCD+1%, fully supervised, pre-training."""
+"""Networks trained on masks or image labels: FCD+, fully supervised, pre-training, CAM family."""
 
 import argparse
 from dataclasses import replace
@@ -6,12 +6,13 @@ from pathlib import Path
 
 from data_loader import PatchDataset, training_normalization, validation_set
 from fcd import options, patches
+from fcd.cam import CHANNEL_WEIGHTS
 from fcd.errors import UserError
 from fcd.files import read_json
 from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
-from fcd.report import Supervision
+from fcd.report import Evaluation, Supervision
 from fcd.scenes import find_scenes
-from solver import Run, SupervisedSolver, SupervisedTraining
+from solver import Run, SupervisedSolver, SupervisedTraining, Task, evaluate
 
 TRAINING = SupervisedTraining()  # the paper's defaults
 
@@ -35,6 +36,13 @@ def build_parser() -> Parser:
 
     group = parser.add_argument_group("network (--mode test reads it from the checkpoint)")
     group.add_argument(
+        "--network",
+        choices=["unet", "resnet50", "ucam"],
+        default="unet",
+        help="unet: masks; resnet50, ucam: classifiers trained on image-level labels alone, "
+        "scored by class activation maps",
+    )
+    group.add_argument(
         "--encoder",
         choices=["resnet18", "resnet34", "resnet50"],
         default="resnet34",
@@ -51,7 +59,8 @@ def build_parser() -> Parser:
         "--model_weights",
         type=Path,
         default=None,
-        help="begin with the weights of this checkpoint (fine-tuning)",
+        help="train: begin with the weights of this checkpoint (fine-tuning); test: use it "
+        "instead of the run's own",
     )
     group.add_argument(
         "--encoder_weights",
@@ -99,6 +108,20 @@ def build_parser() -> Parser:
         default=TRAINING.lr,
         help="learning rate of Adam; times 0.1 when validation F1 stalls",
     )
+
+    group = parser.add_argument_group("masks")
+    group.add_argument(
+        "--cam_method",
+        choices=list(CHANNEL_WEIGHTS),
+        default="cam",
+        help="class activation map of --network resnet50 or ucam",
+    )
+    options.add_threshold_flags(
+        group,
+        None,
+        "of the score: f1 (best macro F1 on masks of cloudy training patches: uses pixel labels), "
+        "otsu (no pixel label) or a number in [0, 1]; None: 0.5 for a U-Net, f1 for the others",
+    )
     parser.set_defaults(experiment_name="FCD+")
     return parser
 
@@ -110,6 +133,10 @@ def main() -> int:
         raise UserError(
             "--train_encoder_only True with --freeze_encoder True leaves nothing to train"
         )
+    if flags.network != "unet" and (flags.freeze_encoder or flags.encoder_weights):
+        raise UserError(
+            f"--network {flags.network} goes with neither --freeze_encoder nor --encoder_weights"
+        )
     folder = RunFolder(flags.experiment_name)
     used = Run(folder, options.device(flags.device), flags.seed, flags.num_workers, flags.log_step)
     return {"train": train, "test": test}[flags.mode](flags, used)
@@ -117,7 +144,8 @@ def main() -> int:
 
 def train(flags: argparse.Namespace, used: Run) -> int:
     """`--mode train`."""
-    mask_file = None if flags.train_encoder_only else flags.train_mask_file
+    labels_only = flags.train_encoder_only or flags.network != "unet"
+    mask_file = None if labels_only else flags.train_mask_file
     train_set = PatchDataset(flags.image_dir, "train", mask_file, flags.keep_ratio)
     val_set = validation_set(flags.image_dir)
     if train_set.image_size % SupervisedSolver.tile_multiple:
@@ -125,20 +153,22 @@ def train(flags: argparse.Namespace, used: Run) -> int:
             f"the patches in {flags.image_dir} are {train_set.image_size} pixels wide; the U-Net "
             f"needs a multiple of {SupervisedSolver.tile_multiple}"
         )
+    task = Task(
+        flags.network,
+        "label" if mask_file is None else "mask",
+        flags.encoder,
+        flags.network == "unet" and (flags.classifier_head or flags.train_encoder_only),
+    )
     settings = SupervisedTraining(
-        target="label" if flags.train_encoder_only else "mask",
         batch_size=flags.batch_size,
         n_epochs=flags.n_epochs,
         lr=flags.lr,
         freeze_encoder=flags.freeze_encoder,
         balance=flags.balance,
+        select=flags.select,
     )
     solver = SupervisedSolver(
-        used,
-        flags.encoder,
-        flags.classifier_head or flags.train_encoder_only,
-        train_set.image_size,
-        training_normalization(flags.normalize, train_set),
+        used, task, train_set.image_size, training_normalization(flags.normalize, train_set)
     )
     if flags.encoder_weights:
         solver.start_from(flags.encoder_weights, encoder_only=True)
@@ -153,7 +183,7 @@ def add_labels(
     seen: Supervision, train_set: PatchDataset, mask_file: str | None, flags: argparse.Namespace
 ) -> Supervision:
     """What labels a network will have seen: those before, and those of this run."""
-    if flags.train_encoder_only or flags.classifier_head:
+    if mask_file is None or flags.classifier_head:
         seen = replace(seen, image_labels=max(seen.image_labels, len(train_set)))
     if mask_file is None:
         return seen
@@ -176,16 +206,30 @@ def add_labels(
 
 def test(flags: argparse.Namespace, used: Run) -> int:
     """`--mode test`."""
-    solver = SupervisedSolver.load(used, used.folder.models / f"{flags.checkpoint}.pt")
+    path = flags.model_weights or used.folder.models / f"{flags.checkpoint}.pt"
+    solver = SupervisedSolver.load(used, path)
+    solver.cam_method = flags.cam_method
     tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size)
     scenes = patches.scenes_of_split(find_scenes(flags.orig_image_dir), flags.image_dir, "test")
-    report = solver.evaluate(
+    threshold, supervision = 0.5, solver.supervision
+    if flags.threshold is not None or solver.task.network != "unet":
+        record = solver.choose_threshold(
+            flags.threshold or "f1", flags.image_dir, flags.threshold_patches, flags.batch_size
+        )
+        threshold = record["threshold"]
+        supervision = replace(
+            supervision,
+            threshold_chosen_by=record["chosen_by"],
+            threshold_pixel_labels=record["pixel_labels"],
+        )
+    evaluation = Evaluation(
+        used.folder.results, flags.method or flags.experiment_name, threshold, supervision
+    )
+    report = evaluate(
         scenes,
-        tiles,
-        0.5,
-        flags.method or flags.experiment_name,
-        solver.supervision,
-        options.run_config(used.folder, vars(flags)),
+        lambda scene: solver.predictions(scene, tiles, threshold),
+        evaluation,
+        options.run_config(used.folder, path.parents[1], vars(flags)),
     )
     print(f"report: {report}")
     return 0

@@ -162,6 +162,14 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--log_step", type=positive, default=10, help="steps between log entries")
 
+    group.add_argument(
+        "--select",
+        choices=["pixel", "image"],
+        default="pixel",
+        help="choose the best checkpoint by macro F1 on the validation masks, as the paper (uses "
+        "pixel labels), or on the validation patches' image-level labels",
+    )
+
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", choices=["L8Biome"], default="L8Biome", help="data set")
     group.add_argument(
@@ -203,6 +211,17 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         type=natural,
         default=None,
         help="pixels by which tiles overlap and are blended; None: 32, at most half a tile",
+    )
+
+
+def add_threshold_flags(group: argparse._ArgumentGroup, default: str | None, help: str) -> None:
+    """Add the flags that say how the threshold of the score is chosen."""
+    group.add_argument("--threshold", type=threshold, default=default, help=help)
+    group.add_argument(
+        "--threshold_patches",
+        type=positive,
+        default=10_000,
+        help="at most this many patches to choose the threshold from",
     )
 
 
@@ -294,11 +313,11 @@ def start_run(folder: RunFolder, flags: dict[str, Any], used_device: torch.devic
     write_json(path, describe(flags, used_device))
 
 
-def run_config(folder: RunFolder, flags: dict[str, Any]) -> dict[str, Any]:
-    """What a report says of a run: its config.json, and the flags it was tested with."""
+def run_config(folder: RunFolder, trained: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """What a report says of a run: the config.json in `trained`, and the flags of the test."""
     return {
         "experiment_name": folder.experiment,
-        "trained": read_json(folder.root / "config.json"),
+        "trained": read_json(trained / "config.json") if trained else None,
         "tested": _plain(flags),
     }
 

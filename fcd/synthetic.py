@@ -25,6 +25,7 @@ from scipy import fft
 from tqdm import tqdm
 
 from fcd import options
+from fcd.cfmask import BITS, Collection
 from fcd.errors import UserError
 from fcd.labels import TRUTH_CLEAR, TRUTH_CLOUD, TRUTH_FILL, TRUTH_SHADOW, TRUTH_THIN_CLOUD
 from fcd.scenes import BANDS, FILL_DN, Grid, raster_writer
@@ -333,8 +334,10 @@ def _qa(dn: np.ndarray, sun_elevation: float) -> np.ndarray:
     cloud = 1 + (bright & (red > 0.20)).astype(np.uint16) + (bright & (red > 0.30))
     cirrus = 1 + 2 * (reflectance("B9") > 0.04).astype(np.uint16)
     snow = 3 * ((snow_index > 0.6) & (green > 0.2)).astype(np.uint16)
-    qa = (cloud << 14) | (cirrus << 12) | (snow << 10)
-    qa[dn[0] == FILL_DN] = 1
+    bits = BITS[Collection.PRE]
+    fields = {"cloud confidence": cloud, "cirrus confidence": cirrus, "snow confidence": snow}
+    qa = sum(values << bits[name].shift for name, values in fields.items())
+    qa[dn[0] == FILL_DN] = 1 << bits["fill"].shift
     return qa
 
 

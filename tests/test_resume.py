@@ -23,6 +23,7 @@ from solver import (
     Run,
     SupervisedSolver,
     SupervisedTraining,
+    Task,
 )
 
 CPU = torch.device("cpu")
@@ -61,10 +62,10 @@ def gan(name, **run):
     )
 
 
-def unet(name):
-    return SupervisedSolver(
-        Run(RunFolder(name), CPU, seed=3, log_step=1), "resnet18", True, 32, Normalization.paper(10)
-    )
+def unet(name, target="mask"):
+    task = Task("unet", target, "resnet18", classifier_head=True)
+    run = Run(RunFolder(name), CPU, seed=3, log_step=1)
+    return SupervisedSolver(run, task, 32, Normalization.paper(10))
 
 
 def equal(a, b):
@@ -193,10 +194,10 @@ def test_frozen_encoder_keeps_weights_and_statistics(image_dir):
 
 
 def test_pre_training_changes_the_encoder_alone_and_hands_it_on(image_dir):
-    solver = unet("pre")
+    solver = unet("pre", "label")
     before = {k: v.clone() for k, v in solver.network.state_dict().items()}
     solver.train(
-        SupervisedTraining("label", batch_size=4, n_epochs=1), PatchDataset(image_dir, "train"),
+        SupervisedTraining(batch_size=4, n_epochs=1), PatchDataset(image_dir, "train"),
         PatchDataset(image_dir, "val", "mask.tif"),
     )  # fmt: skip
     after = solver.network.state_dict()
