@@ -236,3 +236,67 @@ def ask(address, wait_for):
             pass
         time.sleep(0.5)
     raise AssertionError(f"{address} does not serve {wait_for}")
+
+
+@pytest.mark.parametrize("network", ["ucam", "resnet50"])
+def test_class_activation_maps_from_image_labels(walk, monkeypatch, network):
+    monkeypatch.chdir(walk)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["supervised_main.py", *DATA, *arguments])
+        assert supervised_main.main() == 0
+
+    call("--mode", "train", *UNET, "--network", network, "--experiment_name", network)
+    for method in ("cam", "gradcampp"):
+        call("--mode", "test", "--model_weights", f"outputs/{network}/models/best.pt",
+             "--cam_method", method, "--threshold", "otsu",
+             "--experiment_name", f"{network}-{method}")  # fmt: skip
+        results = json.loads(
+            (walk / f"outputs/{network}-{method}/results/metrics.json").read_text()
+        )
+        assert results["supervision"] == {
+            "image_labels": 96,
+            "pixel_labels": 0,
+            "threshold_chosen_by": results["supervision"]["threshold_chosen_by"],
+            "threshold_pixel_labels": 0,
+            "checkpoint_chosen_by": "best macro F1 on the validation patches' image-level labels",
+            "checkpoint_pixel_labels": 0,
+        }
+        assert results["overall"]["pixels"] > 50_000
+
+
+def test_the_qa_band_is_scored_as_what_it_is(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    arguments = ["--mode", "cfmask", *DATA, "--experiment_name", "QA"]
+    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
+    assert main.main() == 0
+    results = json.loads((walk / "outputs/QA/results/metrics.json").read_text())
+    assert results["method"] == "QA band"
+    assert results["threshold"] is None
+    confusion = np.zeros((2, 2), int)
+    for scene in find_scenes(walk / "scenes"):
+        if scene.name in split(walk, "test"):
+            with scene.open() as reader:
+                qa, truth = reader.qa().astype(int), reader.truth()
+            cloud = ((qa >> 14) & 3 >= 2) | ((qa >> 12) & 3 >= 2)
+            valid = (qa & 1 == 0) & (truth != 0)
+            confusion += confusion_matrix(truth[valid] - 1, cloud[valid], labels=[0, 1])
+    assert results["confusion"] == confusion.tolist()
+
+
+def test_a_checkpoint_chosen_by_image_labels_needs_no_mask(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    for module, arguments in [
+        (main, [*GAN, "--experiment_name", "I"]),
+        (supervised_main, [*UNET, "--train_mask_file", "generated_mask.tif",
+                           "--experiment_name", "I+"]),
+    ]:  # fmt: skip
+        monkeypatch.setattr(
+            sys, "argv", ["x", "--mode", "train", *DATA, "--select", "image", *arguments]
+        )
+        assert module.main() == 0
+    gan = torch.load(walk / "outputs/I/models/best.pt", weights_only=True)
+    assert gan["validation_pixels"] == 0
+    assert "image-level labels" in gan["checkpoint_chosen_by"]
+    unet = torch.load(walk / "outputs/IPlus/models/best.pt", weights_only=True)
+    assert unet["supervision"]["checkpoint_pixel_labels"] == 0
