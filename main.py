@@ -199,7 +199,9 @@ def test(flags: argparse.Namespace, used: Run) -> int:
     """`--mode test`."""
     solver = FCDSolver.load(used, used.folder.models / f"{flags.checkpoint}.pt")
     tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size)
-    scenes = patches.scenes_of_split(find_scenes(flags.orig_image_dir), flags.image_dir, "test")
+    scenes = patches.scenes_of_split(
+        find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
+    )
     threshold = _threshold(flags, solver)
     supervision = solver.supervision(len(PatchDataset(flags.image_dir, "train")), threshold)
     evaluation = Evaluation(
@@ -208,13 +210,12 @@ def test(flags: argparse.Namespace, used: Run) -> int:
         threshold["threshold"],
         supervision,
     )
-    report = evaluate(
+    evaluate(
         scenes,
         lambda scene: solver.predictions(scene, tiles, threshold["threshold"]),
         evaluation,
         options.run_config(used.folder, used.folder.root, vars(flags)),
     )
-    print(f"report: {report}")
     return 0
 
 
@@ -236,14 +237,16 @@ def visualize(flags: argparse.Namespace, used: Run) -> int:
 
 def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
     """`--mode cfmask`: no network; the masks come with the scenes."""
-    scenes = patches.scenes_of_split(find_scenes(flags.orig_image_dir), flags.image_dir, "test")
+    scenes = patches.scenes_of_split(
+        find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
+    )
     names = {cfmask.method_name(cfmask.collection_of(scene)) for scene in scenes}
     supervision = Supervision(0, 0, "none needed", 0, "none needed", 0)
     evaluation = Evaluation(
         used.folder.results, flags.method or " and ".join(sorted(names)), None, supervision
     )
     config = options.run_config(used.folder, None, vars(flags))
-    print(f"report: {evaluate(scenes, qa_predictions, evaluation, config)}")
+    evaluate(scenes, qa_predictions, evaluation, config)
     return 0
 
 

@@ -36,6 +36,7 @@ from fcd.losses import (
     segmentation_loss,
 )
 from fcd.options import RunFolder
+from fcd.page import number
 from fcd.report import Evaluation, SceneEvaluation, Supervision
 from fcd.scenes import FILL_DN, RGB_BANDS, Scene, raster_writer
 from fcd.tiling import Strip, score_strips
@@ -92,8 +93,8 @@ def evaluate(
     predict: Callable[[Scene], Iterator[Prediction]],
     evaluation: Evaluation,
     config: dict[str, Any],
-) -> Path:
-    """Compare the predictions of `scenes` with their truth; return the path of the report.
+) -> None:
+    """Compare the predictions of `scenes` with their truth; write the results and say where.
 
     Raises `SceneError`, before any scene is predicted, if one is incomplete.
     """
@@ -108,7 +109,13 @@ def evaluate(
                 truth = reader.truth(p.row, p.row + len(p.mask))
                 result.add(p.row, p.rgb, truth, p.mask, p.score)
         evaluation.add(result.result())
-    return evaluation.write(config)
+    report = evaluation.write(config)
+    overall = evaluation.results(config)["overall"]
+    print(
+        f"{evaluation.method}, {len(scenes)} scenes: accuracy {number(overall['accuracy'], 2)} %, "
+        f"macro F1 {number(overall['macro']['f1'], 2)} %, "
+        f"IoU of cloud {number(overall['cloud']['iou'], 2)} %\nreport: {report}"
+    )
 
 
 def qa_predictions(scene: Scene, rows: int = 512) -> Iterator[Prediction]:

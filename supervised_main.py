@@ -210,7 +210,9 @@ def test(flags: argparse.Namespace, used: Run) -> int:
     solver = SupervisedSolver.load(used, path)
     solver.cam_method = flags.cam_method
     tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size)
-    scenes = patches.scenes_of_split(find_scenes(flags.orig_image_dir), flags.image_dir, "test")
+    scenes = patches.scenes_of_split(
+        find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
+    )
     threshold, supervision = 0.5, solver.supervision
     if flags.threshold is not None or solver.task.network != "unet":
         record = solver.choose_threshold(
@@ -225,13 +227,12 @@ def test(flags: argparse.Namespace, used: Run) -> int:
     evaluation = Evaluation(
         used.folder.results, flags.method or flags.experiment_name, threshold, supervision
     )
-    report = evaluate(
+    evaluate(
         scenes,
         lambda scene: solver.predictions(scene, tiles, threshold),
         evaluation,
         options.run_config(used.folder, path.parents[1], vars(flags)),
     )
-    print(f"report: {report}")
     return 0
 
 

@@ -35,6 +35,7 @@ _EXECUTION_FLAGS = {
     "checkpoint",
     "tile_size",
     "overlap",
+    "test_split",
     "method",
 }
 
@@ -200,6 +201,13 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
 
     group = parser.add_argument_group("whole scenes")
+    group.add_argument(
+        "--test_split",
+        choices=["train", "val", "test"],
+        default="test",
+        help="scenes that --mode test scores; the scores of other splits are no test of anything "
+        "learned or chosen on them",
+    )
     group.add_argument(
         "--tile_size",
         type=positive,
