@@ -1,6 +1,7 @@
 """Fixed-Point GAN for cloud detection: train, generate masks, test, look at translations."""
 
 import argparse
+from pathlib import Path
 
 from data_loader import PatchDataset, training_normalization, validation_set
 from fcd import cfmask, options, patches
@@ -135,6 +136,12 @@ def build_parser() -> Parser:
         "the paper: uses pixel labels), otsu (no pixel label) or a number in [0, 1]",
     )
     group.add_argument(
+        "--model_weights",
+        type=Path,
+        default=None,
+        help="the modes after training use this checkpoint instead of the run's own",
+    )
+    group.add_argument(
         "--num_pictures", type=positive, default=16, help="patches that --mode visualize shows"
     )
     return parser
@@ -186,7 +193,7 @@ def train(flags: argparse.Namespace, used: Run) -> int:
 
 def generate_masks(flags: argparse.Namespace, used: Run) -> int:
     """`--mode generate_masks`."""
-    solver = FCDSolver.load(used, used.folder.models / f"{flags.checkpoint}.pt")
+    solver = FCDSolver.load(used, _weights(flags, used))
     tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size)
     scenes = patches.scenes_of_split(find_scenes(flags.orig_image_dir), flags.image_dir, "train")
     threshold = _threshold(flags, solver)
@@ -197,7 +204,7 @@ def generate_masks(flags: argparse.Namespace, used: Run) -> int:
 
 def test(flags: argparse.Namespace, used: Run) -> int:
     """`--mode test`."""
-    solver = FCDSolver.load(used, used.folder.models / f"{flags.checkpoint}.pt")
+    solver = FCDSolver.load(used, _weights(flags, used))
     tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size)
     scenes = patches.scenes_of_split(
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
@@ -214,9 +221,13 @@ def test(flags: argparse.Namespace, used: Run) -> int:
         scenes,
         lambda scene: solver.predictions(scene, tiles, threshold["threshold"]),
         evaluation,
-        options.run_config(used.folder, used.folder.root, vars(flags)),
+        options.run_config(used.folder, _weights(flags, used).parents[1], vars(flags)),
     )
     return 0
+
+
+def _weights(flags: argparse.Namespace, used: Run) -> Path:
+    return flags.model_weights or used.folder.models / f"{flags.checkpoint}.pt"
 
 
 def _threshold(flags: argparse.Namespace, solver: FCDSolver) -> dict:
@@ -229,7 +240,7 @@ def _threshold(flags: argparse.Namespace, solver: FCDSolver) -> dict:
 
 def visualize(flags: argparse.Namespace, used: Run) -> int:
     """`--mode visualize`."""
-    solver = FCDSolver.load(used, used.folder.models / f"{flags.checkpoint}.pt")
+    solver = FCDSolver.load(used, _weights(flags, used))
     dataset = PatchDataset(flags.image_dir, "train", "mask.tif")
     print(f"pictures: {solver.visualize(dataset, flags.num_pictures)}")
     return 0

@@ -66,6 +66,14 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How a checkpoint was chosen, in words, and how many pixel labels that took."""
+
+    by: str
+    pixel_labels: int
+
+
+@dataclass(frozen=True)
 class Tiles:
     """How whole scenes are scored: tile side, overlap (pixels) and tiles per batch."""
 
@@ -146,6 +154,7 @@ class Solver:
         self.device = run.device
         self.step = 0
         self.best = -math.inf
+        self.choice = Choice("last step", 0)
 
     # What a subclass defines:
 
@@ -166,6 +175,7 @@ class Solver:
         return {
             "step": self.step,
             "best": self.best,
+            "choice": asdict(self.choice),
             "image_size": self.image_size,
             "normalization": self.normalization.state(),
             **{name: network.state_dict() for name, network in self.networks().items()},
@@ -211,6 +221,11 @@ class Solver:
         for name in names:
             checkpoints.save(self.run.folder.models / f"{name}.pt", state)
 
+    def save_best(self, choice: Choice) -> None:
+        """Write `best.pt`, which says how it was chosen; `latest.pt` is not chosen at all."""
+        state = self.state() | {"choice": asdict(choice)}
+        checkpoints.save(self.run.folder.models / "best.pt", state)
+
     def resume(self) -> bool:
         """Continue from `latest.pt` if there is one."""
         path = self.run.folder.models / "latest.pt"
@@ -224,6 +239,7 @@ class Solver:
         for name, network in self.networks().items():
             checkpoints.load_weights(network, state[name], source)
         self.step, self.best = state["step"], state["best"]
+        self.choice = Choice(**state["choice"])
         self.normalization = Normalization.from_state(state["normalization"])
 
     @contextmanager
@@ -248,7 +264,7 @@ class Solver:
         known = {name: f"{parts[name].item():.3f}" for name in shown if name in parts}
         bar.set_postfix(known, refresh=False)
 
-    def keep_best(self, log: SummaryWriter, cells: np.ndarray) -> None:
+    def keep_best(self, log: SummaryWriter, cells: np.ndarray, select: str) -> None:
         """Log the scores of the validation confusion `cells`, save latest, and best if it is."""
         scores = metrics.scores(cells)
         f1 = scores["macro"]["f1"]
@@ -264,7 +280,10 @@ class Solver:
             f"step {self.step}: validation accuracy {scores['accuracy']:.3f}, "
             f"macro F1 {f1:.3f} (best {self.best:.3f})"
         )
-        self.save("latest", *["best"] * is_best)
+        if is_best:
+            labelled = int(cells.sum()) if select == "pixel" else 0
+            self.save_best(Choice(SELECTIONS[select], labelled))
+        self.save("latest")
 
     def stop_if_asked(self, interruption: Interruption) -> None:
         """Save and raise `Stopped` if Ctrl-C or SIGTERM came."""
@@ -353,7 +372,7 @@ class Solver:
             known = read_json(path)
             if all(known.get(name) == value for name, value in asked.items()):
                 return known
-        record = asked | {"pixel_labels": 0}
+        record = asked | {"pixel_labels": 0, "checkpoint": asdict(self.choice)}
         if isinstance(choice, float):
             record |= {"threshold": choice, "chosen_by": "given by the user"}
         else:
@@ -445,8 +464,6 @@ class FCDSolver(Solver):
     ) -> None:
         super().__init__(run)
         self.size, self.image_size, self.normalization = size, image_size, normalization
-        self.checkpoint_chosen_by = "last step"
-        self.validation_pixels = 0
         torch.manual_seed(run.seed)
         channels = normalization.num_channels
         self.G = Generator(size.g_conv_dim, 1, size.g_repeat_num, channels).to(self.device)
@@ -474,11 +491,7 @@ class FCDSolver(Solver):
 
     def state(self) -> dict[str, Any]:
         """See `Solver.state`."""
-        state = super().state() | {
-            "size": asdict(self.size),
-            "checkpoint_chosen_by": self.checkpoint_chosen_by,
-            "validation_pixels": self.validation_pixels,
-        }
+        state = super().state() | {"size": asdict(self.size)}
         if self.g_optimizer is not None:
             state["g_optimizer"] = self.g_optimizer.state_dict()
             state["d_optimizer"] = self.d_optimizer.state_dict()
@@ -487,8 +500,6 @@ class FCDSolver(Solver):
     def restore(self, state: dict[str, Any], source: Path) -> None:
         """See `Solver.restore`."""
         super().restore(state, source)
-        self.checkpoint_chosen_by = state["checkpoint_chosen_by"]
-        self.validation_pixels = state["validation_pixels"]
         if self.g_optimizer is not None:
             self.g_optimizer.load_state_dict(state["g_optimizer"])
             self.d_optimizer.load_state_dict(state["d_optimizer"])
@@ -564,9 +575,7 @@ class FCDSolver(Solver):
             return
         cells, threshold = self.validate(val_set, batch_size, select, None)
         log.add_scalar("val/threshold", threshold, self.step)
-        self.checkpoint_chosen_by = SELECTIONS[select]
-        self.validation_pixels = int(cells.sum()) if select == "pixel" else 0
-        self.keep_best(log, cells)
+        self.keep_best(log, cells, select)
 
     # Pictures:
 
@@ -664,8 +673,8 @@ class FCDSolver(Solver):
             pixel_labels=0,
             threshold_chosen_by=threshold["chosen_by"],
             threshold_pixel_labels=threshold["pixel_labels"],
-            checkpoint_chosen_by=self.checkpoint_chosen_by,
-            checkpoint_pixel_labels=self.validation_pixels,
+            checkpoint_chosen_by=self.choice.by,
+            checkpoint_pixel_labels=self.choice.pixel_labels,
         )
 
 
@@ -725,7 +734,9 @@ class SupervisedSolver(Solver):
         super().__init__(run)
         self.task, self.image_size, self.normalization = task, image_size, normalization
         self.cam_method = "cam"
-        self.supervision = Supervision(0, 0, "0.5, fixed", 0, "last epoch", 0)
+        # The labels of this run and of the runs it builds on; the checkpoint's are those of the
+        # runs before, to which `seen` adds the choice of this one.
+        self.supervision = Supervision(0, 0, "0.5, fixed", 0, "", 0)
         torch.manual_seed(run.seed)
         self.network = task.build(normalization.num_channels).to(self.device)
         self.optimizer: Adam | None = None
@@ -790,7 +801,7 @@ class SupervisedSolver(Solver):
 
     def start_from(self, path: Path | str, *, encoder_only: bool) -> None:
         """Begin with the weights of another run, and inherit what labels it has seen."""
-        state = checkpoints.load(path, ("network", "normalization", "supervision"))
+        state = checkpoints.load(path, ("network", "normalization", "supervision", "choice"))
         weights, network = state["network"], self.network
         if encoder_only:
             prefix, network = "encoder.", self.network.encoder
@@ -804,7 +815,13 @@ class SupervisedSolver(Solver):
             weights = {n: value for n, value in weights.items() if not n.startswith(head)}
         checkpoints.load_weights(network, weights, path)
         self.normalization = Normalization.from_state(state["normalization"])
-        self.supervision = Supervision(**state["supervision"])
+        self.supervision = _with_choice(
+            Supervision(**state["supervision"]), Choice(**state["choice"]), "weights"
+        )
+
+    def seen(self) -> Supervision:
+        """What labels the network has seen, the choice of its checkpoint included."""
+        return _with_choice(self.supervision, self.choice, "")
 
     def train(
         self, settings: SupervisedTraining, train_set: PatchDataset, val_set: PatchDataset | None
@@ -872,11 +889,16 @@ class SupervisedSolver(Solver):
         # Probabilities have their threshold; the mean score of a patch has to find one.
         natural = self.task.target == "label" or select == "pixel"
         cells, _ = self.validate(val_set, settings.batch_size, select, 0.5 if natural else None)
-        self.supervision = replace(
-            self.supervision,
-            checkpoint_chosen_by=SELECTIONS[select],
-            checkpoint_pixel_labels=int(cells.sum()) if select == "pixel" else 0,
-        )
         # The schedule must be in the checkpoint that `keep_best` writes.
         self.scheduler.step(metrics.scores(cells)["macro"]["f1"])
-        self.keep_best(log, cells)
+        self.keep_best(log, cells, select)
+
+
+def _with_choice(seen: Supervision, choice: Choice, of: str) -> Supervision:
+    """`seen` after one more choice of a checkpoint, `of` the weights a run began with."""
+    parts = [seen.checkpoint_chosen_by, f"{of}: {choice.by}" if of else choice.by]
+    return replace(
+        seen,
+        checkpoint_chosen_by="; ".join(part for part in parts if part),
+        checkpoint_pixel_labels=seen.checkpoint_pixel_labels + choice.pixel_labels,
+    )

@@ -201,6 +201,8 @@ def add_labels(
         image_labels=max(seen.image_labels, len(train_set)),
         threshold_chosen_by=f"0.5, fixed; training masks: {origin['chosen_by']}",
         threshold_pixel_labels=origin["pixel_labels"],
+        checkpoint_chosen_by=f"training masks: {origin['checkpoint']['by']}",
+        checkpoint_pixel_labels=origin["checkpoint"]["pixel_labels"],
     )
 
 
@@ -213,7 +215,7 @@ def test(flags: argparse.Namespace, used: Run) -> int:
     scenes = patches.scenes_of_split(
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
     )
-    threshold, supervision = 0.5, solver.supervision
+    threshold, supervision = 0.5, solver.seen()
     if flags.threshold is not None or solver.task.network != "unet":
         record = solver.choose_threshold(
             flags.threshold or "f1", flags.image_dir, flags.threshold_patches, flags.batch_size

@@ -299,4 +299,5 @@ def provenance(masks: Path) -> dict:
         "masks": str(masks),
         "chosen_by": known.get("chosen_by", "unknown"),
         "pixel_labels": known.get("pixel_labels", 0),
+        "checkpoint": known.get("checkpoint", {"by": "unknown", "pixel_labels": 0}),
     }

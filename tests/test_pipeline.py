@@ -296,7 +296,11 @@ def test_a_checkpoint_chosen_by_image_labels_needs_no_mask(walk, monkeypatch):
         )
         assert module.main() == 0
     gan = torch.load(walk / "outputs/I/models/best.pt", weights_only=True)
-    assert gan["validation_pixels"] == 0
-    assert "image-level labels" in gan["checkpoint_chosen_by"]
+    assert gan["choice"]["pixel_labels"] == 0
+    assert "image-level labels" in gan["choice"]["by"]
+    last = torch.load(walk / "outputs/FCD/models/latest.pt", weights_only=True)
+    assert last["choice"] == {"by": "last step", "pixel_labels": 0}
     unet = torch.load(walk / "outputs/IPlus/models/best.pt", weights_only=True)
-    assert unet["supervision"]["checkpoint_pixel_labels"] == 0
+    assert unet["choice"]["pixel_labels"] == 0
+    # Its training masks came from a checkpoint that was chosen with pixel labels.
+    assert unet["supervision"]["checkpoint_pixel_labels"] > 0

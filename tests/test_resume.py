@@ -180,7 +180,7 @@ def test_without_validation_the_last_checkpoint_is_the_best(image_dir):
     gan("noval").train(GAN, PatchDataset(image_dir, "train"), None)
     best = checkpoints.load("outputs/noval/models/best.pt")
     assert best["step"] == 12
-    assert best["checkpoint_chosen_by"] == "last step"
+    assert best["choice"] == {"by": "last step", "pixel_labels": 0}
 
 
 def test_frozen_encoder_keeps_weights_and_statistics(image_dir):
