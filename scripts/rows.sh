@@ -1,0 +1,82 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034  # the scripts that source this one use its variables
+# Sourced by the run_*.sh scripts: their arguments, their data, and how one row is carried out.
+#
+#   --demo           demo size: synthetic scenes, small networks, a CPU is enough
+#   --seeds "0 1 2"  one run of each row a seed (default: 0 1 2)
+#   --dir DIR        folder of data, outputs and runs (default: the repository; demo: demo-table)
+#   other flags      go to every training and test (--device cuda:1 …)
+#
+# A run that is tested already is skipped; one that was stopped goes on.
+set -euo pipefail
+
+seeds="0 1 2" dir="" demo=false extra=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --demo) demo=true; shift ;;
+        --seeds) seeds=${2:?--seeds needs numbers such as \"0 1 2\"}; shift 2 ;;
+        --dir) dir=${2:?--dir needs a folder}; shift 2 ;;
+        *) extra+=("$1"); shift ;;
+    esac
+done
+
+# shellcheck source=scripts/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+export PYTHONPATH=$root
+
+say() {
+    echo
+    echo "\$ python ${*/#"$root/"/}"
+    python "$@"
+}
+
+# What a row trains with: gan (main.py), unet and tuned (supervised_main.py).
+if $demo; then
+    dir=${dir:-$root/demo-table}
+    mkdir -p "$dir"
+    cd "$dir"
+    data=(--image_dir patches --orig_image_dir scenes --num_workers 0)
+    gan=(--image_size 32 --g_conv_dim 16 --g_repeat_num 3 --d_conv_dim 32 --d_repeat_num 4
+        --n_critic 2 --g_lr 3e-4 --d_lr 3e-4 --num_iters 3000 --num_iters_decay 1000
+        --sample_step 1000 --model_save_step 200 --normalize stretch --balance True)
+    unet=(--encoder resnet18 --normalize stretch --batch_size 32 --n_epochs 4 --lr 5e-4)
+    tuned=(--encoder resnet18 --normalize stretch --batch_size 32 --n_epochs 10 --lr 1e-4)
+    masks=(--data_path scenes --output_dir patches)
+    if [ ! -f patches/split.csv ]; then
+        say -m fcd.synthetic --output_dir scenes
+        say "$root/prepare_landsat8_biome.py" "${masks[@]}" --patch_size 32
+    fi
+else
+    cd "${dir:-$root}"
+    data=()
+    gan=()
+    unet=()
+    tuned=(--lr 1e-5)
+    masks=()
+fi
+
+folder() { # NAME: the folder of an experiment
+    echo "outputs/${1//+/Plus}"
+}
+
+tested() { # NAME
+    if [ -f "$(folder "$1")/results/metrics.json" ]; then
+        echo "$1 is tested already"
+    else
+        return 1
+    fi
+}
+
+test_row() { # SCRIPT METHOD NAME FLAGS…: score the test scenes
+    local script=$1 method=$2 name=$3
+    shift 3
+    tested "$name" || say "$root/$script" --mode test "${data[@]}" --batch_size 64 \
+        --experiment_name "$name" --method "$method" "$@" "${extra[@]}"
+}
+
+train_row() { # SCRIPT NAME SEED FLAGS…: train one run
+    local script=$1 name=$2 seed=$3
+    shift 3
+    tested "$name" >/dev/null || say "$root/$script" --mode train "${data[@]}" \
+        --experiment_name "$name" --seed "$seed" "$@" "${extra[@]}"
+}

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# FCD, the same without any pixel label, and StarGAN (FCD without its same-domain half).
+# shellcheck source=scripts/rows.sh
+source "$(dirname "$0")/rows.sh"
+
+for seed in $seeds; do
+    train_row main.py "FCD-$seed" "$seed" "${gan[@]}"
+    test_row main.py FCD "FCD-$seed"
+    # The last checkpoint and Otsu's threshold: neither is chosen with pixel labels.
+    test_row main.py "FCD, no pixel label" "FCD-unlabelled-$seed" \
+        --model_weights "outputs/FCD-$seed/models/latest.pt" --threshold otsu
+    train_row main.py "StarGAN-$seed" "$seed" "${gan[@]}" --same_domain False
+    test_row main.py StarGAN "StarGAN-$seed"
+done
