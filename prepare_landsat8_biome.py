@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from fcd import labels, metrics, patches
 from fcd.errors import SceneError, UserError
-from fcd.files import write_json
+from fcd.files import write_json, write_text
 from fcd.options import (
     DEFAULT_IMAGE_DIR,
     DEFAULT_SCENE_DIR,
@@ -129,20 +129,22 @@ def choose_split(
     """
     written = image_dir / patches.SPLIT_FILE
     source = split_file or (written if written.exists() else None)
-    if source:
-        split = patches.read_split(source)
-        unknown = [scene.name for scene in scenes if scene.name not in split]
-        if unknown:
-            raise UserError(
-                f"{source} does not say where scene {unknown[0]} belongs ({len(unknown)} scenes "
-                "are missing); add a line for each, or remove the file to draw a new split"
-            )
-        absent = len(split) - len(scenes)
-        print(f"split from {source}" + (f"; {absent} of its scenes are not here" * bool(absent)))
-    else:
+    if source is None:
         share = {s.name: patches.scene_cloud_share(s) for s in scenes} if by_cloud else None
         split = patches.split_scenes(scenes, seed, share)
-    patches.write_split(written, scenes, split)
+        patches.write_split(written, scenes, split)
+        return split
+    split = patches.read_split(source)
+    unknown = [scene.name for scene in scenes if scene.name not in split]
+    if unknown:
+        raise UserError(
+            f"{source} does not say where scene {unknown[0]} belongs ({len(unknown)} scenes "
+            "are missing); add a line for each, or remove the file to draw a new split"
+        )
+    absent = len(split) - len(scenes)
+    print(f"split from {source}" + (f"; {absent} of its scenes are not here" * bool(absent)))
+    if source != written:
+        write_text(written, Path(source).read_text(encoding="utf-8-sig"))
     return split
 
 

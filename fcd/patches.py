@@ -91,20 +91,22 @@ def read_split(path: Path | str) -> dict[str, str]:
 
 
 def scenes_of_split(scenes: Iterable[Scene], image_dir: Path | str, kind: str) -> list[Scene]:
-    """Those of `scenes` that split.csv in `image_dir` puts into `kind`.
+    """Those of `scenes` that were prepared into `image_dir` for the split `kind`.
 
-    Raises `UserError` if there is no split.csv, or a scene of that split is not on disk.
+    Raises `UserError` if there are none, or one of them is not on disk any more.
     """
-    path = Path(image_dir, SPLIT_FILE)
-    if not path.exists():
-        raise UserError(f"{path} is missing; run python prepare_landsat8_biome.py first")
-    wanted = {name for name, split in read_split(path).items() if split == kind}
+    records = [read_json(path) for path in sorted(Path(image_dir, RECORDS).glob("*.json"))]
+    wanted = {record["scene"] for record in records if record["split"] == kind}
+    if not wanted:
+        raise UserError(
+            f"{image_dir} has no prepared {kind} scene; run python prepare_landsat8_biome.py"
+        )
     chosen = [scene for scene in scenes if scene.name in wanted]
     absent = sorted(wanted - {scene.name for scene in chosen})
-    if absent or not chosen:
+    if absent:
         raise UserError(
-            f"{path} names {len(wanted)} {kind} scenes, {len(chosen)} are below --orig_image_dir"
-            + (f"; missing: {', '.join(absent[:3])}" if absent else "")
+            f"{len(absent)} of the {len(wanted)} {kind} scenes of {image_dir} are not below "
+            f"--orig_image_dir: {', '.join(absent[:3])}"
         )
     return chosen
 

@@ -11,9 +11,10 @@ import torch
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd import options
+from fcd import options, patches
 from fcd.errors import UserError
 from fcd.options import RunFolder
+from fcd.scenes import find_scenes
 from tests.conftest import ROOT, draw, write_scene
 
 
@@ -248,3 +249,19 @@ python supervised_main.py --mode train --batch_size 64 --keep_ratio 0.01 --lr 1e
 def test_the_readme_shows_the_nine_commands_verbatim():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in NINE.splitlines() if line not in lines] == []
+
+
+def test_a_split_file_is_kept_whole_and_absent_scenes_are_named(call, tmp_path):
+    write_scene(tmp_path / "scenes" / "Water" / "S1", "S1", *draw(40, 40, 0))
+    (tmp_path / "mine.csv").write_text("scene,split\nS1,test\nS9,train\n")
+    common = ["--data_path", "scenes", "--output_dir", "p", "--patch_size", "16"]
+    assert call(prepare_landsat8_biome, *common, "--split_file", "mine.csv")[0] == 0
+    assert call(prepare_landsat8_biome, *common)[0] == 0
+    assert (tmp_path / "p" / "split.csv").read_text() == (tmp_path / "mine.csv").read_text()
+
+    (found,) = patches.scenes_of_split(find_scenes("scenes"), "p", "test")
+    assert found.name == "S1"
+    with pytest.raises(UserError, match="p has no prepared train scene"):
+        patches.scenes_of_split(find_scenes("scenes"), "p", "train")
+    with pytest.raises(UserError, match=r"1 of the 1 test scenes of p are not below .* S1"):
+        patches.scenes_of_split([], "p", "test")
