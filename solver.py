@@ -475,7 +475,7 @@ class FCDSolver(Solver):
     @classmethod
     def load(cls, run: Run, path: Path) -> "FCDSolver":
         """The solver of a trained run, from its checkpoint alone."""
-        state = checkpoints.load(path, ("G", "D", "size", "image_size", "normalization"))
+        state = _described(checkpoints.load(path, ("G", "D")))
         normalization = Normalization.from_state(state["normalization"])
         solver = cls(run, GANSize(**state["size"]), state["image_size"], normalization)
         solver.restore(state, path)
@@ -676,6 +676,33 @@ class FCDSolver(Solver):
             checkpoint_chosen_by=self.choice.by,
             checkpoint_pixel_labels=self.choice.pixel_labels,
         )
+
+
+def _described(state: dict[str, Any]) -> dict[str, Any]:
+    """A GAN checkpoint; one of the authors' code, which holds `G` and `D` alone, is completed.
+
+    The sizes follow from the shapes of the weights; the normalisation is the paper's.
+    """
+    if "size" in state:
+        return state
+    g, d = state["G"], state["D"]
+    d_repeat_num = sum(name.startswith("main.") and name.endswith(".weight") for name in d)
+    size = GANSize(
+        g_conv_dim=len(g["main.0.weight"]),
+        g_repeat_num=sum(name.endswith(".main.0.weight") for name in g),
+        d_conv_dim=len(d["main.0.weight"]),
+        d_repeat_num=d_repeat_num,
+    )
+    return {
+        "G": g,
+        "D": d,
+        "size": asdict(size),
+        "image_size": d["conv2.weight"].shape[-1] * 2**d_repeat_num,
+        "normalization": Normalization.paper(d["main.0.weight"].shape[1]).state(),
+        "step": 0,
+        "best": -math.inf,
+        "choice": asdict(Choice("unknown", 0)),
+    }
 
 
 def _has_tags(path: Path, tags: dict[str, str]) -> bool:

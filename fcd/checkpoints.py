@@ -4,11 +4,21 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from fcd.errors import UserError
 from fcd.files import replacing
+
+# The authors' checkpoints hold their validation score as a NumPy number, under the name that
+# NumPy's function had before version 2.
+_NUMPY_SCALARS = [
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    np._core.multiarray.scalar,
+    np.dtype,
+    np.dtypes.Float64DType,
+]
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -27,7 +37,8 @@ def load(path: Path | str, needs: tuple[str, ...] = ()) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; train first, or name another --experiment_name")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is no checkpoint or is damaged ({reason})") from error

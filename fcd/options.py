@@ -322,10 +322,11 @@ def start_run(folder: RunFolder, flags: dict[str, Any], used_device: torch.devic
 
 
 def run_config(folder: RunFolder, trained: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
-    """What a report says of a run: the config.json in `trained`, and the flags of the test."""
+    """What a report says of a run: the config.json in `trained`, if any, and the test's flags."""
+    path = trained / "config.json" if trained else None
     return {
         "experiment_name": folder.experiment,
-        "trained": read_json(trained / "config.json") if trained else None,
+        "trained": read_json(path) if path and path.exists() else None,
         "tested": _plain(flags),
     }
 

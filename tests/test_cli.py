@@ -138,7 +138,7 @@ def test_checkpoints_that_are_none_or_of_another_kind(call, tmp_path):
     torch.save({"network": {}}, models / "best.pt")
     code, err = call(main, "--mode", "test")
     assert code == 2
-    assert "holds no G, D, size, image_size, normalization" in err
+    assert "holds no G, D: it is a checkpoint of another kind" in err
 
 
 def test_a_run_of_other_settings_is_not_continued(call, tmp_path):

@@ -1,3 +1,6 @@
+import zipfile
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -5,7 +8,9 @@ from torch import nn
 from fcd.checkpoints import load_weights
 from fcd.errors import UserError
 from fcd.losses import difference_map
+from fcd.options import RunFolder
 from model import Discriminator, Generator, build_unet
+from solver import FCDSolver, Run
 
 
 def small_generator():
@@ -99,3 +104,32 @@ def test_unet_heads():
     mask, label = build_unet(10, "resnet34", True)(x)
     assert mask.shape == (2, 2, 32, 32)
     assert label.shape == (2, 1)
+
+
+def rename_in_zip(source, target):
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("data.pkl"):
+                assert b"numpy._core.multiarray" in content
+                content = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            new.writestr(name, content)
+
+
+def test_a_checkpoint_of_the_authors_code_becomes_a_solver(tmp_path):
+    torch.manual_seed(2)
+    authors = Generator(8, 1, 2, 10)
+    for index in (9, 10):
+        authors.main[index] = AuthorsResidualBlock(32)
+    discriminator = Discriminator(64, 4, 1, 5, 10)
+    state = {"G": nn.Module.state_dict(authors), "D": discriminator.state_dict()}
+    # Its score is a NumPy number, pickled under the name of NumPy 1.
+    torch.save(state | {"val_f1": np.float64(0.5)}, tmp_path / "new.ckpt")
+    rename_in_zip(tmp_path / "new.ckpt", tmp_path / "best-model.ckpt")
+    run = Run(RunFolder("authors"), torch.device("cpu"))
+    solver = FCDSolver.load(run, tmp_path / "best-model.ckpt")
+    assert (solver.size.g_conv_dim, solver.size.g_repeat_num) == (8, 2)
+    assert (solver.size.d_conv_dim, solver.size.d_repeat_num, solver.image_size) == (4, 5, 64)
+    x = torch.rand(1, 10, 64, 64)
+    expected = (authors(x, torch.zeros(1, 1)) - x).abs().mean(dim=1) / 2
+    assert torch.equal(solver.score(x), expected)
