@@ -303,15 +303,11 @@ def test_checksum(server, tmp_path, payloads):
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [
-        ("17", 17),
-        (formatdate(time.time() + 100, usegmt=True), 100),
-        (formatdate(time.time() - 100, usegmt=True), 0),
-        ("soon", 0),
-        ("", 0),
-    ],
+    [("17", 17), (100, 100), (-100, 0), ("soon", 0), ("", 0)],
 )
 def test_retry_after(value, seconds):
+    if isinstance(value, int):  # a date, so many seconds from now
+        value = formatdate(time.time() + value, usegmt=True)
     response = SimpleNamespace(headers={"Retry-After": value})
     assert fetch._retry_after(response) == pytest.approx(seconds, abs=5)
 
@@ -684,8 +680,16 @@ def test_command_stops_cleanly_and_goes_on(server, out, number, monkeypatch, cap
         while not part.exists() or part.stat().st_size == 0:
             time.sleep(0.01)
         os.kill(os.getpid(), number)
-        time.sleep(0.1)
+        stops[0].wait(60)  # the command has noticed; only then does the server answer again
         server.released.set()
+
+    stops = []
+
+    def watched(**settings):
+        stops.append(settings["stop"])
+        return fetch.Fetcher(**settings)
+
+    monkeypatch.setattr(download_landsat8_biome, "Fetcher", watched)
 
     threading.Thread(target=interrupt).start()
     earlier = signal.getsignal(signal.SIGTERM)
