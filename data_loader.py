@@ -127,6 +127,15 @@ def training_normalization(kind: str, dataset: PatchDataset) -> Normalization:
     return Normalization.paper(dataset.num_channels)
 
 
+def batches_per_epoch(patches: int, batch_size: int) -> int:
+    """Batches of a pass over `patches`; one that is left over joins the batch before.
+
+    Batch norm cannot take a single sample whose features are one pixel wide.
+    """
+    full, rest = divmod(patches, batch_size)
+    return max(full + (rest > 1), 1)
+
+
 class StepBatches(Sampler[list[int]]):
     """Batches of indices for the steps `start` to `stop` of a run.
 
@@ -140,7 +149,7 @@ class StepBatches(Sampler[list[int]]):
     ) -> None:
         self.labels, self.batch_size, self.seed = labels, batch_size, seed
         self.start, self.stop, self.balance = start, stop, balance
-        self.per_epoch = -(-len(labels) // batch_size)
+        self.per_epoch = batches_per_epoch(len(labels), batch_size)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -160,8 +169,9 @@ class StepBatches(Sampler[list[int]]):
             if step // self.per_epoch != epoch:
                 epoch = step // self.per_epoch
                 order = self._epoch(epoch)
-            first = step % self.per_epoch * self.batch_size
-            yield order[first : first + self.batch_size]
+            batch = step % self.per_epoch
+            first, last = batch * self.batch_size, batch == self.per_epoch - 1
+            yield order[first:] if last else order[first : first + self.batch_size]
 
 
 def _ignore_interrupt(_: int) -> None:

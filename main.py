@@ -197,7 +197,7 @@ def generate_masks(flags: argparse.Namespace, used: Run) -> int:
     tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size)
     scenes = patches.scenes_of_split(find_scenes(flags.orig_image_dir), flags.image_dir, "train")
     threshold = _threshold(flags, solver)
-    tifs = solver.generate_masks(scenes, tiles, threshold["threshold"])
+    tifs = solver.generate_masks(scenes, tiles, threshold)
     print(f"masks of {len(scenes)} training scenes: {tifs}")
     return 0
 
@@ -210,18 +210,17 @@ def test(flags: argparse.Namespace, used: Run) -> int:
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
     )
     threshold = _threshold(flags, solver)
-    supervision = solver.supervision(len(PatchDataset(flags.image_dir, "train")), threshold)
     evaluation = Evaluation(
         used.folder.results,
         flags.method or flags.experiment_name,
         threshold["threshold"],
-        supervision,
+        solver.supervision(threshold),
     )
     evaluate(
         scenes,
         lambda scene: solver.predictions(scene, tiles, threshold["threshold"]),
         evaluation,
-        options.run_config(used.folder, _weights(flags, used).parents[1], vars(flags)),
+        options.run_config(used.folder, _weights(flags, used), vars(flags)),
     )
     return 0
 

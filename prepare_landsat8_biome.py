@@ -117,23 +117,27 @@ def main() -> int:
     split = choose_split(
         scenes, flags.output_dir, flags.split_file, flags.seed, flags.stratify == "cloud"
     )
-    return cut_scenes(scenes, split, flags.output_dir, cutting, flags.num_workers)
+    records = finished(scenes, split, flags.output_dir, cutting)
+    written = flags.output_dir / patches.SPLIT_FILE
+    if flags.split_file:
+        write_text(written, flags.split_file.read_text(encoding="utf-8-sig"))
+    elif not written.exists():
+        patches.write_split(written, scenes, split)
+    return cut_scenes(scenes, split, flags.output_dir, cutting, records, flags.num_workers)
 
 
 def choose_split(
     scenes: list[Scene], image_dir: Path, split_file: Path | None, seed: int, by_cloud: bool
 ) -> dict[str, str]:
-    """Scene name -> split: from `split_file`, from an earlier split.csv, or drawn; written down.
+    """Scene name -> split: from `split_file`, from an earlier split.csv, or drawn.
 
     Raises `UserError` if a scene on disk is not in the file.
     """
     written = image_dir / patches.SPLIT_FILE
     source = split_file or (written if written.exists() else None)
     if source is None:
-        share = {s.name: patches.scene_cloud_share(s) for s in scenes} if by_cloud else None
-        split = patches.split_scenes(scenes, seed, share)
-        patches.write_split(written, scenes, split)
-        return split
+        share = {s.name: known_cloud_share(s) for s in scenes} if by_cloud else None
+        return patches.split_scenes(scenes, seed, share)
     split = patches.read_split(source)
     unknown = [scene.name for scene in scenes if scene.name not in split]
     if unknown:
@@ -142,30 +146,51 @@ def choose_split(
             "are missing); add a line for each, or remove the file to draw a new split"
         )
     absent = len(split) - len(scenes)
-    print(f"split from {source}" + (f"; {absent} of its scenes are not here" * bool(absent)))
-    if source != written:
-        write_text(written, Path(source).read_text(encoding="utf-8-sig"))
+    print(
+        f"split from {source}, --seed and --stratify do not matter"
+        + (f"; {absent} of its scenes are not here" * bool(absent))
+    )
     return split
 
 
-def cut_scenes(
-    scenes: list[Scene], split: dict[str, str], image_dir: Path, cutting: Cutting, workers: int
-) -> int:
-    """Cut all scenes that are not done yet; print the class balance; return the exit code."""
-    records, todo = [], []
+def known_cloud_share(scene: Scene) -> float:
+    """Cloud share of a scene; 0 for one that cannot be read, which is named when it is cut."""
+    try:
+        return patches.scene_cloud_share(scene)
+    except SceneError:
+        return 0.0
+
+
+def finished(
+    scenes: list[Scene], split: dict[str, str], image_dir: Path, cutting: Cutting
+) -> dict[str, dict]:
+    """Records of the scenes cut before; `UserError` if one was cut or split otherwise."""
+    records = {}
     for scene in scenes:
         record = patches.read_record(image_dir, scene)
         if record is None:
-            todo.append(scene)
-        elif record["cutting"] != asdict(cutting) or record["split"] != split[scene.name]:
+            continue
+        if record["cutting"] != asdict(cutting) or record["split"] != split[scene.name]:
             raise UserError(
                 f"{image_dir} holds patches of {scene.name} cut otherwise ({record['split']}, "
                 f"{record['cutting']}); remove it or choose another --output_dir"
             )
-        else:
-            records.append(record)
+        records[scene.name] = record
+    return records
+
+
+def cut_scenes(
+    scenes: list[Scene],
+    split: dict[str, str],
+    image_dir: Path,
+    cutting: Cutting,
+    records: dict[str, dict],
+    workers: int,
+) -> int:
+    """Cut the scenes without a record; print the class balance; return the exit code."""
     if records:
         print(f"{len(records)} scenes are cut already")
+    todo = [scene for scene in scenes if scene.name not in records]
     jobs = {
         scene.name: partial(patches.cut_scene, scene, image_dir, split[scene.name], cutting)
         for scene in todo
@@ -175,8 +200,8 @@ def cut_scenes(
         if isinstance(result, SceneError):
             failures.append((name, result))
         else:
-            records.append(result)
-    print_balance(records)
+            records[name] = result
+    print_balance(records.values())
     for _, failure in failures:
         print(f"left out: {failure}", file=sys.stderr)
     return 1 if failures else 0
@@ -233,6 +258,7 @@ def add_masks(scenes: list[Scene], masks: Path, image_dir: Path, name: str, work
             f"{missing[0]} is missing ({len(missing)} of {len(wanted)} masks); run "
             "python main.py --mode generate_masks first, or give its folder to --generated_masks"
         )
+    supervision = patches.provenance(masks)
     jobs = {
         scene.name: partial(patches.add_generated_masks, scene, record, masks, image_dir, name)
         for scene, record in wanted
@@ -242,7 +268,7 @@ def add_masks(scenes: list[Scene], masks: Path, image_dir: Path, name: str, work
         if isinstance(result, SceneError):
             raise result
         counts += result
-    write_json(patches.provenance_path(image_dir, name), patches.provenance(masks))
+    write_json(patches.provenance_path(image_dir, name), supervision)
     scores = metrics.scores(counts)
     print(
         f"wrote {name} into {sum(len(r['clear']) + len(r['cloudy']) for _, r in wanted)} patches; "

@@ -19,7 +19,7 @@ from torch.utils.data import Subset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from data_loader import PatchDataset, StepBatches, get_loader
+from data_loader import PatchDataset, StepBatches, batches_per_epoch, get_loader
 from fcd import cfmask, checkpoints, figures, labels, metrics, patches
 from fcd.cam import cam_score
 from fcd.errors import UserError
@@ -40,7 +40,7 @@ from fcd.page import number
 from fcd.report import Evaluation, SceneEvaluation, Supervision
 from fcd.scenes import FILL_DN, RGB_BANDS, Scene, raster_writer
 from fcd.tiling import Strip, score_strips
-from fcd.transforms import Normalization, random_horizontal_flip
+from fcd.transforms import Normalization, random_horizontal_flip, to_device
 from model import Discriminator, Generator, build_resnet50, build_ucam, build_unet
 
 THRESHOLD_SEED = 42
@@ -148,6 +148,7 @@ class Solver:
     normalization: Normalization
     image_size: int
     tile_multiple: int  # tile sides the networks can take, pixels
+    score_name: str  # what `score` is
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -198,8 +199,7 @@ class Solver:
 
     def inputs(self, batch: dict) -> Tensor:
         """Images of a batch as network input, normalised on the device."""
-        image = batch["image"].to(self.device, non_blocking=True)
-        return self.normalization.normalize(image)
+        return self.normalization.normalize(to_device(batch["image"], self.device))
 
     def check_finite(self, parts: Parts) -> None:
         """Raise `UserError` if a loss part or a weight is not finite."""
@@ -288,11 +288,12 @@ class Solver:
     def stop_if_asked(self, interruption: Interruption) -> None:
         """Save and raise `Stopped` if Ctrl-C or SIGTERM came."""
         if interruption.signum is not None:
+            self.check_finite({})
             self.save("latest")
             raise Stopped(
                 interruption.signum,
                 f"stopped after step {self.step}, saved {self.run.folder.models / 'latest.pt'}; "
-                "run the same command again to go on",
+                "run the same command again (without --overwrite True) to go on",
             )
 
     def fingerprint(self) -> str:
@@ -367,12 +368,19 @@ class Solver:
         checkpoint and choice stay the same.
         """
         path = self.run.folder.results / "threshold.json"
-        asked = {"choice": choice, "weights": self.fingerprint(), "sample": sample}
+        asked = {
+            "choice": choice,
+            "score": self.score_name,
+            "weights": self.fingerprint(),
+            "checkpoint": asdict(self.choice),
+            "image_dir": str(Path(image_dir).resolve()),
+            "sample": sample,
+        }
         if path.exists():
             known = read_json(path)
             if all(known.get(name) == value for name, value in asked.items()):
                 return known
-        record = asked | {"pixel_labels": 0, "checkpoint": asdict(self.choice)}
+        record = asked | {"pixel_labels": 0}
         if isinstance(choice, float):
             record |= {"threshold": choice, "chosen_by": "given by the user"}
         else:
@@ -458,12 +466,14 @@ class FCDSolver(Solver):
     """Fixed-Point GAN: trained on image-level labels, scores pixels by the difference map."""
 
     tile_multiple = 4
+    score_name = "difference map"
 
     def __init__(
         self, run: Run, size: GANSize, image_size: int, normalization: Normalization
     ) -> None:
         super().__init__(run)
         self.size, self.image_size, self.normalization = size, image_size, normalization
+        self.image_labels = 0  # seen in training
         torch.manual_seed(run.seed)
         channels = normalization.num_channels
         self.G = Generator(size.g_conv_dim, 1, size.g_repeat_num, channels).to(self.device)
@@ -475,10 +485,13 @@ class FCDSolver(Solver):
     @classmethod
     def load(cls, run: Run, path: Path) -> "FCDSolver":
         """The solver of a trained run, from its checkpoint alone."""
-        state = _described(checkpoints.load(path, ("G", "D")))
-        normalization = Normalization.from_state(state["normalization"])
-        solver = cls(run, GANSize(**state["size"]), state["image_size"], normalization)
-        solver.restore(state, path)
+        state = checkpoints.load(path, ("G", "D"))
+        with _another_kind(path):
+            state = _described(state)
+        with _another_kind(path):
+            normalization = Normalization.from_state(state["normalization"])
+            solver = cls(run, GANSize(**state["size"]), state["image_size"], normalization)
+            solver.restore(state, path)
         return solver
 
     def networks(self) -> dict[str, nn.Module]:
@@ -491,7 +504,7 @@ class FCDSolver(Solver):
 
     def state(self) -> dict[str, Any]:
         """See `Solver.state`."""
-        state = super().state() | {"size": asdict(self.size)}
+        state = super().state() | {"size": asdict(self.size), "image_labels": self.image_labels}
         if self.g_optimizer is not None:
             state["g_optimizer"] = self.g_optimizer.state_dict()
             state["d_optimizer"] = self.d_optimizer.state_dict()
@@ -500,6 +513,7 @@ class FCDSolver(Solver):
     def restore(self, state: dict[str, Any], source: Path) -> None:
         """See `Solver.restore`."""
         super().restore(state, source)
+        self.image_labels = state["image_labels"]
         if self.g_optimizer is not None:
             self.g_optimizer.load_state_dict(state["g_optimizer"])
             self.d_optimizer.load_state_dict(state["d_optimizer"])
@@ -517,6 +531,7 @@ class FCDSolver(Solver):
         betas = (settings.beta1, settings.beta2)
         self.g_optimizer = Adam(self.G.parameters(), settings.g_lr, betas)
         self.d_optimizer = Adam(self.D.parameters(), settings.d_lr, betas)
+        self.image_labels = len(train_set)
         self.resume()
         shown = self._sample_patches(val_set or train_set)
         batches = self.batches(train_set, settings.batch_size, settings.num_iters, settings.balance)
@@ -620,13 +635,19 @@ class FCDSolver(Solver):
 
     # Threshold and masks:
 
-    def generate_masks(self, scenes: list[Scene], tiles: Tiles, threshold: float) -> Path:
+    def generate_masks(
+        self, scenes: list[Scene], tiles: Tiles, threshold_record: dict[str, Any]
+    ) -> Path:
         """Write `<biome>_<scene>_{difference,mask}.tif` of each scene; return their folder.
+
+        What labels the masks have cost is written beside them.
 
         difference: float32 in [0, 1], NaN nodata; mask: 0 nodata, 128 clear, 255 cloud. A
         scene whose masks are there already, from this checkpoint and threshold, is skipped.
         """
         folder = self.run.folder.results / "tifs"
+        threshold = threshold_record["threshold"]
+        write_json(folder / patches.PROVENANCE, asdict(self.supervision(threshold_record)))
         tags = {
             "FCD_EXPERIMENT": self.run.folder.experiment,
             "FCD_WEIGHTS": self.fingerprint(),
@@ -666,16 +687,27 @@ class FCDSolver(Solver):
                     difference_tif.write(score, 1, window=window)
         return folder
 
-    def supervision(self, image_labels: int, threshold: dict[str, Any]) -> Supervision:
+    def supervision(self, threshold: dict[str, Any]) -> Supervision:
         """What labels this run and its threshold have seen."""
         return Supervision(
-            image_labels=image_labels,
+            image_labels=self.image_labels,
             pixel_labels=0,
             threshold_chosen_by=threshold["chosen_by"],
             threshold_pixel_labels=threshold["pixel_labels"],
             checkpoint_chosen_by=self.choice.by,
             checkpoint_pixel_labels=self.choice.pixel_labels,
         )
+
+
+@contextmanager
+def _another_kind(path: Path) -> Iterator[None]:
+    """Missing or unknown entries of a checkpoint, in one line."""
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is a checkpoint of another kind or version ({error}); train anew"
+        ) from error
 
 
 def _described(state: dict[str, Any]) -> dict[str, Any]:
@@ -702,6 +734,7 @@ def _described(state: dict[str, Any]) -> dict[str, Any]:
         "step": 0,
         "best": -math.inf,
         "choice": asdict(Choice("unknown", 0)),
+        "image_labels": 0,
     }
 
 
@@ -761,6 +794,7 @@ class SupervisedSolver(Solver):
         super().__init__(run)
         self.task, self.image_size, self.normalization = task, image_size, normalization
         self.cam_method = "cam"
+        self.score_name = "probability" if task.network == "unet" else self.cam_method
         # The labels of this run and of the runs it builds on; the checkpoint's are those of the
         # runs before, to which `seen` adds the choice of this one.
         self.supervision = Supervision(0, 0, "0.5, fixed", 0, "", 0)
@@ -773,9 +807,10 @@ class SupervisedSolver(Solver):
     def load(cls, run: Run, path: Path) -> "SupervisedSolver":
         """The solver of a trained run, from its checkpoint alone."""
         state = checkpoints.load(path, ("network", "task", "image_size", "normalization"))
-        normalization = Normalization.from_state(state["normalization"])
-        solver = cls(run, Task(**state["task"]), state["image_size"], normalization)
-        solver.restore(state, path)
+        with _another_kind(path):
+            normalization = Normalization.from_state(state["normalization"])
+            solver = cls(run, Task(**state["task"]), state["image_size"], normalization)
+            solver.restore(state, path)
         solver.network.eval()
         return solver
 
@@ -846,6 +881,15 @@ class SupervisedSolver(Solver):
             Supervision(**state["supervision"]), Choice(**state["choice"]), "weights"
         )
 
+    def use_cam(self, method: str) -> None:
+        """Score by the class activation map `method`."""
+        self.cam_method = self.score_name = method
+
+    def start_from_imagenet(self) -> None:
+        """Begin with the ImageNet weights of the ResNet-50; see `model.build_resnet50`."""
+        weights = build_resnet50(self.normalization.num_channels, "imagenet").state_dict()
+        self.network.load_state_dict(weights)
+
     def seen(self) -> Supervision:
         """What labels the network has seen, the choice of its checkpoint included."""
         return _with_choice(self.supervision, self.choice, "")
@@ -867,7 +911,7 @@ class SupervisedSolver(Solver):
             self.optimizer, "max", settings.plateau_factor, settings.plateau_patience
         )
         self.resume()
-        per_epoch = -(-len(train_set) // settings.batch_size)
+        per_epoch = batches_per_epoch(len(train_set), settings.batch_size)
         stop = settings.n_epochs * per_epoch
         batches = self.batches(train_set, settings.batch_size, stop, settings.balance)
         with self.loop(stop, "step") as (bar, log, interruption):

@@ -49,6 +49,13 @@ def build_parser() -> Parser:
         help="encoder of the U-Net",
     )
     group.add_argument(
+        "--imagenet",
+        type=boolean,
+        default=False,
+        metavar="BOOL",
+        help="begin --network resnet50 with ImageNet weights (torchvision downloads them)",
+    )
+    group.add_argument(
         "--classifier_head",
         type=boolean,
         default=False,
@@ -133,10 +140,11 @@ def main() -> int:
         raise UserError(
             "--train_encoder_only True with --freeze_encoder True leaves nothing to train"
         )
-    if flags.network != "unet" and (flags.freeze_encoder or flags.encoder_weights):
-        raise UserError(
-            f"--network {flags.network} goes with neither --freeze_encoder nor --encoder_weights"
-        )
+    for name in ("freeze_encoder", "encoder_weights", "train_encoder_only", "classifier_head"):
+        if flags.network != "unet" and getattr(flags, name):
+            raise UserError(f"--network {flags.network} does not go with --{name}")
+    if flags.imagenet and flags.network != "resnet50":
+        raise UserError(f"--imagenet True is for --network resnet50, not {flags.network}")
     folder = RunFolder(flags.experiment_name)
     used = Run(folder, options.device(flags.device), flags.seed, flags.num_workers, flags.log_step)
     return {"train": train, "test": test}[flags.mode](flags, used)
@@ -170,6 +178,8 @@ def train(flags: argparse.Namespace, used: Run) -> int:
     solver = SupervisedSolver(
         used, task, train_set.image_size, training_normalization(flags.normalize, train_set)
     )
+    if flags.imagenet:
+        solver.start_from_imagenet()
     if flags.encoder_weights:
         solver.start_from(flags.encoder_weights, encoder_only=True)
     if flags.model_weights:
@@ -187,22 +197,24 @@ def add_labels(
         seen = replace(seen, image_labels=max(seen.image_labels, len(train_set)))
     if mask_file is None:
         return seen
-    source = patches.provenance_path(flags.image_dir, mask_file)
     if mask_file == "mask.tif":
         return replace(seen, pixel_labels=seen.pixel_labels + train_set.labelled_pixels())
+    source = patches.provenance_path(flags.image_dir, mask_file)
     if not source.exists():
         raise UserError(
-            f"{source} is missing, so it is unknown what labels {mask_file} took; run "
+            f"{source} is missing, so it is unknown what labels {mask_file} has cost; run "
             "python prepare_landsat8_biome.py --generated_masks DIR"
         )
-    origin = read_json(source)
+    masks = Supervision(**read_json(source))
+    chosen = [seen.checkpoint_chosen_by, f"training masks: {masks.checkpoint_chosen_by}"]
     return replace(
         seen,
-        image_labels=max(seen.image_labels, len(train_set)),
-        threshold_chosen_by=f"0.5, fixed; training masks: {origin['chosen_by']}",
-        threshold_pixel_labels=origin["pixel_labels"],
-        checkpoint_chosen_by=f"training masks: {origin['checkpoint']['by']}",
-        checkpoint_pixel_labels=origin["checkpoint"]["pixel_labels"],
+        image_labels=max(seen.image_labels, masks.image_labels),
+        pixel_labels=seen.pixel_labels + masks.pixel_labels,
+        threshold_chosen_by=f"0.5, fixed; training masks: {masks.threshold_chosen_by}",
+        threshold_pixel_labels=seen.threshold_pixel_labels + masks.threshold_pixel_labels,
+        checkpoint_chosen_by="; ".join(part for part in chosen if part),
+        checkpoint_pixel_labels=seen.checkpoint_pixel_labels + masks.checkpoint_pixel_labels,
     )
 
 
@@ -210,7 +222,8 @@ def test(flags: argparse.Namespace, used: Run) -> int:
     """`--mode test`."""
     path = flags.model_weights or used.folder.models / f"{flags.checkpoint}.pt"
     solver = SupervisedSolver.load(used, path)
-    solver.cam_method = flags.cam_method
+    if solver.task.network != "unet":
+        solver.use_cam(flags.cam_method)
     tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size)
     scenes = patches.scenes_of_split(
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
@@ -218,7 +231,10 @@ def test(flags: argparse.Namespace, used: Run) -> int:
     threshold, supervision = 0.5, solver.seen()
     if flags.threshold is not None or solver.task.network != "unet":
         record = solver.choose_threshold(
-            flags.threshold or "f1", flags.image_dir, flags.threshold_patches, flags.batch_size
+            "f1" if flags.threshold is None else flags.threshold,
+            flags.image_dir,
+            flags.threshold_patches,
+            flags.batch_size,
         )
         threshold = record["threshold"]
         supervision = replace(
@@ -233,7 +249,7 @@ def test(flags: argparse.Namespace, used: Run) -> int:
         scenes,
         lambda scene: solver.predictions(scene, tiles, threshold),
         evaluation,
-        options.run_config(used.folder, path.parents[1], vars(flags)),
+        options.run_config(used.folder, path, vars(flags)),
     )
     return 0
 

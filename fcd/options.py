@@ -4,6 +4,7 @@ import argparse
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,6 +38,8 @@ _EXECUTION_FLAGS = {
     "overlap",
     "test_split",
     "method",
+    "orig_image_dir",
+    "cam_method",
 }
 
 
@@ -57,8 +60,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         code = main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # A loader process hands its error on inside a traceback, whose last line is the error.
+        print(f"error: {str(error).rstrip().rpartition('UserError: ')[2]}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     sys.exit(code or 0)
 
 
@@ -190,7 +197,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         choices=["paper", "stretch"],
         default="paper",
         help="paper: DN / 65535; stretch: each band from its 0.1 to 99.9 percentile "
-        "in the training patches",
+        "in the training patches; a run that begins with other weights takes theirs",
     )
     group.add_argument(
         "--balance",
@@ -277,18 +284,23 @@ class RunFolder:
         return Path("runs", self.name)
 
 
+def _git_commit() -> str | None:
+    """The commit of this code; None outside a checkout or without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
 def describe(flags: dict[str, Any], used_device: torch.device) -> dict[str, Any]:
     """Everything a run is described by: flags, git commit, library versions, device."""
     packages = ("torch", "torchvision", "segmentation-models-pytorch", "rasterio", "numpy")
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    commit = _git_commit()
     return {
         "flags": flags,
-        "commit": commit.stdout.strip() or None,
+        "commit": commit,
         "versions": {"python": platform.python_version()}
         | {package: metadata.version(package) for package in packages},
         "device": str(used_device)
@@ -299,13 +311,14 @@ def describe(flags: dict[str, Any], used_device: torch.device) -> dict[str, Any]
 def start_run(folder: RunFolder, flags: dict[str, Any], used_device: torch.device) -> None:
     """Write `config.json` before the first step of a training run.
 
-    With `flags["overwrite"]` earlier checkpoints and logs of the run are removed. Otherwise
-    raises `UserError` if the folder holds checkpoints of a run with other settings.
+    A run that is continued keeps the config.json it began with. With `flags["overwrite"]` what
+    an earlier run left is removed. Otherwise raises `UserError` if the folder holds checkpoints
+    of a run with other settings.
     """
     path, flags = folder.root / "config.json", _plain(flags)
     if flags["overwrite"]:
-        shutil.rmtree(folder.models, ignore_errors=True)
-        shutil.rmtree(folder.logs, ignore_errors=True)
+        for left in (folder.models, folder.samples, folder.results, folder.logs):
+            shutil.rmtree(left, ignore_errors=True)
     elif path.exists() and (folder.models / "latest.pt").exists():
         before = read_json(path)["flags"]
         changed = [
@@ -318,12 +331,13 @@ def start_run(folder: RunFolder, flags: dict[str, Any], used_device: torch.devic
                 f"{folder.root} holds a run with other settings ({'; '.join(changed)}); choose "
                 "another --experiment_name, or --overwrite True to train it anew"
             )
+        return
     write_json(path, describe(flags, used_device))
 
 
-def run_config(folder: RunFolder, trained: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
-    """What a report says of a run: the config.json in `trained`, if any, and the test's flags."""
-    path = trained / "config.json" if trained else None
+def run_config(folder: RunFolder, checkpoint: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """What a report says of a run: the config of `checkpoint`, if any, and the test's flags."""
+    path = checkpoint.resolve().parent.parent / "config.json" if checkpoint else None
     return {
         "experiment_name": folder.experiment,
         "trained": read_json(path) if path and path.exists() else None,

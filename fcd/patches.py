@@ -23,6 +23,7 @@ SPLITS = ("train", "val", "test")
 SPLIT_FILE = "split.csv"
 RECORDS = "scenes"  # folder of the per-scene records, below the patches' folder
 GENERATED_MASK = "generated_mask.tif"
+PROVENANCE = "supervision.json"  # in a folder of generated masks: what labels they have cost
 
 
 # --- split -------------------------------------------------------------------------------
@@ -294,12 +295,14 @@ def provenance_path(image_dir: Path | str, name: str) -> Path:
 
 
 def provenance(masks: Path) -> dict:
-    """How generated masks came about: the threshold.json beside their folder, if there is one."""
-    path = masks.parent / "threshold.json"
-    known = read_json(path) if path.exists() else {}
-    return {
-        "masks": str(masks),
-        "chosen_by": known.get("chosen_by", "unknown"),
-        "pixel_labels": known.get("pixel_labels", 0),
-        "checkpoint": known.get("checkpoint", {"by": "unknown", "pixel_labels": 0}),
-    }
+    """What labels the masks in a folder have cost (fields of `fcd.report.Supervision`).
+
+    Raises `UserError` if the folder does not say so.
+    """
+    path = masks / PROVENANCE
+    if not path.exists():
+        raise UserError(
+            f"{path} is missing, so it is unknown what labels these masks have cost; copy it "
+            "along with the masks, or run python main.py --mode generate_masks again"
+        )
+    return read_json(path)

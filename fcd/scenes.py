@@ -160,7 +160,10 @@ class SceneReader:
     def truth(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
         """The manual mask as (h, w) uint8 patch codes: 0 invalid, 1 clear, 2 cloud."""
         codes = self._read("FIXEDMASK", start, stop, step)
-        return labels.patch_from_truth(codes, str(self._scene.truth))
+        try:
+            return labels.patch_from_truth(codes, str(self._scene.truth))
+        except UserError as error:
+            raise SceneError(str(error)) from error
 
 
 def find_scenes(root: Path | str) -> list[Scene]:

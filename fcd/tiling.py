@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fcd.transforms import Normalization
+from fcd.transforms import Normalization, to_device
 
 Score = Callable[[torch.Tensor], torch.Tensor]
 """(N, C, h, w) float32 in [-1, 1] -> (N, h, w) cloud score in [0, 1]."""
@@ -67,7 +67,7 @@ def score_strips(
         for start in range(0, len(wanted), batch_size):
             lefts = wanted[start : start + batch_size]
             batch = np.stack([padded[:, :, left : left + tile] for left in lefts])
-            x = normalization.normalize(torch.from_numpy(batch).to(device))
+            x = normalization.normalize(to_device(torch.from_numpy(batch), device))
             for left, values in zip(lefts, score(x).float().cpu().numpy(), strict=True):
                 total[:, left : left + tile] += values * weight
         # The first `stride` rows of the buffer get nothing more from tiles further down.

@@ -81,6 +81,12 @@ class Normalization:
         return ((x + 1) / 2 * (high - low) + low).masked_fill(x == FILL, self.nodata)
 
 
+def to_device(dn: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move DN to `device`: as they are, or as float32 to MPS, which has no uint16."""
+    dn = dn.float() if device.type == "mps" else dn
+    return dn.to(device, non_blocking=True)
+
+
 def random_horizontal_flip(
     generator: torch.Generator, *batches: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:

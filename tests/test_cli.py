@@ -265,3 +265,52 @@ def test_a_split_file_is_kept_whole_and_absent_scenes_are_named(call, tmp_path):
         patches.scenes_of_split(find_scenes("scenes"), "p", "train")
     with pytest.raises(UserError, match=r"1 of the 1 test scenes of p are not below .* S1"):
         patches.scenes_of_split([], "p", "test")
+
+
+def test_a_split_that_does_not_fit_leaves_the_earlier_one(call, tmp_path):
+    write_scene(tmp_path / "scenes" / "Water" / "S1", "S1", *draw(40, 40, 0))
+    common = ["--data_path", "scenes", "--output_dir", "p", "--patch_size", "16"]
+    assert call(prepare_landsat8_biome, *common)[0] == 0
+    before = (tmp_path / "p" / "split.csv").read_text()
+    (tmp_path / "mine.csv").write_text("scene,split\nS1,val\n")
+    code, err = call(prepare_landsat8_biome, *common, "--split_file", "mine.csv")
+    assert code == 2
+    assert "cut otherwise" in err
+    assert (tmp_path / "p" / "split.csv").read_text() == before
+
+
+@pytest.mark.parametrize("stratify", ["biome", "cloud"])
+def test_a_truth_of_unknown_codes_spoils_its_scene_alone(call, tmp_path, stratify):
+    for name in ("S1", "S2"):
+        write_scene(tmp_path / "scenes" / "Water" / name, name, *draw(40, 40, 0))
+    np.full((40, 40), 7, np.uint8).tofile(tmp_path / "scenes/Water/S2/S2_fixedmask.img")
+    common = ["--data_path", "scenes", "--output_dir", "p", "--patch_size", "16"]
+    code, err = call(prepare_landsat8_biome, *common, "--stratify", stratify)
+    assert code == 1
+    assert "S2_fixedmask.img: code 7 is none of" in err
+    assert [path.stem for path in (tmp_path / "p" / "scenes").glob("*.json")] == ["Water_S1"]
+
+
+def test_a_damaged_patch_found_by_a_loader_process_is_one_line(call, tmp_path):
+    make_patches(tmp_path / "p")
+    damaged = tmp_path / "p" / "train" / "cloudy" / "S_00000_00000" / "image.tif"
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    code, err = call(main, "--image_dir", "p", *TINY, "--num_workers", "1", "--num_iters", "2")
+    assert code == 2
+    assert "Traceback" not in err
+    assert re.search(r"error: .*S_00000_00000.image\.tif cannot be read", err)
+
+
+def test_no_git_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert options.describe({}, torch.device("cpu"))["commit"] is None
+
+
+def test_ctrl_c_is_no_traceback(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stopped:
+        options.run(interrupted)
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err.count("\n") == 1

@@ -3,7 +3,13 @@ import pytest
 import tifffile
 import torch
 
-from data_loader import PatchDataset, StepBatches, dn_counts, get_loader
+from data_loader import (
+    PatchDataset,
+    StepBatches,
+    batches_per_epoch,
+    dn_counts,
+    get_loader,
+)
 from fcd.errors import UserError
 
 
@@ -87,3 +93,11 @@ def test_a_damaged_patch_is_named(image_dir):
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(UserError, match="S_00003_00000"):
         PatchDataset(image_dir, "train")[3]
+
+
+def test_a_single_patch_left_over_joins_the_batch_before():
+    labels = torch.zeros(9)
+    batches = list(StepBatches(labels, 4, 0, 0, 4, balance=False))
+    assert [len(batch) for batch in batches] == [4, 5, 4, 5]
+    assert sorted(batches[0] + batches[1]) == list(range(9))
+    assert [batches_per_epoch(n, 4) for n in (1, 3, 4, 5, 6, 8, 9, 10)] == [1, 1, 1, 1, 2, 2, 2, 3]

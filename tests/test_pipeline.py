@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,7 +94,10 @@ def test_masks_are_where_the_training_scenes_are(walk):
 
 def test_generated_masks_of_patches_are_cut_from_those(walk):
     with open(walk / "p" / "generated_mask.json") as file:
-        assert json.load(file)["pixel_labels"] > 0
+        cost = json.load(file)
+    assert cost["image_labels"] == 96
+    assert cost["pixel_labels"] == 0
+    assert cost["threshold_pixel_labels"] > 0
     patches = list((walk / "p" / "train" / "cloudy").iterdir())
     for patch in patches[::7]:
         name, row, column = patch.name.rsplit("_", 2)
@@ -108,8 +112,6 @@ def test_generated_masks_of_patches_are_cut_from_those(walk):
 
 def test_the_metrics_are_those_of_the_masks(walk):
     """FCD's overall figures again, from the network and scikit-learn, whole scenes at once."""
-    from pathlib import Path
-
     from fcd.options import RunFolder
     from solver import FCDSolver, Run
 
@@ -304,3 +306,18 @@ def test_a_checkpoint_chosen_by_image_labels_needs_no_mask(walk, monkeypatch):
     assert unet["choice"]["pixel_labels"] == 0
     # Its training masks came from a checkpoint that was chosen with pixel labels.
     assert unet["supervision"]["checkpoint_pixel_labels"] > 0
+
+
+def test_a_threshold_belongs_to_its_score_and_zero_is_a_number(walk, monkeypatch):
+    monkeypatch.chdir(walk / "outputs/ucam/models")
+    data = ["--image_dir", walk / "p", "--orig_image_dir", walk / "scenes", *DATA[4:]]
+    records = []
+    for flags in (["--cam_method", "cam"], ["--cam_method", "gradcampp"], ["--threshold", "0"]):
+        arguments = ["--mode", "test", *data, "--model_weights", "best.pt", *flags]
+        monkeypatch.setattr(sys, "argv", ["supervised_main.py", *map(str, arguments)])
+        assert supervised_main.main() == 0
+        records.append(json.loads(Path("outputs/FCDPlus/results/threshold.json").read_text()))
+    assert [record["score"] for record in records] == ["cam", "gradcampp", "cam"]
+    assert [record["choice"] for record in records] == ["f1", "f1", 0.0]
+    assert records[2]["pixel_labels"] == 0
+    assert json.loads(Path("outputs/FCDPlus/results/metrics.json").read_text())["threshold"] == 0

@@ -12,7 +12,7 @@ import solver as solver_module
 from data_loader import PatchDataset
 from fcd import checkpoints
 from fcd.errors import UserError
-from fcd.interruption import Stopped
+from fcd.interruption import Interruption, Stopped
 from fcd.losses import LossWeights
 from fcd.options import RunFolder
 from fcd.transforms import Normalization
@@ -206,3 +206,16 @@ def test_pre_training_changes_the_encoder_alone_and_hands_it_on(image_dir):
     started = unet("next")
     started.start_from("outputs/pre/models/best.pt", encoder_only=True)
     assert equal(started.network.encoder.state_dict(), solver.network.encoder.state_dict())
+
+
+def test_a_stop_never_saves_weights_that_are_not_finite(image_dir):
+    solver = gan("nan")
+    solver.save("latest")
+    with torch.no_grad():
+        next(solver.G.parameters()).fill_(float("nan"))
+    asked = Interruption()
+    asked.signum = signal.SIGTERM
+    with pytest.raises(UserError, match="weights of G is not finite"):
+        solver.stop_if_asked(asked)
+    kept = checkpoints.load("outputs/nan/models/latest.pt")
+    assert all(torch.isfinite(value).all() for value in kept["G"].values())
