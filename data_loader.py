@@ -105,7 +105,7 @@ class PatchDataset(Dataset):
 def _read(path: Path, dimensions: int) -> np.ndarray:
     try:
         array = tifffile.imread(path)
-    except (OSError, ValueError, IndexError) as error:  # what tifffile raises on damaged files
+    except (OSError, ValueError, IndexError, tifffile.TiffFileError) as error:
         raise UserError(f"{path} cannot be read ({error}); prepare the patches again") from error
     if array.ndim != dimensions:
         raise UserError(f"{path} has shape {array.shape}, expected {dimensions} dimensions")
