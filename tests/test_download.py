@@ -692,11 +692,14 @@ def test_command_stops_cleanly_and_goes_on(server, out, number, monkeypatch, cap
     monkeypatch.setattr(download_landsat8_biome, "Fetcher", watched)
 
     threading.Thread(target=interrupt).start()
-    earlier = signal.getsignal(signal.SIGTERM)
+    # A test run in the background of a shell is born with SIGINT ignored.
+    earlier = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         assert download_landsat8_biome.main() == 130
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for signum, handler in earlier.items():
+            signal.signal(signum, handler)
     assert "stopped; run the same command again to go on" in capsys.readouterr().err
     kept = part.stat().st_size
     assert 0 < kept < len(server.payloads[BARREN])
