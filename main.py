@@ -226,7 +226,7 @@ def test(flags: argparse.Namespace, used: Run) -> int:
 
 
 def _weights(flags: argparse.Namespace, used: Run) -> Path:
-    return flags.model_weights or used.folder.models / f"{flags.checkpoint}.pt"
+    return flags.model_weights or used.folder.checkpoint(flags.checkpoint)
 
 
 def _threshold(flags: argparse.Namespace, solver: FCDSolver) -> dict:

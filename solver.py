@@ -219,16 +219,16 @@ class Solver:
         """Write the checkpoints `names` (latest, best)."""
         state = self.state()
         for name in names:
-            checkpoints.save(self.run.folder.models / f"{name}.pt", state)
+            checkpoints.save(self.run.folder.checkpoint(name), state)
 
     def save_best(self, choice: Choice) -> None:
         """Write `best.pt`, which says how it was chosen; `latest.pt` is not chosen at all."""
         state = self.state() | {"choice": asdict(choice)}
-        checkpoints.save(self.run.folder.models / "best.pt", state)
+        checkpoints.save(self.run.folder.checkpoint("best"), state)
 
     def resume(self) -> bool:
         """Continue from `latest.pt` if there is one."""
-        path = self.run.folder.models / "latest.pt"
+        path = self.run.folder.checkpoint("latest")
         if not path.exists():
             return False
         self.restore(checkpoints.load(path, tuple(self.state())), path)
@@ -292,7 +292,7 @@ class Solver:
             self.save("latest")
             raise Stopped(
                 interruption.signum,
-                f"stopped after step {self.step}, saved {self.run.folder.models / 'latest.pt'}; "
+                f"stopped after step {self.step}, saved {self.run.folder.checkpoint('latest')}; "
                 "run the same command again (without --overwrite True) to go on",
             )
 

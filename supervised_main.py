@@ -220,7 +220,7 @@ def add_labels(
 
 def test(flags: argparse.Namespace, used: Run) -> int:
     """`--mode test`."""
-    path = flags.model_weights or used.folder.models / f"{flags.checkpoint}.pt"
+    path = flags.model_weights or used.folder.checkpoint(flags.checkpoint)
     solver = SupervisedSolver.load(used, path)
     if solver.task.network != "unet":
         solver.use_cam(flags.cam_method)

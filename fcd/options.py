@@ -268,6 +268,10 @@ class RunFolder:
         """Checkpoints: `latest.pt`, `best.pt`."""
         return self.root / "models"
 
+    def checkpoint(self, name: str) -> Path:
+        """The checkpoint `name`: best or latest."""
+        return self.models / f"{name}.pt"
+
     @property
     def samples(self) -> Path:
         """Sample pictures."""
@@ -319,7 +323,7 @@ def start_run(folder: RunFolder, flags: dict[str, Any], used_device: torch.devic
     if flags["overwrite"]:
         for left in (folder.models, folder.samples, folder.results, folder.logs):
             shutil.rmtree(left, ignore_errors=True)
-    elif path.exists() and (folder.models / "latest.pt").exists():
+    elif path.exists() and folder.checkpoint("latest").exists():
         before = read_json(path)["flags"]
         changed = [
             f"--{name} {before.get(name)} then, {value} now"
@@ -353,7 +357,7 @@ def finish_training(train: Callable[[], None], folder: RunFolder) -> int:
         print(stop, file=sys.stderr)
         return stop.exit_code
     print(
-        f"trained: {folder.models / 'best.pt'}; curves: tensorboard --logdir={folder.logs.parent}"
+        f"trained: {folder.checkpoint('best')}; curves: tensorboard --logdir={folder.logs.parent}"
     )
     return 0
 
