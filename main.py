@@ -210,18 +210,8 @@ def test(flags: argparse.Namespace, used: Run) -> int:
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
     )
     threshold = _threshold(flags, solver)
-    evaluation = Evaluation(
-        used.folder.results,
-        flags.method or flags.experiment_name,
-        threshold["threshold"],
-        solver.supervision(threshold),
-    )
-    evaluate(
-        scenes,
-        lambda scene: solver.predictions(scene, tiles, threshold["threshold"]),
-        evaluation,
-        options.run_config(used.folder, _weights(flags, used), vars(flags)),
-    )
+    config = options.run_config(used.folder, _weights(flags, used), vars(flags))
+    solver.test(scenes, tiles, threshold, flags.method or flags.experiment_name, config)
     return 0
 
 

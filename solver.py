@@ -117,12 +117,11 @@ def evaluate(
                 truth = reader.truth(p.row, p.row + len(p.mask))
                 result.add(p.row, p.rgb, truth, p.mask, p.score)
         evaluation.add(result.result())
-    report = evaluation.write(config)
-    overall = evaluation.results(config)["overall"]
+    overall = evaluation.write(config)["overall"]
     print(
         f"{evaluation.method}, {len(scenes)} scenes: accuracy {number(overall['accuracy'], 2)} %, "
         f"macro F1 {number(overall['macro']['f1'], 2)} %, "
-        f"IoU of cloud {number(overall['cloud']['iou'], 2)} %\nreport: {report}"
+        f"IoU of cloud {number(overall['cloud']['iou'], 2)} %\nreport: {evaluation.report}"
     )
 
 
@@ -141,8 +140,9 @@ def qa_predictions(scene: Scene, rows: int = 512) -> Iterator[Prediction]:
 class Solver:
     """Device, run folder, checkpoints, randomness, logging and scene scoring of a run.
 
-    A subclass says what its networks are (`networks`, `state`, `restore`) and how a pixel is
-    scored (`score`); thresholds, tiling, writing and evaluation exist once, here.
+    A subclass says what its networks are (`networks`, `state`, `restore`), how a pixel is
+    scored (`score`) and what labels that has cost (`supervision`); thresholds, tiling, writing
+    and evaluation exist once, here.
     """
 
     normalization: Normalization
@@ -165,6 +165,10 @@ class Solver:
 
     def score(self, x: Tensor) -> Tensor:
         """(N, C, h, w) float32 in [-1, 1] -> (N, h, w) cloud score in [0, 1]."""
+        raise NotImplementedError
+
+    def supervision(self, threshold: dict[str, Any]) -> Supervision:
+        """What labels this run has seen, all choices and `threshold` (a record) included."""
         raise NotImplementedError
 
     def image_score(self, x: Tensor) -> Tensor:
@@ -382,7 +386,7 @@ class Solver:
                 return known
         record = asked | {"pixel_labels": 0}
         if isinstance(choice, float):
-            record |= {"threshold": choice, "chosen_by": "given by the user"}
+            record |= {"threshold": choice, "chosen_by": f"{choice:g}, fixed"}
         else:
             cloudy = PatchDataset(image_dir, "train", "mask.tif", only_cloudy=True)
             order = np.random.default_rng(THRESHOLD_SEED).permutation(len(cloudy))[:sample]
@@ -427,6 +431,19 @@ class Solver:
         for strip in self.strips(scene, tiles):
             mask = labels.patch_from_score(strip.score, strip.valid, threshold)
             yield Prediction(strip.row, strip.dn[list(RGB_BANDS)], mask, strip.score)
+
+    def test(
+        self,
+        scenes: list[Scene],
+        tiles: Tiles,
+        threshold: dict[str, Any],
+        method: str,
+        config: dict[str, Any],
+    ) -> None:
+        """Score `scenes`, threshold the scores by the record `threshold`, `evaluate` the masks."""
+        value = threshold["threshold"]
+        evaluation = Evaluation(self.run.folder.results, method, value, self.supervision(threshold))
+        evaluate(scenes, lambda scene: self.predictions(scene, tiles, value), evaluation, config)
 
 
 # --- Fixed-Point GAN ---------------------------------------------------------------------------
@@ -529,8 +546,9 @@ class FCDSolver(Solver):
         Raises `Stopped` on Ctrl-C or SIGTERM, `UserError` if a loss is no longer finite.
         """
         betas = (settings.beta1, settings.beta2)
-        self.g_optimizer = Adam(self.G.parameters(), settings.g_lr, betas)
-        self.d_optimizer = Adam(self.D.parameters(), settings.d_lr, betas)
+        # One fused kernel over all parameters: a quarter less time a step than one by one.
+        self.g_optimizer = Adam(self.G.parameters(), settings.g_lr, betas, fused=True)
+        self.d_optimizer = Adam(self.D.parameters(), settings.d_lr, betas, fused=True)
         self.image_labels = len(train_set)
         self.resume()
         shown = self._sample_patches(val_set or train_set)
@@ -688,7 +706,7 @@ class FCDSolver(Solver):
         return folder
 
     def supervision(self, threshold: dict[str, Any]) -> Supervision:
-        """What labels this run and its threshold have seen."""
+        """See `Solver.supervision`."""
         return Supervision(
             image_labels=self.image_labels,
             pixel_labels=0,
@@ -795,9 +813,9 @@ class SupervisedSolver(Solver):
         self.task, self.image_size, self.normalization = task, image_size, normalization
         self.cam_method = "cam"
         self.score_name = "probability" if task.network == "unet" else self.cam_method
-        # The labels of this run and of the runs it builds on; the checkpoint's are those of the
-        # runs before, to which `seen` adds the choice of this one.
-        self.supervision = Supervision(0, 0, "0.5, fixed", 0, "", 0)
+        # The labels trained on, and the choices of the runs this one builds on, to which
+        # `supervision` adds its own.
+        self.seen = Supervision(0, 0, "", 0, "", 0)
         torch.manual_seed(run.seed)
         self.network = task.build(normalization.num_channels).to(self.device)
         self.optimizer: Adam | None = None
@@ -846,7 +864,7 @@ class SupervisedSolver(Solver):
         """See `Solver.state`."""
         state = super().state() | {
             "task": asdict(self.task),
-            "supervision": asdict(self.supervision),
+            "supervision": asdict(self.seen),
         }
         if self.optimizer is not None:
             state["optimizer"] = self.optimizer.state_dict()
@@ -856,7 +874,7 @@ class SupervisedSolver(Solver):
     def restore(self, state: dict[str, Any], source: Path) -> None:
         """See `Solver.restore`."""
         super().restore(state, source)
-        self.supervision = Supervision(**state["supervision"])
+        self.seen = Supervision(**state["supervision"])
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
@@ -877,8 +895,9 @@ class SupervisedSolver(Solver):
             weights = {n: value for n, value in weights.items() if not n.startswith(head)}
         checkpoints.load_weights(network, weights, path)
         self.normalization = Normalization.from_state(state["normalization"])
-        self.supervision = _with_choice(
-            Supervision(**state["supervision"]), Choice(**state["choice"]), "weights"
+        choice = Choice(**state["choice"])
+        self.seen = _with_checkpoint(
+            Supervision(**state["supervision"]), f"weights: {choice.by}", choice.pixel_labels
         )
 
     def use_cam(self, method: str) -> None:
@@ -890,9 +909,39 @@ class SupervisedSolver(Solver):
         weights = build_resnet50(self.normalization.num_channels, "imagenet").state_dict()
         self.network.load_state_dict(weights)
 
-    def seen(self) -> Supervision:
-        """What labels the network has seen, the choice of its checkpoint included."""
-        return _with_choice(self.supervision, self.choice, "")
+    def supervision(self, threshold: dict[str, Any]) -> Supervision:
+        """See `Solver.supervision`."""
+        seen = _with_checkpoint(self.seen, self.choice.by, self.choice.pixel_labels)
+        return replace(
+            seen,
+            threshold_chosen_by=_joined(threshold["chosen_by"], seen.threshold_chosen_by),
+            threshold_pixel_labels=seen.threshold_pixel_labels + threshold["pixel_labels"],
+        )
+
+    def add_labels(self, train_set: PatchDataset, masks: Supervision | None) -> None:
+        """Count the labels of `train_set`; `masks`: what generated masks have cost, if it has some.
+
+        Manual masks are counted pixel by pixel.
+        """
+        image_labels = max(self.seen.image_labels, masks.image_labels if masks else 0)
+        if self.task.target == "label" or self.task.classifier_head:
+            image_labels = max(image_labels, len(train_set))
+        self.seen = replace(self.seen, image_labels=image_labels)
+        if self.task.target == "label":
+            return
+        if masks is None:
+            pixels = self.seen.pixel_labels + train_set.labelled_pixels()
+            self.seen = replace(self.seen, pixel_labels=pixels)
+            return
+        seen = replace(
+            self.seen,
+            pixel_labels=self.seen.pixel_labels + masks.pixel_labels,
+            threshold_chosen_by=f"training masks: {masks.threshold_chosen_by}",
+            threshold_pixel_labels=self.seen.threshold_pixel_labels + masks.threshold_pixel_labels,
+        )
+        self.seen = _with_checkpoint(
+            seen, f"training masks: {masks.checkpoint_chosen_by}", masks.checkpoint_pixel_labels
+        )
 
     def train(
         self, settings: SupervisedTraining, train_set: PatchDataset, val_set: PatchDataset | None
@@ -906,7 +955,7 @@ class SupervisedSolver(Solver):
         if settings.freeze_encoder:
             self.network.encoder.requires_grad_(False)
         trained = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = Adam(trained, settings.lr)
+        self.optimizer = Adam(trained, settings.lr, fused=True)  # see FCDSolver.train
         self.scheduler = ReduceLROnPlateau(
             self.optimizer, "max", settings.plateau_factor, settings.plateau_patience
         )
@@ -965,11 +1014,14 @@ class SupervisedSolver(Solver):
         self.keep_best(log, cells, select)
 
 
-def _with_choice(seen: Supervision, choice: Choice, of: str) -> Supervision:
-    """`seen` after one more choice of a checkpoint, `of` the weights a run began with."""
-    parts = [seen.checkpoint_chosen_by, f"{of}: {choice.by}" if of else choice.by]
+def _with_checkpoint(seen: Supervision, chosen_by: str, pixel_labels: int) -> Supervision:
+    """`seen` after one more choice of a checkpoint."""
     return replace(
         seen,
-        checkpoint_chosen_by="; ".join(part for part in parts if part),
-        checkpoint_pixel_labels=seen.checkpoint_pixel_labels + choice.pixel_labels,
+        checkpoint_chosen_by=_joined(seen.checkpoint_chosen_by, chosen_by),
+        checkpoint_pixel_labels=seen.checkpoint_pixel_labels + pixel_labels,
     )
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)

@@ -1,18 +1,16 @@
 """Networks trained on masks or image labels: FCD+, fully supervised, pre-training, CAM family."""
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from data_loader import PatchDataset, training_normalization, validation_set
 from fcd import options, patches
 from fcd.cam import CHANNEL_WEIGHTS
 from fcd.errors import UserError
-from fcd.files import read_json
 from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
-from fcd.report import Evaluation, Supervision
+from fcd.report import Supervision
 from fcd.scenes import find_scenes
-from solver import Run, SupervisedSolver, SupervisedTraining, Task, evaluate
+from solver import Run, SupervisedSolver, SupervisedTraining, Task
 
 TRAINING = SupervisedTraining()  # the paper's defaults
 
@@ -156,6 +154,7 @@ def train(flags: argparse.Namespace, used: Run) -> int:
     mask_file = None if labels_only else flags.train_mask_file
     train_set = PatchDataset(flags.image_dir, "train", mask_file, flags.keep_ratio)
     val_set = validation_set(flags.image_dir)
+    _check_batches(flags, train_set)
     if train_set.image_size % SupervisedSolver.tile_multiple:
         raise UserError(
             f"the patches in {flags.image_dir} are {train_set.image_size} pixels wide; the U-Net "
@@ -184,38 +183,23 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         solver.start_from(flags.encoder_weights, encoder_only=True)
     if flags.model_weights:
         solver.start_from(flags.model_weights, encoder_only=False)
-    solver.supervision = add_labels(solver.supervision, train_set, mask_file, flags)
+    masks = None
+    if mask_file not in (None, "mask.tif"):
+        masks = Supervision(**patches.mask_provenance(flags.image_dir, mask_file))
+    solver.add_labels(train_set, masks)
     options.start_run(used.folder, vars(flags), used.device)
     return options.finish_training(lambda: solver.train(settings, train_set, val_set), used.folder)
 
 
-def add_labels(
-    seen: Supervision, train_set: PatchDataset, mask_file: str | None, flags: argparse.Namespace
-) -> Supervision:
-    """What labels a network will have seen: those before, and those of this run."""
-    if mask_file is None or flags.classifier_head:
-        seen = replace(seen, image_labels=max(seen.image_labels, len(train_set)))
-    if mask_file is None:
-        return seen
-    if mask_file == "mask.tif":
-        return replace(seen, pixel_labels=seen.pixel_labels + train_set.labelled_pixels())
-    source = patches.provenance_path(flags.image_dir, mask_file)
-    if not source.exists():
+def _check_batches(flags: argparse.Namespace, train_set: PatchDataset) -> None:
+    """Raise `UserError` if batch norm would see a single value: one patch, features 1×1."""
+    alone = min(flags.batch_size, len(train_set)) == 1 and not flags.freeze_encoder
+    if alone and flags.network != "resnet50" and train_set.image_size <= 32:
         raise UserError(
-            f"{source} is missing, so it is unknown what labels {mask_file} has cost; run "
-            "python prepare_landsat8_biome.py --generated_masks DIR"
+            f"--batch_size {flags.batch_size} with {len(train_set)} training patches of "
+            f"{train_set.image_size} pixels: batch norm needs at least two in a batch; give a "
+            "larger --batch_size or --keep_ratio"
         )
-    masks = Supervision(**read_json(source))
-    chosen = [seen.checkpoint_chosen_by, f"training masks: {masks.checkpoint_chosen_by}"]
-    return replace(
-        seen,
-        image_labels=max(seen.image_labels, masks.image_labels),
-        pixel_labels=seen.pixel_labels + masks.pixel_labels,
-        threshold_chosen_by=f"0.5, fixed; training masks: {masks.threshold_chosen_by}",
-        threshold_pixel_labels=seen.threshold_pixel_labels + masks.threshold_pixel_labels,
-        checkpoint_chosen_by="; ".join(part for part in chosen if part),
-        checkpoint_pixel_labels=seen.checkpoint_pixel_labels + masks.checkpoint_pixel_labels,
-    )
 
 
 def test(flags: argparse.Namespace, used: Run) -> int:
@@ -228,29 +212,15 @@ def test(flags: argparse.Namespace, used: Run) -> int:
     scenes = patches.scenes_of_split(
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
     )
-    threshold, supervision = 0.5, solver.seen()
-    if flags.threshold is not None or solver.task.network != "unet":
-        record = solver.choose_threshold(
-            "f1" if flags.threshold is None else flags.threshold,
-            flags.image_dir,
-            flags.threshold_patches,
-            flags.batch_size,
-        )
-        threshold = record["threshold"]
-        supervision = replace(
-            supervision,
-            threshold_chosen_by=record["chosen_by"],
-            threshold_pixel_labels=record["pixel_labels"],
-        )
-    evaluation = Evaluation(
-        used.folder.results, flags.method or flags.experiment_name, threshold, supervision
+    natural = 0.5 if solver.task.network == "unet" else "f1"
+    threshold = solver.choose_threshold(
+        natural if flags.threshold is None else flags.threshold,
+        flags.image_dir,
+        flags.threshold_patches,
+        flags.batch_size,
     )
-    evaluate(
-        scenes,
-        lambda scene: solver.predictions(scene, tiles, threshold),
-        evaluation,
-        options.run_config(used.folder, path, vars(flags)),
-    )
+    config = options.run_config(used.folder, path, vars(flags))
+    solver.test(scenes, tiles, threshold, flags.method or flags.experiment_name, config)
     return 0
 
 

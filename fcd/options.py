@@ -315,16 +315,19 @@ def describe(flags: dict[str, Any], used_device: torch.device) -> dict[str, Any]
 def start_run(folder: RunFolder, flags: dict[str, Any], used_device: torch.device) -> None:
     """Write `config.json` before the first step of a training run.
 
-    A run that is continued keeps the config.json it began with. With `flags["overwrite"]` what
-    an earlier run left is removed. Otherwise raises `UserError` if the folder holds checkpoints
-    of a run with other settings.
+    A run that is continued keeps the config.json it began with, to which `continued` adds
+    commit, versions and device if they are others now. With `flags["overwrite"]` what an
+    earlier run left is removed. Otherwise raises `UserError` if the folder holds checkpoints of
+    a run with other settings.
     """
     path, flags = folder.root / "config.json", _plain(flags)
+    described = describe(flags, used_device)
     if flags["overwrite"]:
         for left in (folder.models, folder.samples, folder.results, folder.logs):
             shutil.rmtree(left, ignore_errors=True)
     elif path.exists() and folder.checkpoint("latest").exists():
-        before = read_json(path)["flags"]
+        config = read_json(path)
+        before = config["flags"]
         changed = [
             f"--{name} {before.get(name)} then, {value} now"
             for name, value in flags.items()
@@ -335,8 +338,13 @@ def start_run(folder: RunFolder, flags: dict[str, Any], used_device: torch.devic
                 f"{folder.root} holds a run with other settings ({'; '.join(changed)}); choose "
                 "another --experiment_name, or --overwrite True to train it anew"
             )
+        now = {name: value for name, value in described.items() if name != "flags"}
+        last = [config, *config.get("continued", [])][-1]
+        if any(last[name] != value for name, value in now.items()):
+            config["continued"] = [*config.get("continued", []), now]
+            write_json(path, config)
         return
-    write_json(path, describe(flags, used_device))
+    write_json(path, described)
 
 
 def run_config(folder: RunFolder, checkpoint: Path | None, flags: dict[str, Any]) -> dict[str, Any]:

@@ -306,3 +306,17 @@ def provenance(masks: Path) -> dict:
             "along with the masks, or run python main.py --mode generate_masks again"
         )
     return read_json(path)
+
+
+def mask_provenance(image_dir: Path | str, name: str) -> dict:
+    """What labels the masks `name` of the patches have cost, as `provenance`.
+
+    Raises `UserError` if nothing says so.
+    """
+    path = provenance_path(image_dir, name)
+    if not path.exists():
+        raise UserError(
+            f"{path} is missing, so it is unknown what labels {name} has cost; run "
+            "python prepare_landsat8_biome.py --generated_masks DIR"
+        )
+    return read_json(path)

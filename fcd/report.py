@@ -170,19 +170,22 @@ class Evaluation:
             for name, value in values.items()
         }
 
-    def write(self, config: dict[str, Any]) -> Path:
-        """Write metrics.json, metrics.csv and report.html; return the path of the report.
+    @property
+    def report(self) -> Path:
+        """Where the page is written."""
+        return self.results_dir / "report.html"
+
+    def write(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Write metrics.json, metrics.csv and report.html; return what is in metrics.json.
 
         config: the run's flags and versions, shown in the report.
         """
         results = self.results(config)
         files.write_json(self.results_dir / "metrics.json", results)
         _write_csv(self.results_dir / "metrics.csv", results)
-        path = self.results_dir / "report.html"
-        files.write_text(
-            path, report_page.report_page(results, self._histogram, config, self.results_dir)
-        )
-        return path
+        text = report_page.report_page(results, self._histogram, config, self.results_dir)
+        files.write_text(self.report, text)
+        return results
 
 
 def _write_csv(path: Path, results: dict[str, Any]) -> None:

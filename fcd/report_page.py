@@ -70,7 +70,7 @@ def report_page(
     results: the content of metrics.json; histogram: pooled score counts (2, BINS), or None;
     config: the run's flags; the pictures are read from `results_dir`.
     """
-    title = f"{results['experiment']}: {results['method']}"
+    title = ": ".join(dict.fromkeys((results["experiment"], results["method"])))
     parts = [
         f"<h1>{escape(title)}</h1>",
         page.paragraph(

@@ -1,12 +1,73 @@
 #!/usr/bin/env bash
-# Every row, then the table. Arguments: see scripts/rows.sh.
+# Every row, then the table. Arguments: those of scripts/rows.sh, and
+#
+#   --jobs N    as many rows at the same time (default 1), each with its share of the CPU's cores;
+#               what they print is in logs/ beside outputs/
+#
+# Typed again after a stop it goes on where it was.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-for rows in fcd fcdplus supervised cam cfmask; do
-    bash "$here/run_$rows.sh" "$@"
+jobs=1 arguments=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --jobs) jobs=${2:?--jobs needs a number}; shift 2 ;;
+        *) arguments+=("$1"); shift ;;
+    esac
 done
+set -- "${arguments[@]}"
 # shellcheck source=scripts/rows.sh
 source "$here/rows.sh"
+
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + jobs - 1) / jobs))}
+mkdir -p logs
+set -m # each row group is a process group of its own, so that a stop reaches all of it
+stop() {
+    local group
+    for group in $(jobs -rp); do
+        kill -TERM -- "-$group"
+    done
+    wait
+    exit 130
+}
+trap stop INT TERM
+
+carry_out() { # NAME SEED SCRIPT…: one script after the other, printing to logs/NAME-SEED.log
+    local name=$1-$2 seed=$2 script
+    shift 2
+    echo "$(date +%T) $name begins"
+    for script in "$@"; do
+        bash "$here/$script" "${arguments[@]}" --dir "$PWD" --seeds "$seed" || return
+    done >"logs/$name.log" 2>&1
+    echo "$(date +%T) $name is done"
+}
+
+rows=()
+start() { # as soon as fewer than $jobs are running
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do
+        sleep 1
+    done
+    carry_out "$@" &
+    rows+=($!)
+}
+
+echo "follow a row with: tail -f $PWD/logs/…"
+for seed in $seeds; do
+    start fcd "$seed" run_fcd.sh run_fcdplus.sh # FCD+ learns from the masks of FCD
+done
+for seed in $seeds; do
+    start supervised "$seed" run_supervised.sh
+    start cam "$seed" run_cam.sh
+done
+start cfmask 0 run_cfmask.sh
+failed=0
+for row in "${rows[@]}"; do
+    wait "$row" || failed=1
+done
+if [ "$failed" = 1 ]; then
+    echo "error: a row stopped, see the last lines of $PWD/logs; type the command again to go on" >&2
+    exit 1
+fi
+
 names=(QA)
 for seed in $seeds; do
     for name in FCD- FCD-unlabelled- StarGAN- CAM- GradCAM- GradCAMpp- UCAM- FCDPlus- FCDPlus1Pct- \

@@ -5,17 +5,21 @@
 #   --demo           demo size: synthetic scenes, small networks, a CPU is enough
 #   --seeds "0 1 2"  one run of each row a seed (default: 0 1 2)
 #   --dir DIR        folder of data, outputs and runs (default: the repository; demo: demo-table)
+#   --gan "FLAGS"    further flags of every training of a GAN
+#   --unet "FLAGS"   further flags of every supervised training
 #   other flags      go to every training and test (--device cuda:1 …)
 #
 # A run that is tested already is skipped; one that was stopped goes on.
 set -euo pipefail
 
-seeds="0 1 2" dir="" demo=false extra=()
+seeds="0 1 2" dir="" demo=false extra=() more_gan=() more_unet=()
 while [ $# -gt 0 ]; do
     case $1 in
         --demo) demo=true; shift ;;
         --seeds) seeds=${2:?--seeds needs numbers such as \"0 1 2\"}; shift 2 ;;
         --dir) dir=${2:?--dir needs a folder}; shift 2 ;;
+        --gan) read -ra more_gan <<<"${2:?--gan needs flags}"; shift 2 ;;
+        --unet) read -ra more_unet <<<"${2:?--unet needs flags}"; shift 2 ;;
         *) extra+=("$1"); shift ;;
     esac
 done
@@ -37,9 +41,9 @@ if $demo; then
     cd "$dir"
     data=(--image_dir patches --orig_image_dir scenes --num_workers 0)
     gan=(--image_size 32 --g_conv_dim 16 --g_repeat_num 3 --d_conv_dim 32 --d_repeat_num 4
-        --n_critic 2 --g_lr 3e-4 --d_lr 3e-4 --num_iters 3000 --num_iters_decay 1000
+        --n_critic 2 --g_lr 3e-4 --d_lr 3e-4 --num_iters 2000 --num_iters_decay 1000
         --sample_step 1000 --model_save_step 200 --normalize stretch --balance True)
-    unet=(--encoder resnet18 --normalize stretch --batch_size 32 --n_epochs 4 --lr 5e-4)
+    unet=(--encoder resnet18 --normalize stretch --batch_size 32 --n_epochs 3 --lr 5e-4)
     tuned=(--encoder resnet18 --normalize stretch --batch_size 32 --n_epochs 10 --lr 1e-4)
     masks=(--data_path scenes --output_dir patches)
     if [ ! -f patches/split.csv ]; then
@@ -54,6 +58,9 @@ else
     tuned=(--lr 1e-5)
     masks=()
 fi
+gan+=("${more_gan[@]}")
+unet+=("${more_unet[@]}")
+tuned+=("${more_unet[@]}")
 
 folder() { # NAME: the folder of an experiment
     echo "outputs/${1//+/Plus}"

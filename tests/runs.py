@@ -40,4 +40,5 @@ def write_run(
             arrays = scene(seed + 10 * index + cloud, cloud)
             name = f"LC8{index}{int(cloud)}"
             evaluation.add(evaluate_scene(name, biome, *arrays, threshold)[0])
-    return evaluation.write({"experiment_name": folder.name, "note": "<script>alert(1)</script>"})
+    evaluation.write({"experiment_name": folder.name, "note": "<script>alert(1)</script>"})
+    return evaluation.report

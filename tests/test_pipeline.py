@@ -19,7 +19,8 @@ from sklearn.metrics import confusion_matrix, f1_score
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd import comparison, labels, synthetic
+from fcd import comparison, labels, options, synthetic
+from fcd.errors import UserError
 from fcd.scenes import find_scenes
 
 GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
@@ -153,6 +154,22 @@ def test_supervision_is_counted_through_the_chain(walk):
     assert labels_of["FCDPlus"]["checkpoint_pixel_labels"] > 0
     assert 0 < labels_of["FCDPlus1Pct"]["pixel_labels"] <= one_percent * 32 * 32
     assert labels_of["FCDPlus1Pct"]["threshold_pixel_labels"] > 0
+    assert labels_of["FCDPlus"]["threshold_chosen_by"].startswith("0.5, fixed; training masks: ")
+
+
+def test_a_chosen_threshold_adds_to_what_the_training_masks_cost(walk, monkeypatch):
+    monkeypatch.chdir(walk / "outputs/FCDPlus/models")
+    data = ["--image_dir", walk / "p", "--orig_image_dir", walk / "scenes", *DATA[4:]]
+    arguments = ["--mode", "test", *data, "--model_weights", "best.pt", "--threshold", "f1"]
+    monkeypatch.setattr(sys, "argv", ["supervised_main.py", *map(str, arguments)])
+    assert supervised_main.main() == 0
+    results = Path("outputs/FCDPlus/results")
+    own = json.loads((results / "threshold.json").read_text())["pixel_labels"]
+    fixed = json.loads((walk / "outputs/FCDPlus/results/metrics.json").read_text())["supervision"]
+    chosen = json.loads((results / "metrics.json").read_text())["supervision"]
+    assert own > 0
+    assert chosen["threshold_pixel_labels"] == fixed["threshold_pixel_labels"] + own
+    assert "training masks: best macro F1" in chosen["threshold_chosen_by"]
 
 
 def test_tables_reports_and_pictures_are_there(walk):
@@ -193,6 +210,33 @@ def test_a_second_walk_finds_everything_done(walk, monkeypatch, capsys):
         assert module.main() == 0
     assert "48 scenes are cut already" in capsys.readouterr().out
     assert tif.stat().st_mtime_ns == before
+
+
+def test_one_patch_in_a_batch_is_refused(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    for flags in (["--batch_size", "1"], ["--keep_ratio", "0.0001"]):
+        arguments = ["--mode", "train", *DATA, *flags, "--experiment_name", "One"]
+        monkeypatch.setattr(sys, "argv", ["supervised_main.py", *arguments])
+        with pytest.raises(UserError, match="batch norm needs at least two"):
+            supervised_main.main()
+    assert not (walk / "outputs/One").exists()
+
+
+def test_a_continued_run_says_with_what(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    path = walk / "outputs/FCD/config.json"
+    config = json.loads(path.read_text())
+    assert "continued" not in config
+    for commit in ("another", "another", "a third"):
+        monkeypatch.setattr(options, "_git_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(
+            sys, "argv", ["main.py", "--mode", "train", *DATA, *GAN, "--experiment_name", "FCD"]
+        )
+        assert main.main() == 0
+    continued = json.loads(path.read_text())
+    assert [part["commit"] for part in continued.pop("continued")] == ["another", "a third"]
+    assert continued == config
+    path.write_text(json.dumps(config))
 
 
 def test_otsu_takes_no_pixel_label(walk, monkeypatch):

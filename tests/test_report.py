@@ -154,8 +154,14 @@ class TestPage:
         assert "Cloud score" not in html
         assert json.loads((tmp_path / "QA/results/metrics.json").read_text())["thresholds"] is None
 
+    def test_title_does_not_repeat_itself(self, tmp_path):
+        assert "<h1>FCD</h1>" in write_run(tmp_path / "FCD", "FCD").read_text()
+        assert "<h1>FCD-1: FCD</h1>" in write_run(tmp_path / "FCD-1", "FCD").read_text()
+
     def test_no_scene_makes_a_page_of_dashes(self, tmp_path):
-        html = Evaluation(tmp_path, "FCD", 0.5, WEAK).write({}).read_text()
+        evaluation = Evaluation(tmp_path, "FCD", 0.5, WEAK)
+        evaluation.write({})
+        html = evaluation.report.read_text()
         assert "<dd>–</dd>" in html
 
     @pytest.mark.parametrize("threshold", [0.0, 1.0])
