@@ -41,13 +41,13 @@ carry_out() { # NAME SEED SCRIPT…: one script after the other, printing to log
     echo "$(date +%T) $name is done"
 }
 
-rows=()
+declare -A rows # process -> name
 start() { # as soon as fewer than $jobs are running
     while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do
         sleep 1
     done
     carry_out "$@" &
-    rows+=($!)
+    rows[$!]=$1-$2
 }
 
 echo "follow a row with: tail -f $PWD/logs/…"
@@ -59,12 +59,15 @@ for seed in $seeds; do
     start cam "$seed" run_cam.sh
 done
 start cfmask 0 run_cfmask.sh
-failed=0
-for row in "${rows[@]}"; do
-    wait "$row" || failed=1
+failed=false
+for row in "${!rows[@]}"; do
+    if ! wait "$row"; then
+        failed=true
+        echo "error: ${rows[$row]} stopped: $(tail -n 1 "logs/${rows[$row]}.log")" >&2
+    fi
 done
-if [ "$failed" = 1 ]; then
-    echo "error: a row stopped, see the last lines of $PWD/logs; type the command again to go on" >&2
+if $failed; then
+    echo "error: not every row is done; all they say is in $PWD/logs; type the command again to go on" >&2
     exit 1
 fi
 

@@ -2,8 +2,10 @@ import copy
 
 import numpy as np
 import pytest
+import pytorch_grad_cam
 import torch
 import torch.nn.functional as F
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from torchvision.models import ResNet50_Weights, resnet50
 
@@ -164,15 +166,12 @@ def test_callers_mode_does_not_matter_and_nothing_is_left_behind(ucam, x, method
     ("method", "theirs"), [("gradcam", "GradCAM"), ("gradcampp", "GradCAMPlusPlus")]
 )
 def test_agrees_with_the_library_grad_cam(resnet, x, method, theirs):
-    library = pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
     network = copy.deepcopy(resnet)
     with torch.no_grad():
         network.classifier.weight *= 1e5  # their ε of 1e-6 must be small beside squared gradients
         network.classifier.weight[0] = network.classifier.weight[1]  # a probability of 1/2
     score = cam_score(method, network, x)
-    with getattr(library, theirs)(network, [network.backbone.layer4]) as cam:
+    with getattr(pytorch_grad_cam, theirs)(network, [network.backbone.layer4]) as cam:
         expected = torch.from_numpy(cam(x, [ClassifierOutputTarget(1)] * len(x)))
     # They subtract the minimum and leave out the probability.
     low, high = score.amin(dim=(1, 2), keepdim=True), score.amax(dim=(1, 2), keepdim=True)

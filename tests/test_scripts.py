@@ -1,0 +1,100 @@
+"""All rows through the scripts, at a size that says nothing about quality."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+ROWS = {
+    "QA band", "FCD", "FCD, no pixel label", "StarGAN", "CAM", "Grad-CAM", "Grad-CAM++", "U-CAM",
+    "FCD+", "FCD+1%", "Supervised", "Pre", "Pre1%", "Rand1%"
+}  # fmt: skip
+# Without one pixel label, and with a threshold and a checkpoint that are not chosen by one.
+LABEL_FREE = {"QA band", "FCD, no pixel label"}
+TINY = [
+    "--jobs", "2", "--seeds", "0", "--device", "cpu",
+    "--gan", "--num_iters 4 --num_iters_decay 2 --model_save_step 4 --g_conv_dim 4 "
+    "--g_repeat_num 1 --d_conv_dim 4",
+    "--unet", "--n_epochs 1 --batch_size 256",
+]  # fmt: skip
+
+
+def start(folder, arguments):
+    """The script in an environment that is active already, from a folder that is not ours."""
+    environment = os.environ | {
+        "VIRTUAL_ENV": sys.prefix,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    script = ROOT / "scripts/reproduce_paper.sh"
+    return subprocess.Popen(
+        ["bash", script, "--demo", "--dir", folder / "rows", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """The folder of a table that was stopped once on its way."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    stopped = start(folder, TINY)
+    config = folder / "rows/outputs/FCD-0/config.json"
+    while not config.exists():
+        assert stopped.poll() is None, stopped.communicate()[0]
+        time.sleep(0.2)
+    stopped.send_signal(signal.SIGTERM)
+    stopped.communicate()  # ends when the last process that writes to it has ended
+    assert stopped.returncode == 130
+    finish(start(folder, TINY))
+    return folder / "rows"
+
+
+@pytest.mark.slow
+def test_every_row_is_filled(rows):
+    with (rows / "outputs/comparison/table.csv").open(newline="") as stream:
+        overall = [row for row in csv.DictReader(stream) if row["scope"] == "Overall"]
+    assert {row["method"] for row in overall} == ROWS
+    for row in overall:
+        assert row["runs"] == "1"
+        assert 0 < float(row["accuracy_mean"]) <= 1
+        chosen = {
+            row[f"{choice}_chosen_with_pixel_labels"] for choice in ("threshold", "checkpoint")
+        }
+        free = row["pixel_labels"] == "0" and chosen == {"no"}
+        assert free == (row["method"] in LABEL_FREE), row
+
+
+@pytest.mark.slow
+def test_typed_again_it_only_makes_the_table(rows):
+    before = {path: path.stat().st_mtime_ns for path in rows.glob("outputs/*-0/*/*.*")}
+    finish(start(rows.parent, TINY))
+    assert {path: path.stat().st_mtime_ns for path in rows.glob("outputs/*-0/*/*.*")} == before
+    assert "FCD-0 is tested already" in (rows / "logs/fcd-0.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_row_that_fails_is_named_and_the_others_go_on(tmp_path):
+    wrong = ["--gan", "--g_conv_dim none", "--unet", "--n_epochs none"]
+    process = start(tmp_path, [*TINY[:6], *wrong])
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    named = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert sum("'none' is no whole number" in line for line in named) == 3
+    assert "type the command again" in named[-1]
+    assert (tmp_path / "rows/outputs/QA/results/metrics.json").exists()
