@@ -187,8 +187,9 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         )
     except ValueError as error:
         raise UserError(f"{error}; change --image_size or --d_repeat_num") from error
-    options.start_run(used.folder, vars(flags), used.device)
-    return options.finish_training(lambda: solver.train(settings, train_set, val_set), used.folder)
+    return options.carry_out(
+        lambda: solver.train(settings, train_set, val_set), used.folder, vars(flags), used.device
+    )
 
 
 def generate_masks(flags: argparse.Namespace, used: Run) -> int:

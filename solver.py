@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -223,7 +224,8 @@ class Solver:
         """Write the checkpoints `names` (latest, best)."""
         state = self.state()
         for name in names:
-            checkpoints.save(self.run.folder.checkpoint(name), state)
+            earlier = self.run.folder.checkpoint("previous") if name == "latest" else None
+            checkpoints.save(self.run.folder.checkpoint(name), state, earlier)
 
     def save_best(self, choice: Choice) -> None:
         """Write `best.pt`, which says how it was chosen; `latest.pt` is not chosen at all."""
@@ -231,12 +233,23 @@ class Solver:
         checkpoints.save(self.run.folder.checkpoint("best"), state)
 
     def resume(self) -> bool:
-        """Continue from `latest.pt` if there is one."""
-        path = self.run.folder.checkpoint("latest")
-        if not path.exists():
-            return False
-        self.restore(checkpoints.load(path, tuple(self.state())), path)
-        return True
+        """Continue from `latest.pt` if there is one; if it is damaged, from the one before.
+
+        Raises `UserError` if all there are are damaged or of another kind.
+        """
+        damage: checkpoints.DamagedCheckpoint | None = None
+        for path in self.run.folder.resumable():
+            try:
+                state = checkpoints.load(path, tuple(self.state()))
+            except checkpoints.DamagedCheckpoint as error:
+                print(f"{error}; going back to the checkpoint before", file=sys.stderr)
+                damage = error
+            else:
+                self.restore(state, path)
+                return True
+        if damage:
+            raise UserError(f"{damage}, and so is any before; --overwrite True trains anew")
+        return False
 
     def restore(self, state: dict[str, Any], source: Path) -> None:
         """Take over everything `state` holds."""

@@ -187,8 +187,9 @@ def train(flags: argparse.Namespace, used: Run) -> int:
     if mask_file not in (None, "mask.tif"):
         masks = Supervision(**patches.mask_provenance(flags.image_dir, mask_file))
     solver.add_labels(train_set, masks)
-    options.start_run(used.folder, vars(flags), used.device)
-    return options.finish_training(lambda: solver.train(settings, train_set, val_set), used.folder)
+    return options.carry_out(
+        lambda: solver.train(settings, train_set, val_set), used.folder, vars(flags), used.device
+    )
 
 
 def _check_batches(flags: argparse.Namespace, train_set: PatchDataset) -> None:

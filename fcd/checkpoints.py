@@ -1,6 +1,9 @@
 """Checkpoints: plain tensors and values, written whole, loaded on any device."""
 
+import os
 import pickle
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +24,57 @@ _NUMPY_SCALARS = [
 ]
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings, lists, dicts) to `path`, whole or not at all."""
+class DamagedCheckpoint(UserError):
+    """A checkpoint whose bytes are not those that were written."""
+
+
+def save(path: Path, state: dict[str, Any], previous: Path | None = None) -> None:
+    """Write `state` (tensors, numbers, strings, lists, dicts) to `path`, whole or not at all.
+
+    The bytes are on the disk before an earlier `path` is replaced; it becomes `previous`, if
+    that is given.
+    """
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        with temporary.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if previous and path.exists():
+            os.replace(path, previous)
 
 
 def load(path: Path | str, needs: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
-    Raises `UserError` if it is missing, damaged, holds more than plain values and tensors, or
-    lacks one of the entries `needs`.
+    Raises `DamagedCheckpoint` if its bytes have changed, `UserError` if it is missing, holds
+    more than plain values and tensors, or lacks one of the entries `needs`.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; train first, or name another --experiment_name")
+    if zipfile.is_zipfile(path):
+        _check_sums(path)
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is no checkpoint or is damaged ({reason})") from error
+        raise DamagedCheckpoint(f"{path} is no checkpoint or is damaged ({reason})") from error
     missing = [name for name in needs if not isinstance(state, dict) or name not in state]
     if missing:
         raise UserError(f"{path} holds no {', '.join(missing)}: it is a checkpoint of another kind")
     return state
+
+
+def _check_sums(path: Path) -> None:
+    """Raise `DamagedCheckpoint` if an entry differs from its checksum, which torch ignores."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
+        raise DamagedCheckpoint(f"{path} is damaged ({error})") from error
+    if damaged:
+        raise DamagedCheckpoint(f"{path} is damaged (checksum of {damaged})")
 
 
 def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], source: object) -> None:

@@ -1,13 +1,16 @@
 """Command-line parts the entry scripts share: flag types, shared flags, errors, run folders."""
 
 import argparse
+import fcntl
+import os
 import platform
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +28,7 @@ DEFAULT_SCENE_DIR = "data/landsat8-biome"
 # Flags that say how a run is carried out, not what it computes: they may differ on resume.
 _EXECUTION_FLAGS = {
     "mode",
+    "config",
     "device",
     "num_workers",
     "overwrite",
@@ -50,9 +54,32 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
 
+    def parse_args(self, args: Sequence[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
+        """Parse `args` (None: the command line); those of a --config come before them."""
+        args = sys.argv[1:] if args is None else list(args)
+        flags = super().parse_args(args)
+        if getattr(flags, "config", None) is None:
+            return flags
+        return super().parse_args([*_stored_arguments(flags.config), *args])
+
     def error(self, message: str) -> NoReturn:
         """Print `message` in one line and exit with code 2."""
         self.exit(2, f"error: {message} (all flags: python {self.prog} --help)\n")
+
+
+def _stored_arguments(path: Path) -> list[str]:
+    """The flags in a run's config.json as a command line; `UserError` if it is no such file."""
+    config = read_json(path)
+    flags = config.get("flags") if isinstance(config, dict) else None
+    if not isinstance(flags, dict):
+        raise UserError(f"--config {path} holds no flags; give the config.json of a run")
+    # What --overwrite removes must be asked for on the command line.
+    kept = {n: v for n, v in flags.items() if v is not None and n not in ("config", "overwrite")}
+    return [
+        text
+        for name, value in kept.items()
+        for text in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
+    ]
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -142,6 +169,13 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--experiment_name",
         default="FCD",
         help="the run lives in outputs/NAME and runs/NAME, with + written Plus",
+    )
+    group.add_argument(
+        "--config",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="config.json of an earlier run: its flags, except those given beside this one",
     )
     group.add_argument(
         "--device", default="auto", help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps"
@@ -265,12 +299,17 @@ class RunFolder:
 
     @property
     def models(self) -> Path:
-        """Checkpoints: `latest.pt`, `best.pt`."""
+        """Checkpoints: `latest.pt`, the one before it `previous.pt`, and `best.pt`."""
         return self.root / "models"
 
     def checkpoint(self, name: str) -> Path:
-        """The checkpoint `name`: best or latest."""
+        """The checkpoint `name`: best, latest or previous."""
         return self.models / f"{name}.pt"
+
+    def resumable(self) -> list[Path]:
+        """The checkpoints a stopped training can go on from, the newest first."""
+        paths = (self.checkpoint(name) for name in ("latest", "previous"))
+        return [path for path in paths if path.exists()]
 
     @property
     def samples(self) -> Path:
@@ -325,7 +364,7 @@ def start_run(folder: RunFolder, flags: dict[str, Any], used_device: torch.devic
     if flags["overwrite"]:
         for left in (folder.models, folder.samples, folder.results, folder.logs):
             shutil.rmtree(left, ignore_errors=True)
-    elif path.exists() and folder.checkpoint("latest").exists():
+    elif path.exists() and folder.resumable():
         config = read_json(path)
         before = config["flags"]
         changed = [
@@ -357,10 +396,17 @@ def run_config(folder: RunFolder, checkpoint: Path | None, flags: dict[str, Any]
     }
 
 
-def finish_training(train: Callable[[], None], folder: RunFolder) -> int:
-    """Call `train` and say how it ended; return the exit code."""
+def carry_out(
+    train: Callable[[], None], folder: RunFolder, flags: dict[str, Any], used_device: torch.device
+) -> int:
+    """Write `config.json` (see `start_run`), call `train`, say how it ended; return the exit code.
+
+    Raises `UserError` if another process is training in this folder.
+    """
     try:
-        train()
+        with _locked(folder.root):
+            start_run(folder, flags, used_device)
+            train()
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
@@ -368,6 +414,24 @@ def finish_training(train: Callable[[], None], folder: RunFolder) -> int:
         f"trained: {folder.checkpoint('best')}; curves: tensorboard --logdir={folder.logs.parent}"
     )
     return 0
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the folder `path` for this process; the system lets go of it however that ends."""
+    path.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is training in {path}; wait for it, or choose another "
+                "--experiment_name"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
 
 
 def _plain(flags: dict[str, Any]) -> dict[str, Any]:

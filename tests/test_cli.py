@@ -1,5 +1,7 @@
 """Bad input: one clear line on stderr, exit code 2, nothing written. And the README's words."""
 
+import fcntl
+import os
 import re
 import sys
 
@@ -314,3 +316,61 @@ def test_ctrl_c_is_no_traceback(capsys):
         options.run(interrupted)
     assert stopped.value.code == 130
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def weights(experiment):
+    return torch.load(f"outputs/{experiment}/models/latest.pt", weights_only=True)["G"]
+
+
+def test_a_config_is_enough_to_run_again_to_the_same_weights(call, tmp_path):
+    make_patches(tmp_path / "p")
+    settings = ["--image_dir", "p", "--num_iters", 4, "--n_critic", 2, "--seed", 5, "--g_lr", 3e-3]
+    assert call(main, *TINY, *settings, "--experiment_name", "A")[0] == 0
+    config = ["--config", "outputs/A/config.json"]
+    assert call(main, *config, "--experiment_name", "B")[0] == 0
+    assert call(main, *config, "--experiment_name", "C", "--seed", 6)[0] == 0
+    a, b, c = (weights(name) for name in "ABC")
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+    assert not all(torch.equal(value, c[name]) for name, value in a.items())
+
+
+def test_a_config_does_not_remove_a_run_again(call, tmp_path):
+    make_patches(tmp_path / "p")
+    settings = ["--image_dir", "p", "--num_iters", 2, "--overwrite", "True"]
+    assert call(main, *TINY, *settings)[0] == 0
+    before = (tmp_path / "outputs/FCD/models/latest.pt").stat().st_mtime_ns
+    assert call(main, "--config", "outputs/FCD/config.json")[0] == 0
+    assert (tmp_path / "outputs/FCD/models/latest.pt").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "holds no flags"),
+        ("{", "cannot be read"),
+        ('{"flags": {"batch_size": -3}}', "-3 is not at least 1"),
+        ('{"flags": {"rm": "x"}}', "unrecognized arguments: --rm x"),
+    ],
+)
+def test_a_config_is_checked_like_a_command_line(call, tmp_path, content, message):
+    (tmp_path / "c.json").write_text(content)
+    code, error = call(main, "--config", "c.json")
+    assert code == 2
+    assert re.fullmatch(f"error: .*{message}.*\n", error)
+
+
+def test_two_runs_in_one_folder_are_refused(call, tmp_path):
+    make_patches(tmp_path / "p")
+    (tmp_path / "outputs/FCD").mkdir(parents=True)
+    handle = os.open(tmp_path / "outputs/FCD", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        code, error = call(main, *TINY, "--image_dir", "p", "--num_iters", 2)
+    finally:
+        os.close(handle)
+    assert (code, error) == (
+        2,
+        "error: another process is training in outputs/FCD; wait for it, or choose another "
+        "--experiment_name\n",
+    )
+    assert call(main, *TINY, "--image_dir", "p", "--num_iters", 2)[0] == 0

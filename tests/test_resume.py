@@ -219,3 +219,45 @@ def test_a_stop_never_saves_weights_that_are_not_finite(image_dir):
         solver.stop_if_asked(asked)
     kept = checkpoints.load("outputs/nan/models/latest.pt")
     assert all(torch.isfinite(value).all() for value in kept["G"].values())
+
+
+def flip_a_bit(path):
+    """In the middle, where the weights are: torch itself would load it."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(image_dir, capsys):
+    train = PatchDataset(image_dir, "train")
+    gan("whole").train(GAN, train, None)
+    gan("hurt").train(GAN, train, None)
+    models = RunFolder("hurt").models
+    assert checkpoints.load(models / "previous.pt")["step"] == 8
+    flip_a_bit(models / "latest.pt")
+    with pytest.raises(checkpoints.DamagedCheckpoint, match=r"latest.pt is damaged \(checksum"):
+        checkpoints.load(models / "latest.pt")
+    gan("hurt").train(GAN, train, None)
+    assert "going back to the checkpoint before" in capsys.readouterr().err
+    whole, hurt = (checkpoints.load(f"outputs/{run}/models/latest.pt") for run in ("whole", "hurt"))
+    assert equal(whole, hurt)
+    assert scalars("whole") == scalars("hurt")
+
+
+def test_two_damaged_checkpoints_are_no_reason_to_begin_anew(image_dir):
+    train = PatchDataset(image_dir, "train")
+    gan("lost").train(GAN, train, None)
+    for name in ("latest", "previous"):
+        flip_a_bit(RunFolder("lost").checkpoint(name))
+    with pytest.raises(UserError, match="--overwrite True trains anew"):
+        gan("lost").train(GAN, train, None)
+
+
+def test_a_stop_between_two_renames_leaves_something_to_go_on_from(image_dir):
+    train = PatchDataset(image_dir, "train")
+    gan("whole").train(GAN, train, None)
+    gan("cut").train(GAN, train, None)
+    RunFolder("cut").checkpoint("latest").unlink()
+    gan("cut").train(GAN, train, None)
+    whole, cut = (checkpoints.load(f"outputs/{run}/models/latest.pt") for run in ("whole", "cut"))
+    assert equal(whole, cut)
