@@ -5,7 +5,6 @@ go on where they stopped. Exit code 0: all scenes are there; 1: some failed, lis
 2: a flag cannot be used; 130: stopped by Ctrl-C or SIGTERM.
 """
 
-import argparse
 import signal
 import sys
 import threading
@@ -17,8 +16,8 @@ from fcd.fetch import Fetcher
 from fcd.options import DEFAULT_SCENE_DIR, Parser, natural, positive, run
 
 
-def parse_flags() -> argparse.Namespace:
-    """Read the command line."""
+def build_parser() -> Parser:
+    """The command line."""
     parser = Parser(description=__doc__)
     parser.add_argument(
         "--output_dir", type=Path, default=DEFAULT_SCENE_DIR,
@@ -49,12 +48,12 @@ def parse_flags() -> argparse.Namespace:
         "--retries", type=natural, default=5,
         help="attempts in a row that may fail without progress before a scene is given up",
     )  # fmt: skip
-    return parser.parse_args()
+    return parser
 
 
 def main() -> int:
     """Download what the flags ask for; return the exit code."""
-    flags = parse_flags()
+    flags = build_parser().parse_args()
     entries = select(flags.biomes, flags.scenes)
     source = Source.parse(flags.base_url)
     fetcher = Fetcher(timeout=flags.timeout, retries=flags.retries, stop=threading.Event())

@@ -17,7 +17,7 @@ from fcd import options, patches
 from fcd.errors import UserError
 from fcd.options import RunFolder
 from fcd.scenes import find_scenes
-from tests.conftest import ROOT, draw, write_scene
+from tests.conftest import draw, write_scene
 
 
 @pytest.fixture(autouse=True)
@@ -216,41 +216,6 @@ def test_booleans_in_any_case():
 def test_help_documents_every_flag(module):
     for action in module.build_parser()._actions:
         assert action.help, action.option_strings
-
-
-def readme_commands():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    joined = re.sub(r"\\\n\s*", "", text)
-    return re.findall(
-        r"^python (main|supervised_main|prepare_landsat8_biome)\.py (.+)$", joined, re.M
-    )
-
-
-@pytest.mark.parametrize(("script", "arguments"), readme_commands())
-def test_the_readmes_commands_are_understood(script, arguments):
-    parser = {
-        "main": main, "supervised_main": supervised_main,
-        "prepare_landsat8_biome": prepare_landsat8_biome,
-    }[script].build_parser()  # fmt: skip
-    parser.parse_args(arguments.split())
-
-
-NINE = """\
-conda env create -f environment.yml && conda activate fcd
-python download_landsat8_biome.py
-python prepare_landsat8_biome.py
-python main.py --mode train --dataset L8Biome --image_size 128 --batch_size 16 --experiment_name FCD
-tensorboard --logdir=runs
-python main.py --mode generate_masks --batch_size 64 --experiment_name FCD
-python prepare_landsat8_biome.py --generated_masks outputs/FCD/results/tifs
-python supervised_main.py --mode train --batch_size 64 --train_mask_file generated_mask.tif --classifier_head True --experiment_name FCD+
-python supervised_main.py --mode train --batch_size 64 --keep_ratio 0.01 --lr 1e-5 --freeze_encoder True --model_weights outputs/FCDPlus/models/best.pt --experiment_name FCD+1Pct
-"""  # noqa: E501
-
-
-def test_the_readme_shows_the_nine_commands_verbatim():
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    assert [line for line in NINE.splitlines() if line not in lines] == []
 
 
 def test_a_split_file_is_kept_whole_and_absent_scenes_are_named(call, tmp_path):

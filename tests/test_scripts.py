@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fcd import synthetic
 from tests.conftest import ROOT
 
 ROWS = {
@@ -43,6 +44,14 @@ def start(folder, arguments):
     )
 
 
+def draw_scenes(folder):
+    """Smaller ones than the demo's, where the script finds them."""
+    synthetic.write_data_set(folder / "scenes", 6, 70, seed=5)
+    arguments = ["--data_path", "scenes", "--output_dir", "patches", "--patch_size", "32"]
+    command = [sys.executable, ROOT / "prepare_landsat8_biome.py", *arguments]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
 def finish(process):
     output, _ = process.communicate()
     assert process.returncode == 0, output
@@ -53,6 +62,7 @@ def finish(process):
 def rows(tmp_path_factory):
     """The folder of a table that was stopped once on its way."""
     folder = tmp_path_factory.mktemp("elsewhere")
+    draw_scenes(folder / "rows")
     stopped = start(folder, TINY)
     config = folder / "rows/outputs/FCD-0/config.json"
     while not config.exists():
@@ -91,6 +101,7 @@ def test_typed_again_it_only_makes_the_table(rows):
 @pytest.mark.slow
 def test_a_row_that_fails_is_named_and_the_others_go_on(tmp_path):
     wrong = ["--gan", "--g_conv_dim none", "--unet", "--n_epochs none"]
+    draw_scenes(tmp_path / "rows")
     process = start(tmp_path, [*TINY[:6], *wrong])
     output, _ = process.communicate()
     assert process.returncode == 1

@@ -1,0 +1,129 @@
+"""README and docs/: their commands are understood, their links lead somewhere."""
+
+import ast
+import importlib.util
+import re
+import shlex
+
+import pytest
+
+import download_landsat8_biome
+import main
+import prepare_landsat8_biome
+import supervised_main
+from tests.conftest import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SCRIPTS = {
+    module.__name__: module
+    for module in (main, supervised_main, prepare_landsat8_biome, download_landsat8_biome)
+}
+
+
+def commands(pattern):
+    """(page, match) of every line of code that `pattern` matches, continued lines joined."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S):
+            for match in re.finditer(pattern, re.sub(r"\\\n\s*", "", block), re.M):
+                found.append(pytest.param(*match.groups(), id=f"{page.name}: {match[0][:60]}"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"), commands(rf"^\$? ?python ({'|'.join(SCRIPTS)})\.py *([^#\n]*)")
+)
+def test_commands_are_understood(script, arguments):
+    SCRIPTS[script].build_parser().parse_args(shlex.split(arguments))
+
+
+@pytest.mark.parametrize("module", commands(r"^(?:for .*do )?python -m ([\w.]+)"))
+def test_modules_of_commands_are_there(module):
+    assert importlib.util.find_spec(module), module
+
+
+@pytest.mark.parametrize("script", commands(r"\bbash (scripts/\S+\.sh)"))
+def test_scripts_of_commands_are_there(script):
+    assert (ROOT / script).is_file()
+
+
+def anchors(page):
+    """What GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked), target
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for page in PAGES[1:]:
+        assert f"{page.name})" in text or f"{page.name}#" in text, page
+
+
+def test_the_readmes_file_tree_is_whole():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = readme.split("## Files")[1].split("```")[1]
+    for path in [*ROOT.glob("*.py"), *(ROOT / "fcd").glob("*.py")]:
+        if path.stem != "__init__":
+            assert re.search(rf"\b{path.stem}\.py\b", tree), path
+
+
+NINE = """\
+conda env create -f environment.yml && conda activate fcd
+python download_landsat8_biome.py
+python prepare_landsat8_biome.py
+python main.py --mode train --dataset L8Biome --image_size 128 --batch_size 16 --experiment_name FCD
+tensorboard --logdir=runs
+python main.py --mode generate_masks --batch_size 64 --experiment_name FCD
+python prepare_landsat8_biome.py --generated_masks outputs/FCD/results/tifs
+python supervised_main.py --mode train --batch_size 64 --train_mask_file generated_mask.tif --classifier_head True --experiment_name FCD+
+python supervised_main.py --mode train --batch_size 64 --keep_ratio 0.01 --lr 1e-5 --freeze_encoder True --model_weights outputs/FCDPlus/models/best.pt --experiment_name FCD+1Pct
+"""  # noqa: E501
+
+
+def test_the_readme_shows_the_nine_commands_verbatim():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in NINE.splitlines() if line not in lines] == []
+
+
+# --- troubleshooting -----------------------------------------------------------------------
+
+ERRORS = {"UserError", "SceneError", "DamagedCheckpoint", "ArgumentTypeError"}
+
+
+def messages():
+    """The longest fixed part of each message of our own errors, and where it is raised."""
+    found = []
+    for path in sorted([*ROOT.glob("*.py"), *(ROOT / "fcd").glob("*.py")]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            name = getattr(node.func, "id", getattr(node.func, "attr", None))
+            if name not in ERRORS:
+                continue
+            first = node.args[0]
+            parts = first.values if isinstance(first, ast.JoinedStr) else [first]
+            fixed = [p.value for p in parts if isinstance(p, ast.Constant)]
+            if fixed:
+                longest = max(fixed, key=len).strip(" ;:,()'")
+                found.append(pytest.param(longest, id=f"{path.name}:{node.lineno}"))
+    return found
+
+
+@pytest.mark.parametrize("fragment", messages())
+def test_every_error_message_is_in_troubleshooting(fragment):
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    assert " ".join(fragment.split()) in " ".join(page.split()), fragment
