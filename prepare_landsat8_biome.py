@@ -1,13 +1,15 @@
 """Cut scenes into patches with image-level labels; later, cut generated masks onto them."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -211,7 +213,8 @@ def parallel(
     jobs: dict[str, Callable[[], Any]], workers: int, title: str
 ) -> Iterator[tuple[str, Any]]:
     """Run `jobs` in `workers` processes; yield name and result or `SceneError` as they end."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
         names = {pool.submit(job): name for name, job in jobs.items()}
         try:
             for future in tqdm(
@@ -223,6 +226,16 @@ def parallel(
                 yield names[future], error or future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the process that started it does, however it ends."""
+
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def print_balance(records: Iterable[dict]) -> None:
