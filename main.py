@@ -20,10 +20,11 @@ def build_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument(
         "--mode",
-        choices=["train", "generate_masks", "test", "visualize", "cfmask"],
+        choices=["train", "generate_masks", "test", "predict", "visualize", "cfmask"],
         default="train",
         help="train: train on image-level labels; generate_masks: masks of the training scenes; "
-        "test: score the test scenes against their truth; visualize: pictures of translations; "
+        "test: score the test scenes against their truth; predict: masks of any --scenes; "
+        "visualize: pictures of translations; "
         "cfmask: score the scenes' own quality band",
     )
     parser.add_argument(
@@ -131,9 +132,10 @@ def build_parser() -> Parser:
     group = parser.add_argument_group("masks")
     options.add_threshold_flags(
         group,
-        "f1",
+        None,
         "of the difference map: f1 (best macro F1 on masks of cloudy training patches, as "
-        "the paper: uses pixel labels), otsu (no pixel label) or a number in [0, 1]",
+        "the paper: uses pixel labels), otsu (no pixel label) or a number in [0, 1]; None: f1, "
+        "in --mode predict the one chosen before",
     )
     group.add_argument(
         "--model_weights",
@@ -144,6 +146,7 @@ def build_parser() -> Parser:
     group.add_argument(
         "--num_pictures", type=positive, default=16, help="patches that --mode visualize shows"
     )
+    options.add_prediction_flags(parser)
     return parser
 
 
@@ -195,7 +198,7 @@ def train(flags: argparse.Namespace, used: Run) -> int:
 def generate_masks(flags: argparse.Namespace, used: Run) -> int:
     """`--mode generate_masks`."""
     solver = FCDSolver.load(used, _weights(flags, used))
-    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size)
+    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp)
     scenes = patches.scenes_of_split(find_scenes(flags.orig_image_dir), flags.image_dir, "train")
     threshold = _threshold(flags, solver)
     tifs = solver.generate_masks(scenes, tiles, threshold)
@@ -206,7 +209,7 @@ def generate_masks(flags: argparse.Namespace, used: Run) -> int:
 def test(flags: argparse.Namespace, used: Run) -> int:
     """`--mode test`."""
     solver = FCDSolver.load(used, _weights(flags, used))
-    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size)
+    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp)
     scenes = patches.scenes_of_split(
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
     )
@@ -216,13 +219,27 @@ def test(flags: argparse.Namespace, used: Run) -> int:
     return 0
 
 
+def predict(flags: argparse.Namespace, used: Run) -> int:
+    """`--mode predict`."""
+    paths = options.scene_paths(flags)
+    solver = FCDSolver.load(used, _weights(flags, used))
+    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp)
+    threshold = flags.threshold
+    if threshold in ("f1", "otsu"):
+        threshold = _threshold(flags, solver)["threshold"]
+    return options.predict(flags, paths, solver.predictor(threshold, tiles))
+
+
 def _weights(flags: argparse.Namespace, used: Run) -> Path:
     return flags.model_weights or used.folder.checkpoint(flags.checkpoint)
 
 
 def _threshold(flags: argparse.Namespace, solver: FCDSolver) -> dict:
     threshold = solver.choose_threshold(
-        flags.threshold, flags.image_dir, flags.threshold_patches, flags.batch_size
+        "f1" if flags.threshold is None else flags.threshold,
+        flags.image_dir,
+        flags.threshold_patches,
+        flags.batch_size,
     )
     print(f"threshold {threshold['threshold']:.4f}: {threshold['chosen_by']}")
     return threshold
@@ -255,6 +272,7 @@ MODES = {
     "train": train,
     "generate_masks": generate_masks,
     "test": test,
+    "predict": predict,
     "visualize": visualize,
     "cfmask": score_qa_bands,
 }

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from data_loader import PatchDataset, StepBatches, batches_per_epoch, get_loader
-from fcd import cfmask, checkpoints, figures, labels, metrics, patches
+from fcd import cfmask, checkpoints, figures, labels, metrics, options, patches
 from fcd.cam import cam_score
 from fcd.errors import UserError
 from fcd.files import read_json, write_json
@@ -38,6 +37,7 @@ from fcd.losses import (
 )
 from fcd.options import RunFolder
 from fcd.page import number
+from fcd.prediction import Prediction, Predictor, has_tags
 from fcd.report import Evaluation, SceneEvaluation, Supervision
 from fcd.scenes import FILL_DN, RGB_BANDS, Scene, raster_writer
 from fcd.tiling import Strip, score_strips
@@ -81,20 +81,8 @@ class Tiles:
     size: int
     overlap: int
     batch_size: int
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Some full-width rows of a predicted mask."""
-
-    row: int
-    """First row in the scene."""
-    rgb: np.ndarray
-    """(3, h, W) DN."""
-    mask: np.ndarray
-    """(h, W) uint8 patch codes."""
-    score: np.ndarray | None
-    """(h, W) in [0, 1], or None for a method without a score."""
+    amp: bool = False
+    """Whether the networks compute in bfloat16 where that is safe."""
 
 
 def evaluate(
@@ -150,6 +138,8 @@ class Solver:
     image_size: int
     tile_multiple: int  # tile sides the networks can take, pixels
     score_name: str  # what `score` is
+    rgb = RGB_BANDS  # red, green and blue among the bands
+    natural_threshold: float | None = None  # of a score that is a probability
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -157,6 +147,7 @@ class Solver:
         self.step = 0
         self.best = -math.inf
         self.choice = Choice("last step", 0)
+        self.source = run.folder.checkpoint("best")  # the checkpoint the weights are from
 
     # What a subclass defines:
 
@@ -252,7 +243,8 @@ class Solver:
         return False
 
     def restore(self, state: dict[str, Any], source: Path) -> None:
-        """Take over everything `state` holds."""
+        """Take over everything `state`, the checkpoint `source`, holds."""
+        self.source = source
         for name, network in self.networks().items():
             checkpoints.load_weights(network, state[name], source)
         self.step, self.best = state["step"], state["best"]
@@ -323,7 +315,13 @@ class Solver:
 
     # Scores of patches and scenes:
 
-    def tiles(self, size: int | None, overlap: int | None, batch_size: int) -> Tiles:
+    def tiles(
+        self,
+        size: int | None = None,
+        overlap: int | None = None,
+        batch_size: int = 16,
+        amp: bool = False,
+    ) -> Tiles:
         """How to score scenes; by default in tiles of the training patches' size.
 
         Raises `UserError` if the networks cannot take the tiles.
@@ -334,7 +332,7 @@ class Solver:
             raise UserError(f"--tile_size {size} is no multiple of {self.tile_multiple}")
         if overlap > size // 2:
             raise UserError(f"--overlap {overlap} exceeds half the tile ({size // 2} pixels)")
-        return Tiles(size, overlap, batch_size)
+        return Tiles(size, overlap, batch_size, amp)
 
     @torch.inference_mode()
     def patch_histogram(self, dataset: PatchDataset | Subset, batch_size: int) -> np.ndarray:
@@ -422,6 +420,11 @@ class Solver:
     @torch.inference_mode()
     def strips(self, scene: Scene, tiles: Tiles) -> Iterator[Strip]:
         """Score a whole scene; see `fcd.tiling.score_strips`."""
+
+        def score(x: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=tiles.amp):
+                return self.score(x)
+
         with scene.open() as reader:
             height, width = reader.grid.height, reader.grid.width
             with tqdm(total=height, desc=scene.key, unit="row", leave=False) as bar:
@@ -429,7 +432,7 @@ class Solver:
                     reader.bands,
                     height,
                     width,
-                    self.score,
+                    score,
                     self.normalization,
                     self.device,
                     tile=tiles.size,
@@ -443,7 +446,46 @@ class Solver:
         """Score a scene and threshold the score."""
         for strip in self.strips(scene, tiles):
             mask = labels.patch_from_score(strip.score, strip.valid, threshold)
-            yield Prediction(strip.row, strip.dn[list(RGB_BANDS)], mask, strip.score)
+            yield Prediction(strip.row, strip.dn[list(self.rgb)], mask, strip.score)
+
+    def predictor(self, threshold: float | None = None, tiles: Tiles | None = None) -> Predictor:
+        """What `fcd.prediction.predict_scenes` needs.
+
+        threshold: None takes `known_threshold`; tiles: None takes those of `tiles`.
+        """
+        value = self.known_threshold() if threshold is None else threshold
+        tiles = tiles or self.tiles()
+        tags = {
+            "FCD_EXPERIMENT": self.run.folder.experiment,
+            "FCD_SCORE": self.score_name,
+            "FCD_WEIGHTS": self.fingerprint(),
+            "FCD_THRESHOLD": repr(value),
+            "FCD_TILES": str(asdict(tiles)),
+        }
+        return Predictor(
+            self.normalization.num_channels,
+            value,
+            tags,
+            lambda scene: self.predictions(scene, tiles, value),
+        )
+
+    def known_threshold(self) -> float:
+        """The threshold chosen for these weights before, or that of a probability, 0.5.
+
+        Raises `UserError` if there is neither.
+        """
+        for folder in (self.run.folder.results, self.source.parent.parent / "results"):
+            path = folder / "threshold.json"
+            known = read_json(path) if path.exists() else {}
+            mine = (self.score_name, self.fingerprint())
+            if (known.get("score"), known.get("weights")) == mine:
+                return known["threshold"]
+        if self.natural_threshold is None:
+            raise UserError(
+                f"no threshold is known for these weights of {self.run.folder.experiment}: run "
+                "--mode test or generate_masks first, or give a number with --threshold"
+            )
+        return self.natural_threshold
 
     def test(
         self,
@@ -679,15 +721,10 @@ class FCDSolver(Solver):
         folder = self.run.folder.results / "tifs"
         threshold = threshold_record["threshold"]
         write_json(folder / patches.PROVENANCE, asdict(self.supervision(threshold_record)))
-        tags = {
-            "FCD_EXPERIMENT": self.run.folder.experiment,
-            "FCD_WEIGHTS": self.fingerprint(),
-            "FCD_THRESHOLD": repr(threshold),
-            "FCD_TILES": str(asdict(tiles)),
-        }
+        tags = self.predictor(threshold, tiles).tags
         for scene in tqdm(scenes, "generating masks", unit="scene", dynamic_ncols=True):
             grid, mask_path = scene.check(), patches.mask_tif(folder, scene)
-            if _has_tags(mask_path, tags):
+            if has_tags(mask_path, tags):
                 continue
             with ExitStack() as stack:
                 # The mask is renamed into place last: where it is, the difference map is too.
@@ -769,13 +806,6 @@ def _described(state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _has_tags(path: Path, tags: dict[str, str]) -> bool:
-    if not path.exists():
-        return False
-    with rasterio.open(path) as dataset:
-        return tags.items() <= dataset.tags().items()
-
-
 # --- supervised networks -------------------------------------------------------------------
 
 
@@ -826,6 +856,7 @@ class SupervisedSolver(Solver):
         self.task, self.image_size, self.normalization = task, image_size, normalization
         self.cam_method = "cam"
         self.score_name = "probability" if task.network == "unet" else self.cam_method
+        self.natural_threshold = 0.5 if task.network == "unet" else None
         # The labels trained on, and the choices of the runs this one builds on, to which
         # `supervision` adds its own.
         self.seen = Supervision(0, 0, "", 0, "", 0)
@@ -853,7 +884,7 @@ class SupervisedSolver(Solver):
         """Softmax probability of cloud of a U-Net; class activation map of a classifier."""
         if self.task.network != "unet":
             return cam_score(self.cam_method, self.network, x)
-        return self._masks(x)[0].softmax(dim=1)[:, labels.LABEL_CLOUDY]
+        return self._masks(x)[0].float().softmax(dim=1)[:, labels.LABEL_CLOUDY]
 
     def image_score(self, x: Tensor) -> Tensor:
         """Probability that a patch is cloudy, or the mean score if labels are not learned."""
@@ -1038,3 +1069,16 @@ def _with_checkpoint(seen: Supervision, chosen_by: str, pixel_labels: int) -> Su
 
 def _joined(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
+
+
+def load_solver(checkpoint: Path | str, device: str = "auto") -> FCDSolver | SupervisedSolver:
+    """The solver of a trained run, whichever it is, from its checkpoint alone.
+
+    checkpoint: `outputs/<name>/models/best.pt` or a copy of it. Raises `UserError` if it is none.
+    """
+    path = Path(checkpoint)
+    name = path.resolve().parent.parent.name.replace("Plus", "+")
+    run = Run(RunFolder(name), options.device(device))
+    state = checkpoints.load(path)
+    kind = FCDSolver if "G" in state else SupervisedSolver
+    return kind.load(run, path)

@@ -20,19 +20,20 @@ def build_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument(
         "--mode",
-        choices=["train", "test"],
+        choices=["train", "test", "predict"],
         default="train",
-        help="train: train on patches; test: score the test scenes against their truth",
+        help="train: train on patches; test: score the test scenes against their truth; "
+        "predict: masks of any --scenes",
     )
     parser.add_argument(
         "--batch_size",
         type=positive,
         default=TRAINING.batch_size,
-        help="patches per training step; tiles scored at a time in --mode test",
+        help="patches per training step; tiles scored at a time in the other modes",
     )
     options.add_run_flags(parser)
 
-    group = parser.add_argument_group("network (--mode test reads it from the checkpoint)")
+    group = parser.add_argument_group("network (modes after training read it from the checkpoint)")
     group.add_argument(
         "--network",
         choices=["unet", "resnet50", "ucam"],
@@ -64,7 +65,7 @@ def build_parser() -> Parser:
         "--model_weights",
         type=Path,
         default=None,
-        help="train: begin with the weights of this checkpoint (fine-tuning); test: use it "
+        help="train: begin with the weights of this checkpoint (fine-tuning); other modes: use it "
         "instead of the run's own",
     )
     group.add_argument(
@@ -125,8 +126,10 @@ def build_parser() -> Parser:
         group,
         None,
         "of the score: f1 (best macro F1 on masks of cloudy training patches: uses pixel labels), "
-        "otsu (no pixel label) or a number in [0, 1]; None: 0.5 for a U-Net, f1 for the others",
+        "otsu (no pixel label) or a number in [0, 1]; None: 0.5 for a U-Net, f1 for the others; in "
+        "--mode predict the one chosen before",
     )
+    options.add_prediction_flags(parser)
     parser.set_defaults(experiment_name="FCD+")
     return parser
 
@@ -145,7 +148,7 @@ def main() -> int:
         raise UserError(f"--imagenet True is for --network resnet50, not {flags.network}")
     folder = RunFolder(flags.experiment_name)
     used = Run(folder, options.device(flags.device), flags.seed, flags.num_workers, flags.log_step)
-    return {"train": train, "test": test}[flags.mode](flags, used)
+    return {"train": train, "test": test, "predict": predict}[flags.mode](flags, used)
 
 
 def train(flags: argparse.Namespace, used: Run) -> int:
@@ -205,24 +208,44 @@ def _check_batches(flags: argparse.Namespace, train_set: PatchDataset) -> None:
 
 def test(flags: argparse.Namespace, used: Run) -> int:
     """`--mode test`."""
-    path = flags.model_weights or used.folder.checkpoint(flags.checkpoint)
-    solver = SupervisedSolver.load(used, path)
-    if solver.task.network != "unet":
-        solver.use_cam(flags.cam_method)
-    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size)
+    solver = _trained(flags, used)
+    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp)
     scenes = patches.scenes_of_split(
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
     )
-    natural = 0.5 if solver.task.network == "unet" else "f1"
-    threshold = solver.choose_threshold(
-        natural if flags.threshold is None else flags.threshold,
-        flags.image_dir,
-        flags.threshold_patches,
-        flags.batch_size,
-    )
-    config = options.run_config(used.folder, path, vars(flags))
+    natural = "f1" if solver.natural_threshold is None else solver.natural_threshold
+    threshold = _threshold(flags, solver, natural if flags.threshold is None else flags.threshold)
+    config = options.run_config(used.folder, _weights(flags, used), vars(flags))
     solver.test(scenes, tiles, threshold, flags.method or flags.experiment_name, config)
     return 0
+
+
+def predict(flags: argparse.Namespace, used: Run) -> int:
+    """`--mode predict`."""
+    paths = options.scene_paths(flags)
+    solver = _trained(flags, used)
+    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp)
+    threshold = flags.threshold
+    if threshold in ("f1", "otsu"):
+        threshold = _threshold(flags, solver, threshold)["threshold"]
+    return options.predict(flags, paths, solver.predictor(threshold, tiles))
+
+
+def _weights(flags: argparse.Namespace, used: Run) -> Path:
+    return flags.model_weights or used.folder.checkpoint(flags.checkpoint)
+
+
+def _trained(flags: argparse.Namespace, used: Run) -> SupervisedSolver:
+    solver = SupervisedSolver.load(used, _weights(flags, used))
+    if solver.task.network != "unet":
+        solver.use_cam(flags.cam_method)
+    return solver
+
+
+def _threshold(flags: argparse.Namespace, solver: SupervisedSolver, choice: str | float) -> dict:
+    return solver.choose_threshold(
+        choice, flags.image_dir, flags.threshold_patches, flags.batch_size
+    )
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ CFMask: Foga et al. 2017, doi 10.1016/j.rse.2017.03.026.
 
 import re
 from enum import Enum
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from fcd import labels
-from fcd.errors import SceneError, UserError
+from fcd.errors import SceneError
+from fcd.mtl import parse_mtl
 from fcd.scenes import Scene
 
 # Values of a two-bit confidence field (no, maybe, yes in the pre-collection band).
@@ -88,36 +88,13 @@ _BY_NUMBER = {"01": Collection.ONE, "02": Collection.TWO}  # COLLECTION_NUMBER
 _PRODUCT_ID = re.compile(r"L\w\d\d_\w{4}_\d{6}_\d{8}_\d{8}_(?P<number>\d\d)_")
 
 
-def read_mtl(path: Path | str) -> dict[str, str]:
-    """The fields of an MTL file as field -> value, without quotes; groups are flattened.
-
-    Of a field that occurs in several groups the first counts: it describes the product itself,
-    later groups what it was made from. Raises `UserError` if `path` is no whole MTL file.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    fields: dict[str, str] = {}
-    lines = (line.strip() for line in text.splitlines())
-    if not re.fullmatch(r"GROUP = \w+_METADATA_FILE", next(lines, "")):
-        raise UserError(f"{path} is no Landsat metadata: GROUP = …_METADATA_FILE must come first")
-    for line in lines:
-        if line.rstrip("\0") == "END":
-            return fields
-        key, separator, value = line.partition(" = ")
-        if separator and key not in ("GROUP", "END_GROUP"):
-            fields.setdefault(key, value.strip('"'))
-    raise UserError(f"{path} is cut off: its last line is not END; get the scene again")
-
-
 def collection_of(scene: Scene) -> Collection:
     """The generation of `scene`: from its metadata, else its name, else its QA file's name.
 
     Products from before the collections name none. Raises `SceneError` if the scene has no QA
     band or one of another generation than its metadata, `UserError` if the MTL is unreadable.
     """
-    metadata = read_mtl(scene.files["MTL"]) if "MTL" in scene.files else {}
+    metadata = parse_mtl(scene.files["MTL"]) if "MTL" in scene.files else {}
     product = _PRODUCT_ID.match(metadata.get("LANDSAT_PRODUCT_ID", scene.name))
     number = metadata.get("COLLECTION_NUMBER") or (product and product["number"])
     where = f"scene {scene.name} in {scene.folder}"

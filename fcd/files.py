@@ -1,7 +1,9 @@
 """Files that are either whole or absent: write to a temporary name, then rename."""
 
+import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,16 +17,45 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` on success.
 
     The suffix is kept, so that writers which choose a format by suffix work. On an
-    exception the temporary file is removed and an earlier `path` stays as it was.
+    exception the temporary file is removed and an earlier `path` stays as it was. What a process
+    that was killed has left of the same file is removed, too.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(".*.partial-*"):
+        match = re.fullmatch(rf"\.{re.escape(path.stem)}\.partial-(\d+)\..*", left.name)
+        if match and not _is_running(int(match[1])):
+            left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold `folder` for this process; the system lets go of it however the process ends.
+
+    Raises BlockingIOError if another process holds it, or waits for that one.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path | str, text: str) -> None:

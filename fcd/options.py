@@ -1,7 +1,6 @@
 """Command-line parts the entry scripts share: flag types, shared flags, errors, run folders."""
 
 import argparse
-import fcntl
 import os
 import platform
 import re
@@ -10,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,8 +18,10 @@ from typing import Any, NoReturn
 import torch
 
 from fcd.errors import UserError
-from fcd.files import read_json, write_json
+from fcd.files import locked, read_json, write_json
+from fcd.inputs import expand
 from fcd.interruption import Stopped
+from fcd.prediction import SCORES, Predictor, predict_scenes
 
 DEFAULT_IMAGE_DIR = "data/L8Biome"
 DEFAULT_SCENE_DIR = "data/landsat8-biome"
@@ -40,6 +41,11 @@ _EXECUTION_FLAGS = {
     "checkpoint",
     "tile_size",
     "overlap",
+    "amp",
+    "scenes",
+    "output_dir",
+    "bands",
+    "write_score",
     "test_split",
     "method",
     "orig_image_dir",
@@ -83,7 +89,12 @@ def _stored_arguments(path: Path) -> list[str]:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run an entry script: a `UserError` becomes one line on stderr and exit code 2."""
+    """Run an entry script: a `UserError` becomes one line on stderr and exit code 2.
+
+    SIGTERM ends it like an error does, so that no half-written file stays; training loops
+    answer it themselves.
+    """
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     try:
         code = main()
     except UserError as error:
@@ -187,8 +198,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         type=boolean,
         default=False,
         metavar="BOOL",
-        help="True: train from the start even if the run folder holds a checkpoint; "
-        "False: continue it",
+        help="train: begin anew even if the run folder holds a checkpoint; predict: mask scenes "
+        "anew that are masked already",
     )
     group.add_argument(
         "--checkpoint",
@@ -261,6 +272,14 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="pixels by which tiles overlap and are blended; None: 32, at most half a tile",
     )
+    group.add_argument(
+        "--amp",
+        type=boolean,
+        default=False,
+        metavar="BOOL",
+        help="compute in bfloat16 where that is safe: faster on processors that have it, scores "
+        "differ by about 0.01",
+    )
 
 
 def add_threshold_flags(group: argparse._ArgumentGroup, default: str | None, help: str) -> None:
@@ -272,6 +291,56 @@ def add_threshold_flags(group: argparse._ArgumentGroup, default: str | None, hel
         default=10_000,
         help="at most this many patches to choose the threshold from",
     )
+
+
+def add_prediction_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `--mode predict`."""
+    group = parser.add_argument_group("prediction (--mode predict)")
+    group.add_argument(
+        "--scenes",
+        nargs="+",
+        metavar="PATH",
+        default=None,
+        help="scene folders, .tar or .tar.gz archives, MTL files, GeoTIFFs, globs, or text files "
+        "with a path a line",
+    )
+    group.add_argument(
+        "--output_dir", type=Path, default=Path("masks"), help="folder of masks and summary.csv"
+    )
+    group.add_argument(
+        "--bands",
+        default=None,
+        help="how to read what is no Landsat Level-1 scene; of a GeoTIFF the bands in the order "
+        "of training, such as 1-7,9-11; of a folder or archive the ends of the files' names, "
+        "such as SR_B1,SR_B2",
+    )
+    group.add_argument(
+        "--write_score",
+        choices=SCORES,
+        default="none",
+        help="write the score beside the mask: uint8 (0 nodata, 1 to 255 for 0 to 1) or float32",
+    )
+
+
+def scene_paths(flags: argparse.Namespace) -> list[str]:
+    """What `--scenes` names; `UserError` if nothing, or if something is not there."""
+    if not flags.scenes:
+        raise UserError("--mode predict needs --scenes PATH …: folders, archives or GeoTIFFs")
+    return expand(flags.scenes)
+
+
+def predict(flags: argparse.Namespace, paths: list[str], predictor: Predictor) -> int:
+    """Mask the scenes `paths`, those of this process if torchrun started several; exit code."""
+    rank, world = (int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1)))
+    failed = predict_scenes(
+        paths[rank::world],
+        predictor,
+        flags.output_dir,
+        bands=flags.bands,
+        write_score=flags.write_score,
+        overwrite=flags.overwrite,
+    )
+    return int(failed > 0)
 
 
 @dataclass(frozen=True)
@@ -404,7 +473,7 @@ def carry_out(
     Raises `UserError` if another process is training in this folder.
     """
     try:
-        with _locked(folder.root):
+        with _held(folder.root):
             start_run(folder, flags, used_device)
             train()
     except Stopped as stop:
@@ -417,21 +486,18 @@ def carry_out(
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the folder `path` for this process; the system lets go of it however that ends."""
-    path.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDONLY)
-    try:
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of `folder`; raises `UserError` if there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(folder))
         except BlockingIOError as error:
             raise UserError(
-                f"another process is training in {path}; wait for it, or choose another "
+                f"another process is training in {folder}; wait for it, or choose another "
                 "--experiment_name"
             ) from error
         yield
-    finally:
-        os.close(handle)
 
 
 def _plain(flags: dict[str, Any]) -> dict[str, Any]:

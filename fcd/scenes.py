@@ -1,5 +1,6 @@
 """Find and read Landsat-8/9 scenes, window by window, and write rasters on their grid."""
 
+import math
 import os
 import re
 import warnings
@@ -25,13 +26,13 @@ BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11")
 FILL_DN = 0  # digital number of a pixel outside the footprint
 RGB_BANDS = tuple(BANDS.index(band) for band in ("B4", "B3", "B2"))
 
-_SCENE_FILE = re.compile(
+SCENE_FILE = re.compile(
     r"^(?P<scene>.+)_(?P<part>B\d+|BQA|QA_PIXEL|MTL|fixedmask)\.(?P<suffix>TIF|img|txt)$", re.I
 )
 
 
 @contextmanager
-def _ungeoreferenced_is_fine() -> Iterator[None]:
+def ungeoreferenced_is_fine() -> Iterator[None]:
     """Opening the manual mask, which has no position of its own, is no reason to warn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -49,18 +50,39 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Band(os.PathLike):
+    """One band of a raster with several; `number` counts from 1."""
+
+    path: Path
+    number: int
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"band {self.number} of {self.path.name}"
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+
+@dataclass(frozen=True)
 class Scene:
-    """The files of one scene. Nothing is opened before `check`, `grid` or `open`."""
+    """The files of one scene. Nothing is opened before `check`, `grid` or `open`.
+
+    files: part ("B1", "BQA", "MTL", "FIXEDMASK") -> file: a path, a `Band` of one, or what GDAL
+    reads inside an archive (`fcd.inputs.Member`). bands: the parts a network is given, in order.
+    """
 
     name: str
     biome: str
     folder: Path
-    files: dict[str, Path] = field(hash=False)  # part ("B1", "BQA", "MTL", "FIXEDMASK") -> path
+    files: dict[str, Any] = field(hash=False)
+    bands: tuple[str, ...] = BANDS
 
     @property
     def key(self) -> str:
-        """``<biome>_<scene>``: how outputs of this scene are named."""
-        return f"{self.biome}_{self.name}"
+        """``<biome>_<scene>``, or the name alone: how outputs of this scene are named."""
+        return f"{self.biome}_{self.name}" if self.biome else self.name
 
     @property
     def truth(self) -> Path | None:
@@ -75,19 +97,22 @@ class Scene:
     def check(self, *, need_truth: bool = False) -> Grid:
         """Return the grid of the scene, or raise `SceneError` with everything that is wrong."""
         problems = []
-        missing = [band for band in BANDS if band not in self.files]
+        missing = [band for band in self.bands if band not in self.files]
         if missing:
             problems.append(f"missing band {', '.join(missing)}")
         if need_truth and self.truth is None:
             problems.append(f"missing {self.name}_fixedmask.img")
-        sizes = {}
-        for part in (*BANDS, "FIXEDMASK"):
+        sizes, places = {}, {}
+        for part in (*self.bands, "FIXEDMASK"):
             if path := self.files.get(part):
                 try:
-                    with _ungeoreferenced_is_fine(), rasterio.open(path) as dataset:
+                    with ungeoreferenced_is_fine(), rasterio.open(path) as dataset:
                         sizes[part] = dataset.shape
+                        places[part] = (dataset.crs, dataset.transform)
                 except RasterioIOError as error:
                     problems.append(f"{path.name} cannot be read ({error})")
+        places.pop("FIXEDMASK", None)  # it has no position of its own
+        problems += self._misplaced(places)
         most = max(set(sizes.values()), key=list(sizes.values()).count, default=None)
         for part, size in sizes.items():
             if size != most:
@@ -98,6 +123,20 @@ class Scene:
         if problems:
             raise SceneError(f"scene {self.name} in {self.folder}: {'; '.join(problems)}")
         return self.grid()
+
+    def _misplaced(self, places: dict[str, tuple[CRS | None, Affine]]) -> list[str]:
+        """Bands that lie elsewhere than the first, or nowhere, in words."""
+        if not places:
+            return []
+        first, (crs, transform) = next(iter(places.items()))
+        if crs is None and self.bands == BANDS:
+            return [f"{self.files[first].name} has no CRS"]
+        nearly = 1e-4 * math.hypot(transform.a, transform.d)  # of a pixel
+        return [
+            f"{self.files[part].name} lies on another grid than {self.files[first].name}"
+            for part, place in places.items()
+            if place[0] != crs or np.abs(np.subtract(place[1], transform)).max() > nearly
+        ]
 
     def grid(self) -> Grid:
         """Size, CRS and transform, taken from the first band (the .img is not georeferenced)."""
@@ -116,30 +155,30 @@ class SceneReader:
 
     def __init__(self, scene: Scene, stack: ExitStack) -> None:
         self._scene, self._stack, self._datasets = scene, stack, {}
-        first = self._dataset(BANDS[0])
+        first = self._dataset(scene.bands[0])
         self.grid = Grid(first.height, first.width, first.crs, first.transform)
 
     def _dataset(self, part: str) -> rasterio.DatasetReader:
-        if part not in self._datasets:
-            path = self._scene.files.get(part)
-            if path is None:
-                raise SceneError(
-                    f"scene {self._scene.name} in {self._scene.folder}: no {part} file"
-                )
+        file = self._scene.files.get(part)
+        if file is None:
+            raise SceneError(f"scene {self._scene.name} in {self._scene.folder}: no {part} file")
+        path = os.fspath(file)
+        if path not in self._datasets:
             try:
-                with _ungeoreferenced_is_fine():
-                    self._datasets[part] = self._stack.enter_context(rasterio.open(path))
+                with ungeoreferenced_is_fine():
+                    self._datasets[path] = self._stack.enter_context(rasterio.open(path))
             except RasterioIOError as error:
-                raise SceneError(f"{path} cannot be read: {error}") from error
-        return self._datasets[part]
+                raise SceneError(f"{file} cannot be read: {error}") from error
+        return self._datasets[path]
 
     def _read(self, part: str, start: int, stop: int | None, step: int) -> np.ndarray:
-        dataset = self._dataset(part)
+        dataset, file = self._dataset(part), self._scene.files[part]
         stop = dataset.height if stop is None else stop
         shape = (max(1, (stop - start) // step), max(1, dataset.width // step))
         window = Window(0, start, dataset.width, stop - start)
+        number = file.number if isinstance(file, Band) else 1
         try:
-            return dataset.read(1, window=window, out_shape=shape)
+            return dataset.read(number, window=window, out_shape=shape)
         except RasterioIOError as error:
             raise SceneError(
                 f"{self._scene.files[part]} is damaged ({error}); download the scene again"
@@ -149,8 +188,8 @@ class SceneReader:
     # `step`-th row and column of them.
 
     def bands(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
-        """The ten bands as (10, h, w) uint16 DN; 0 is fill."""
-        return np.stack([self._read(band, start, stop, step) for band in BANDS])
+        """The bands as (C, h, w) in the files' type: of Landsat (10, h, w) uint16 DN, 0 is fill."""
+        return np.stack([self._read(band, start, stop, step) for band in self._scene.bands])
 
     def qa(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
         """The quality band as (h, w) uint16 bit fields (see `fcd.cfmask`)."""
@@ -179,7 +218,7 @@ def find_scenes(root: Path | str) -> list[Scene]:
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
-            if match := _SCENE_FILE.match(name):
+            if match := SCENE_FILE.match(name):
                 parts = found.setdefault((Path(folder), match["scene"]), {})
                 parts[match["part"].upper()] = Path(folder, name)
     scenes: dict[str, Scene] = {}
@@ -215,10 +254,16 @@ def raster_writer(
     nodata: float,
     colormap: dict[int, tuple[int, int, int, int]] | None = None,
     tags: dict[str, Any] | None = None,
+    scale: float = 1,
+    offset: float = 0,
+    cloud_optimised: bool = False,
 ) -> Iterator[rasterio.io.DatasetWriter]:
-    """Open a one-band tiled GeoTIFF on `grid` for windowed writing; it appears when complete."""
+    """Open a one-band tiled GeoTIFF on `grid` for windowed writing; it appears when complete.
+
+    cloud_optimised: as a Cloud-Optimised GeoTIFF with overviews (of codes and scores alike the
+    nearest pixel), which is put together in memory, one byte or four a pixel.
+    """
     profile = {
-        "driver": "GTiff",
         "height": grid.height,
         "width": grid.width,
         "count": 1,
@@ -226,17 +271,32 @@ def raster_writer(
         "nodata": nodata,
         "crs": grid.crs,
         "transform": grid.transform,
-        "tiled": True,
-        "blockxsize": 256,
-        "blockysize": 256,
         "compress": "deflate",
-        "predictor": 3 if np.issubdtype(np.dtype(dtype), np.floating) else 2,
-        "zlevel": 1,
         "bigtiff": "if_safer",
     }
+    floating = np.issubdtype(np.dtype(dtype), np.floating)
+    if cloud_optimised:
+        profile |= {
+            "driver": "COG",
+            "level": 6,
+            "predictor": "YES" if floating else "NO",
+            "overview_resampling": "nearest",
+            "num_threads": "ALL_CPUS",
+        }
+    else:
+        profile |= {
+            "driver": "GTiff",
+            "tiled": True,
+            "blockxsize": 256,
+            "blockysize": 256,
+            "predictor": 3 if floating else 2,
+            "zlevel": 1,
+        }
     with replacing(path) as temporary, rasterio.open(temporary, "w", **profile) as dataset:
         if colormap:
             dataset.write_colormap(1, colormap)
         if tags:
             dataset.update_tags(**tags)
+        if (scale, offset) != (1, 0):
+            dataset.scales, dataset.offsets = (scale,), (offset,)
         yield dataset

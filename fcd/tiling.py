@@ -1,6 +1,7 @@
 """Score a raster of any size with any ``score(x)``, strip by strip, in bounded memory."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,8 @@ def score_strips(
     linearly over the overlap and add up to one, because each tile is normalised by its own
     statistics (instance norm) and would otherwise end in a seam. The raster is padded by
     reflection, so that the networks' zero padding never touches a pixel that counts.
-    Tiles without a valid pixel are not scored.
+    Tiles without a valid pixel are not scored. The rows of the next strip are read, in a thread,
+    while one is scored.
     """
     if not 0 <= overlap <= tile // 2:
         raise ValueError(f"overlap must be 0 to half the tile ({tile // 2}), not {overlap}")
@@ -57,10 +59,12 @@ def score_strips(
     columns = _reflected(range(-overlap, tile_columns[-1] + tile - overlap), width)
     total = np.zeros((tile, len(columns)), np.float32)
 
-    for top in range(-overlap, height, stride):
+    def read_rows(top: int) -> tuple[np.ndarray, np.ndarray]:
         rows = _reflected(range(top, top + tile), height)
+        return rows, read(rows.min(), rows.max() + 1)
+
+    for top, (rows, dn) in _ahead(read_rows, range(-overlap, height, stride)):
         first = rows.min()
-        dn = read(first, rows.max() + 1)
         padded = dn[:, rows - first][:, :, columns]
         valid = (padded != normalization.nodata).all(axis=0)
         wanted = [left for left in tile_columns if valid[:, left : left + tile].any()]
@@ -83,6 +87,19 @@ def score_strips(
             )
         total[:overlap] = total[stride:]
         total[overlap:] = 0
+
+
+def _ahead(
+    read: Callable[[int], tuple[np.ndarray, np.ndarray]], tops: range
+) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+    """Each of `tops` with what `read` makes of it, the next one being read meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(read, tops[0])
+        for top, after in zip(tops, [*tops[1:], None], strict=True):
+            present = coming.result()
+            if after is not None:
+                coming = pool.submit(read, after)
+            yield top, present
 
 
 def _reflected(positions: range, size: int) -> np.ndarray:

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from fcd.cfmask import BITS, Collection, collection_of, mask_from_qa, method_name, read_mtl
+from fcd.cfmask import BITS, Collection, collection_of, mask_from_qa, method_name
 from fcd.errors import SceneError, UserError
 from fcd.labels import CLEAR, CLOUD, INVALID
+from fcd.mtl import parse_mtl
 from fcd.scenes import Scene, find_scenes
 from tests.conftest import REAL
 
@@ -95,9 +96,9 @@ def test_mtl_is_flat_unquoted_and_the_first_of_a_field_counts(tmp_path):
         "SUN_ELEVATION = 1",
     )
     expected = {"ORIGIN": "Image courtesy of = USGS", "SUN_ELEVATION": "61.5"}
-    assert read_mtl(path) == expected
+    assert parse_mtl(path) == expected
     path.write_text(path.read_text().rstrip() + "\0\0\0")
-    assert read_mtl(path) == expected
+    assert parse_mtl(path) == expected
 
 
 @pytest.mark.parametrize(
@@ -113,12 +114,12 @@ def test_what_is_no_mtl_is_refused(tmp_path, content, message):
     path = tmp_path / "MTL.txt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
-        read_mtl(path)
+        parse_mtl(path)
 
 
 def test_a_missing_mtl_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"absent\.txt cannot be read"):
-        read_mtl(tmp_path / "absent.txt")
+        parse_mtl(tmp_path / "absent.txt")
 
 
 def scene(folder, name, qa, *fields):

@@ -1,0 +1,248 @@
+"""Cloud masks of any number of scenes, as files: what `--mode predict` does, and its Python call.
+
+from solver import load_solver
+from fcd.prediction import predict_scenes
+
+predict_scenes(["LC09_….tar"], load_solver("outputs/FCDPlus/models/best.pt").predictor(), "masks")
+"""
+
+import csv
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioIOError
+from tqdm import tqdm
+
+from fcd import figures, labels
+from fcd.errors import SceneError, UserError
+from fcd.files import locked, replacing
+from fcd.inputs import scene_from
+from fcd.scenes import Grid, Scene, raster_writer
+
+SUMMARY = "summary.csv"
+QUICKLOOK_SIZE = 1024  # longest side of each of the two pictures, pixels
+SCORES = ("none", "uint8", "float32")
+# A score in [0, 1] as 1 to 255, 0 is nodata; scale and offset in the file undo it.
+SCORE_SCALE, SCORE_OFFSET = 1 / 254, -1 / 254
+_COLUMNS = (
+    "scene", "path", "cloud_fraction", "valid_fraction", "threshold", "seconds", "status",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Some full-width rows of a predicted mask."""
+
+    row: int
+    """First row in the scene."""
+    rgb: np.ndarray
+    """(3, h, W) DN."""
+    mask: np.ndarray
+    """(h, W) uint8 patch codes."""
+    score: np.ndarray | None
+    """(h, W) in [0, 1], or None for a method without a score."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained method with everything chosen; see `solver.Solver.predictor`."""
+
+    num_channels: int
+    threshold: float
+    tags: dict[str, str]
+    """What the masks are made with, for their metadata; other tags, another mask."""
+    predict: Callable[[Scene], Iterator[Prediction]]
+
+
+def predict_scenes(
+    paths: Sequence[str],
+    predictor: Predictor,
+    output_dir: Path | str,
+    *,
+    bands: str | None = None,
+    write_score: str = "none",
+    overwrite: bool = False,
+) -> int:
+    """Write mask, quicklook and, if asked, score of each scene; return how many failed.
+
+    paths: scene folders, archives, MTL files or GeoTIFFs (see `fcd.inputs.scene_from`, also for
+    `bands`). write_score: `none`, `uint8` (0 nodata, 1 to 255 for 0 to 1) or `float32`. Files
+    are those of `predict_scene`; summary.csv gets a line a scene. A scene whose files are there
+    already, made with the same weights and settings, is skipped unless `overwrite`. A scene that
+    cannot be read is told on stderr and in summary.csv, and the others go on.
+    Raises `UserError` if `output_dir` cannot be written to.
+    """
+    output_dir = Path(output_dir)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir {output_dir} cannot be made: {error.strerror}") from error
+    failed, skipped, taken = 0, 0, {}
+    for path in tqdm(paths, "predicting", unit="scene", dynamic_ncols=True):
+        name = ""
+        try:
+            scene = scene_from(path, predictor.num_channels, bands)
+            name = scene.name
+            if name in taken:
+                raise SceneError(f"{path} has the name {name}, as {taken[name]}; rename one")
+            taken[name] = path
+            if not overwrite and _is_done(scene, predictor, output_dir, write_score):
+                skipped += 1
+                continue
+            row = predict_scene(scene, predictor, output_dir, write_score)
+        except UserError as error:
+            failed += 1
+            tqdm.write(f"error: {error}", file=sys.stderr)
+            row = {"status": f"failed: {error}"}
+            name = name if taken.get(name) == path else ""
+        _add_to_summary(output_dir / SUMMARY, {"scene": name, "path": path, **row})
+    done = len(paths) - failed - skipped
+    print(f"{done} scenes masked, {skipped} were there already, {failed} failed: {output_dir}")
+    return failed
+
+
+def predict_scene(
+    scene: Scene, predictor: Predictor, output_dir: Path, write_score: str = "none"
+) -> dict[str, str]:
+    """Write the files of one scene; return its fractions, threshold, seconds and status.
+
+    `<name>_mask.tif`: Cloud-Optimised GeoTIFF on the scene's grid, 0 nodata, 128 clear, 255
+    cloud; `<name>_score.tif`: the score, on the same grid; `<name>_quicklook.png`: image beside
+    mask. A pixel that is nodata in any band is nodata in all of them. Files appear when they are
+    whole, the mask last. Raises `SceneError` if the scene is incomplete or damaged.
+    """
+    began = time.monotonic()
+    grid = scene.check()
+    counts = np.zeros(3, np.int64)
+    step = -(-max(grid.height, grid.width) // QUICKLOOK_SIZE)
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    with ExitStack() as stack:
+        # Left in the opposite order: the mask, which says that a scene is done, comes last.
+        mask_tif = stack.enter_context(_mask_writer(_mask_path(output_dir, scene), grid, predictor))
+        score_tif = None
+        if write_score != "none":
+            path = output_dir / f"{scene.name}_score.tif"
+            score_tif = stack.enter_context(_score_writer(path, grid, predictor, write_score))
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        writing: Future | None = None
+        for part in predictor.predict(scene):
+            counts += np.bincount(part.mask.ravel(), minlength=3)
+            rows = slice(-part.row % step, None, step)
+            kept.append((part.rgb[:, rows, ::step].copy(), part.mask[rows, ::step].copy()))
+            # One strip is written while the next is scored, no more: memory stays bounded.
+            if writing:
+                writing.result()
+            writing = pool.submit(_write, part, grid, mask_tif, score_tif, write_score)
+        if writing:
+            writing.result()
+        rgb, mask = (np.concatenate(rows, axis=-2) for rows in zip(*kept, strict=True))
+        picture = np.hstack([figures.stretch_rgb(rgb), figures.colour_mask(mask)])
+        figures.write_png(output_dir / f"{scene.name}_quicklook.png", picture)
+    valid = counts[labels.CLEAR] + counts[labels.CLOUD]
+    return {
+        "cloud_fraction": f"{counts[labels.CLOUD] / valid:.4f}" if valid else "",
+        "valid_fraction": f"{valid / counts.sum():.4f}",
+        "threshold": f"{predictor.threshold:.4f}",
+        "seconds": f"{time.monotonic() - began:.1f}",
+        "status": "done" if valid else "no valid pixel",
+    }
+
+
+def _write(
+    part: Prediction,
+    grid: Grid,
+    mask_tif: rasterio.io.DatasetWriter,
+    score_tif: rasterio.io.DatasetWriter | None,
+    kind: str,
+) -> None:
+    window = ((part.row, part.row + len(part.mask)), (0, grid.width))
+    mask_tif.write(labels.tif_from_patch(part.mask), 1, window=window)
+    if score_tif:
+        valid = part.mask != labels.INVALID
+        score = np.where(valid, part.score, np.float32(np.nan))
+        if kind == "uint8":
+            score = np.where(valid, np.rint(part.score * 254) + 1, 0).astype(np.uint8)
+        score_tif.write(score, 1, window=window)
+
+
+def _mask_path(output_dir: Path, scene: Scene) -> Path:
+    return output_dir / f"{scene.name}_mask.tif"
+
+
+def _mask_writer(path: Path, grid: Grid, predictor: Predictor):  # noqa: ANN202
+    return raster_writer(
+        path,
+        grid,
+        dtype="uint8",
+        nodata=labels.TIF_NODATA,
+        colormap=figures.TIF_COLOURS,
+        tags=predictor.tags,
+        cloud_optimised=True,
+    )
+
+
+def _score_writer(path: Path, grid: Grid, predictor: Predictor, kind: str):  # noqa: ANN202
+    scaled = {"scale": SCORE_SCALE, "offset": SCORE_OFFSET} if kind == "uint8" else {}
+    return raster_writer(
+        path,
+        grid,
+        dtype=kind,
+        nodata=0 if kind == "uint8" else float("nan"),
+        tags=predictor.tags,
+        cloud_optimised=True,
+        **scaled,
+    )
+
+
+def _is_done(scene: Scene, predictor: Predictor, output_dir: Path, write_score: str) -> bool:
+    path = _mask_path(output_dir, scene)
+    if write_score != "none":
+        score = output_dir / f"{scene.name}_score.tif"
+        if not has_tags(score, predictor.tags, write_score):
+            return False
+    return has_tags(path, predictor.tags, "uint8") and scene.name in {
+        row["scene"] for row in _read_summary(output_dir / SUMMARY)
+    }
+
+
+def has_tags(path: Path, tags: dict[str, str], dtype: str | None = None) -> bool:
+    """Whether the raster `path` is there, whole, and carries `tags` (and holds `dtype`)."""
+    if not path.exists():
+        return False
+    try:
+        with rasterio.open(path) as dataset:
+            return tags.items() <= dataset.tags().items() and dtype in (None, *dataset.dtypes)
+    except RasterioIOError:
+        return False  # damaged: to be made again
+
+
+def _read_summary(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _add_to_summary(path: Path, row: dict[str, str]) -> None:
+    """Put `row` into the csv in place of an earlier one of the same path or scene."""
+    with locked(path.parent, wait=True):
+        kept = [
+            other
+            for other in _read_summary(path)
+            if other["path"] != row["path"] and other["scene"] != (row["scene"] or None)
+        ]
+        rows = sorted([*kept, row], key=lambda other: (other["scene"], other["path"]))
+        with (
+            replacing(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as stream,
+        ):
+            writer = csv.DictWriter(stream, _COLUMNS, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
