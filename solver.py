@@ -460,7 +460,8 @@ class Solver:
             "FCD_SCORE": self.score_name,
             "FCD_WEIGHTS": self.fingerprint(),
             "FCD_THRESHOLD": repr(value),
-            "FCD_TILES": str(asdict(tiles)),
+            # How many tiles are scored at a time does not matter.
+            "FCD_TILES": f"{tiles.size} pixels, overlap {tiles.overlap}" + ", bf16" * tiles.amp,
         }
         return Predictor(
             self.normalization.num_channels,

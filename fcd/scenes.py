@@ -166,9 +166,11 @@ class SceneReader:
         if path not in self._datasets:
             try:
                 with ungeoreferenced_is_fine():
-                    self._datasets[path] = self._stack.enter_context(rasterio.open(path))
+                    self._datasets[path] = rasterio.open(path)
             except RasterioIOError as error:
                 raise SceneError(f"{file} cannot be read: {error}") from error
+            # Not entered as a context, which would tie it to the thread that opens it.
+            self._stack.callback(self._datasets[path].close)
         return self._datasets[path]
 
     def _read(self, part: str, start: int, stop: int | None, step: int) -> np.ndarray:

@@ -1,0 +1,380 @@
+"""Predicted masks, read back by GDAL, where the score and with it every pixel is known."""
+
+import csv
+import signal
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from rio_cogeo import cog_validate
+
+import main
+import supervised_main
+from fcd import labels, options
+from fcd.errors import UserError
+from fcd.files import replacing
+from fcd.inputs import scene_from
+from fcd.options import RunFolder
+from fcd.prediction import Prediction, Predictor, predict_scenes
+from fcd.scenes import RGB_BANDS, find_scenes
+from fcd.transforms import Normalization
+from solver import (
+    FCDSolver,
+    GANSize,
+    Run,
+    SupervisedSolver,
+    Task,
+    load_solver,
+)
+from tests.conftest import REAL, write_scene
+from tests.test_inputs import ONE, TWO, pack, write
+
+CPU = torch.device("cpu")
+SIZE = (40, 30)
+
+
+def first_band(scene):
+    """Score: B1 / 65535, in strips of 16 rows; cloud above one half."""
+    with scene.open() as reader:
+        for row in range(0, reader.grid.height, 16):
+            dn = reader.bands(row, min(row + 16, reader.grid.height))
+            score = (dn[0] / 65535).astype(np.float32)
+            mask = labels.patch_from_score(score, (dn != 0).all(axis=0), 0.5)
+            yield Prediction(row, dn[list(RGB_BANDS)], mask, score)
+
+
+PREDICTOR = Predictor(10, 0.5, {"FCD_WEIGHTS": "abc", "FCD_THRESHOLD": "0.5"}, first_band)
+
+
+def expected_mask(dn):
+    return np.where((dn == 0).any(axis=0), 0, np.where(dn[0] > 65535 / 2, 255, 128))
+
+
+def summary(folder):
+    with open(folder / "summary.csv", newline="", encoding="utf-8") as stream:
+        return {row["scene"] or row["path"]: row for row in csv.DictReader(stream)}
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory):
+    root = tmp_path_factory.mktemp("predicted")
+    dn = write(root / "s", ONE)
+    assert predict_scenes([str(root / "s")], PREDICTOR, root / "out", write_score="float32") == 0
+    return root, dn
+
+
+def test_the_mask_is_a_cog_on_the_scenes_grid(predicted):
+    root, dn = predicted
+    path = root / "out" / f"{ONE}_mask.tif"
+    valid, errors, warnings = cog_validate(path, quiet=True)
+    assert (valid, errors, warnings) == (True, [], [])
+    with rasterio.open(path) as mask, rasterio.open(root / "s" / f"{ONE}_B1.TIF") as band:
+        assert (mask.read(1) == expected_mask(dn)).all()
+        assert (mask.crs, mask.transform, mask.shape) == (band.crs, band.transform, SIZE)
+        assert (mask.nodata, mask.dtypes) == (0, ("uint8",))
+        assert PREDICTOR.tags.items() <= mask.tags().items()
+        colours = mask.colormap(1)
+        assert colours[0][3] == 0
+        assert colours[255][:3] == (246, 246, 246)
+
+
+def test_the_score_beside_it(predicted):
+    root, dn = predicted
+    path = root / "out" / f"{ONE}_score.tif"
+    assert cog_validate(path, quiet=True)[0]
+    with rasterio.open(path) as dataset:
+        score = dataset.read(1)
+    valid = (dn != 0).all(axis=0)
+    assert (np.isfinite(score) == valid).all()
+    np.testing.assert_array_equal(score[valid], (dn[0] / 65535).astype(np.float32)[valid])
+
+
+def test_the_score_in_bytes_can_be_undone_by_scale_and_offset(tmp_path):
+    dn = write(tmp_path / "s")
+    predict_scenes([str(tmp_path / "s")], PREDICTOR, tmp_path / "out", write_score="uint8")
+    with rasterio.open(tmp_path / "out" / f"{ONE}_score.tif") as dataset:
+        values, (scale,), (offset,) = dataset.read(1), dataset.scales, dataset.offsets
+        assert dataset.nodata == 0
+    valid = (dn != 0).all(axis=0)
+    assert ((values == 0) == ~valid).all()
+    np.testing.assert_allclose(
+        values[valid] * scale + offset, dn[0][valid] / 65535, atol=0.5 / 254 + 1e-6
+    )
+
+
+def test_the_summary_counts_what_the_mask_shows(predicted):
+    root, dn = predicted
+    (row,) = summary(root / "out").values()
+    mask = expected_mask(dn)
+    assert float(row["valid_fraction"]) == pytest.approx((mask > 0).mean(), abs=1e-4)
+    assert float(row["cloud_fraction"]) == pytest.approx(
+        (mask == 255).sum() / (mask > 0).sum(), abs=1e-4
+    )
+    assert (row["status"], row["threshold"]) == ("done", "0.5000")
+
+
+def test_the_quicklook_shows_image_and_mask(predicted):
+    root, dn = predicted
+    picture = np.asarray(Image.open(root / "out" / f"{ONE}_quicklook.png"))
+    assert picture.shape == (40, 60, 3)
+    cloud = (picture[:, 30:] == (246, 246, 246)).all(axis=2)
+    assert (cloud == (expected_mask(dn) == 255)).all()
+
+
+def test_overviews_hold_codes_alone(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def noise(scene):
+        mask = rng.integers(0, 3, (1200, 1100)).astype(np.uint8)
+        yield Prediction(0, np.ones((3, 1200, 1100), np.uint16), mask, None)
+
+    write_scene(
+        tmp_path / "s", ONE, np.ones((10, 1200, 1100), np.uint16), np.full((1200, 1100), 128)
+    )
+    predict_scenes([str(tmp_path / "s")], Predictor(10, 0.5, {}, noise), tmp_path / "out")
+    with rasterio.open(tmp_path / "out" / f"{ONE}_mask.tif") as dataset:
+        assert dataset.overviews(1) == [2, 4]
+    with rasterio.open(tmp_path / "out" / f"{ONE}_mask.tif", overview_level=0) as dataset:
+        assert set(np.unique(dataset.read(1))) == {0, 128, 255}
+
+
+def test_one_bad_scene_is_told_and_the_others_go_on(tmp_path, capsys):
+    write(tmp_path / "a", ONE)
+    write(tmp_path / "b", TWO)
+    (tmp_path / "a" / f"{ONE}_B5.TIF").unlink()
+    paths = [str(tmp_path / name) for name in "ab"]
+    assert predict_scenes(paths, PREDICTOR, tmp_path / "out") == 1
+    assert f"error: scene {ONE}" in capsys.readouterr().err
+    rows = summary(tmp_path / "out")
+    assert rows[ONE]["status"].startswith("failed: scene")
+    assert rows[TWO]["status"] == "done"
+    assert not list((tmp_path / "out").glob(f"*{ONE}*"))
+    # Mended and run again: the line is replaced, the other scene is not masked again.
+    before = (tmp_path / "out" / f"{TWO}_mask.tif").stat().st_mtime_ns
+    write(tmp_path / "a", ONE)
+    assert predict_scenes(paths, PREDICTOR, tmp_path / "out") == 0
+    assert "1 scenes masked, 1 were there already" in capsys.readouterr().out
+    assert {row["status"] for row in summary(tmp_path / "out").values()} == {"done"}
+    assert (tmp_path / "out" / f"{TWO}_mask.tif").stat().st_mtime_ns == before
+
+
+def test_a_band_cut_off_leaves_nothing_half_written(tmp_path):
+    write(tmp_path / "a")
+    path = tmp_path / "a" / f"{ONE}_B7.TIF"
+    path.write_bytes(path.read_bytes()[:-1500])
+    assert predict_scenes([str(tmp_path / "a")], PREDICTOR, tmp_path / "out") == 1
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["summary.csv"]
+    assert "B7.TIF is damaged" in summary(tmp_path / "out")[ONE]["status"]
+
+
+@pytest.mark.parametrize("change", ["weights", "score", "damage", "overwrite", "summary"])
+def test_what_is_not_the_same_is_made_again(tmp_path, change):
+    write(tmp_path / "a")
+    predict_scenes([str(tmp_path / "a")], PREDICTOR, tmp_path / "out")
+    mask = tmp_path / "out" / f"{ONE}_mask.tif"
+    before, predictor, flags = mask.stat().st_mtime_ns, PREDICTOR, {}
+    if change == "weights":
+        predictor = Predictor(10, 0.5, {"FCD_WEIGHTS": "other"}, first_band)
+    elif change == "score":
+        flags["write_score"] = "uint8"
+    elif change == "overwrite":
+        flags["overwrite"] = True
+    elif change == "summary":
+        (tmp_path / "out" / "summary.csv").unlink()
+    else:
+        mask.write_bytes(mask.read_bytes()[:100])
+    predict_scenes([str(tmp_path / "a")], predictor, tmp_path / "out", **flags)
+    assert mask.stat().st_mtime_ns > before
+    assert len(summary(tmp_path / "out")) == 1
+
+
+def test_two_inputs_of_one_name(tmp_path):
+    write(tmp_path / "a", ONE)
+    write(tmp_path / "b", ONE, seed=3)
+    paths = [str(tmp_path / name) for name in "ab"]
+    assert predict_scenes(paths, PREDICTOR, tmp_path / "out") == 1
+    rows = summary(tmp_path / "out")
+    assert rows[ONE]["path"] == paths[0]
+    assert f"has the name {ONE}, as {paths[0]}" in rows[paths[1]]["status"]
+
+
+def test_a_scene_of_fill_is_no_error(tmp_path):
+    write_scene(tmp_path / "s", ONE, np.zeros((10, *SIZE), np.uint16), np.full(SIZE, 128))
+    assert predict_scenes([str(tmp_path / "s")], PREDICTOR, tmp_path / "out") == 0
+    row = summary(tmp_path / "out")[ONE]
+    assert (row["status"], row["cloud_fraction"]) == ("no valid pixel", "")
+    with rasterio.open(tmp_path / "out" / f"{ONE}_mask.tif") as dataset:
+        assert not dataset.read(1).any()
+
+
+def test_what_a_killed_process_has_left_is_removed(tmp_path):
+    (tmp_path / ".x.partial-999999999.tif").touch()
+    (tmp_path / ".x.partial-999999999.tif.ovr.tmp").touch()
+    (tmp_path / ".xy.partial-999999999.tif").touch()
+    (tmp_path / ".x.partial-1.tif").touch()  # of a process that is there
+    with replacing(tmp_path / "x.tif") as temporary:
+        temporary.touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".x.partial-1.tif", ".xy.partial-999999999.tif", "x.tif"
+    ]  # fmt: skip
+
+
+# --- the command, with networks that are small and not trained --------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    patch = pytest.MonkeyPatch()
+    patch.chdir(root)
+    gan = FCDSolver(Run(RunFolder("FCD"), CPU), GANSize(4, 1, 4, 3), 32, Normalization.paper(10))
+    unet = SupervisedSolver(
+        Run(RunFolder("FCD+"), CPU), Task(encoder="resnet18"), 32, Normalization.paper(10)
+    )
+    for solver in (gan, unet):
+        solver.save("latest", "best")
+    dn = write(root / "scene", ONE)
+    pack(root / "scene", root / "scene.tar", "w")
+    patch.undo()
+    return root, dn
+
+
+def call(module, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            options.run(module.main)
+    return stopped.value.code
+
+
+def test_the_command_equals_the_python_call(runs, monkeypatch):
+    root, dn = runs
+    monkeypatch.chdir(root)
+    flags = ["--mode", "predict", "--scenes", "scene.tar", "--device", "cpu"]
+    assert call(supervised_main, *flags, "--output_dir", "command", "--write_score", "float32") == 0
+    predict_scenes(
+        ["scene"], load_solver("outputs/FCDPlus/models/best.pt", "cpu").predictor(), "python"
+    )
+    with (
+        rasterio.open(f"command/{ONE}_mask.tif") as a,
+        rasterio.open(f"python/{ONE}_mask.tif") as b,
+        rasterio.open(f"command/{ONE}_score.tif") as c,
+    ):
+        mask, score = a.read(1), c.read(1)
+        assert (mask == b.read(1)).all()
+        assert a.tags() == b.tags()
+    assert ((mask == 0) == (dn == 0).any(axis=0)).all()
+    assert ((mask == 255) == (score > 0.5)).all()
+
+
+def test_fcd_needs_a_threshold_that_somebody_chose(runs, monkeypatch, capsys):
+    root, _ = runs
+    monkeypatch.chdir(root)
+    flags = ["--mode", "predict", "--scenes", "scene", "--device", "cpu", "--output_dir", "fcd"]
+    assert call(main, *flags) == 2
+    assert "no threshold is known for these weights of FCD" in capsys.readouterr().err
+    assert not (root / "fcd").exists()
+    assert call(main, *flags, "--threshold", "0.01", "--write_score", "float32") == 0
+    with rasterio.open(f"fcd/{ONE}_mask.tif") as a, rasterio.open(f"fcd/{ONE}_score.tif") as b:
+        assert ((a.read(1) == 255) == (b.read(1) > 0.01)).all()
+    assert summary(root / "fcd")[ONE]["threshold"] == "0.0100"
+
+
+def test_bad_scenes_end_with_code_1_and_no_scenes_with_2(runs, monkeypatch, capsys):
+    root, _ = runs
+    monkeypatch.chdir(root)
+    (root / "junk.tar").write_bytes(b"junk")
+    flags = ["--mode", "predict", "--device", "cpu", "--output_dir", "bad"]
+    assert call(supervised_main, *flags, "--scenes", "junk.tar", "scene") == 1
+    assert call(supervised_main, *flags) == 2
+    assert "needs --scenes" in capsys.readouterr().err
+    assert call(supervised_main, *flags, "--scenes", "gone") == 2
+    assert "--scenes gone: there is no such file" in capsys.readouterr().err
+
+
+def test_torchrun_splits_the_scenes(runs, monkeypatch):
+    root, _ = runs
+    monkeypatch.chdir(root)
+    names = [ONE, TWO, TWO.replace("LC08", "LC09")]
+    for name in names[1:]:
+        write(root / "more" / name, name, craft=f"LANDSAT_{name[3]}")
+    flags = ["--mode", "predict", "--device", "cpu", "--output_dir", "split", "--scenes", "scene"]
+    for rank, expected in (("0", {names[0], names[2]}), ("1", set(names))):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert call(supervised_main, *flags, "more/*") == 0
+        assert set(summary(root / "split")) == expected
+
+
+def test_bfloat16_is_close(runs, monkeypatch):
+    root, _ = runs
+    monkeypatch.chdir(root)
+    solver = load_solver("outputs/FCDPlus/models/best.pt", "cpu")
+    scene = scene_from("scene", 10)
+    exact, near = (
+        np.concatenate([s.score for s in solver.strips(scene, solver.tiles(amp=amp))])
+        for amp in (False, True)
+    )
+    assert near.dtype == np.float32
+    assert 0 < np.abs(exact - near).max() < 0.02
+
+
+def test_sigterm_leaves_no_half_written_file(tmp_path, monkeypatch):
+    def stopped(scene):
+        yield from list(first_band(scene))[:1]
+        signal.raise_signal(signal.SIGTERM)
+
+    write(tmp_path / "a")
+
+    def work():
+        predict_scenes([str(tmp_path / "a")], Predictor(10, 0.5, {}, stopped), tmp_path / "out")
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            options.run(work)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == 143
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# --- the seam ---------------------------------------------------------------------------------
+
+
+def seam(solver, scene, tile, overlap):
+    """Mean jump of the score across tile borders, over the mean jump elsewhere.
+
+    A jump is averaged along the side of a tile: what differs from tile to tile stays, the
+    texture of the image goes.
+    """
+    tiles = solver.tiles(tile, overlap)
+    score = np.concatenate([strip.score for strip in solver.strips(scene, tiles)])
+    stride = tile - overlap
+    whole = len(score) // stride * stride
+    steps = np.diff(score[:whole], axis=1).reshape(-1, stride, score.shape[1] - 1)
+    jump = np.abs(steps.mean(axis=1)).mean(axis=0)
+    # Tiles begin `overlap` pixels outside of the scene.
+    borders = np.arange(stride, len(jump), stride) - 1
+    return jump[borders].mean() / np.delete(jump, borders).mean()
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real pixels are not there")
+def test_blending_removes_the_seam_on_a_real_scene():
+    torch.manual_seed(0)
+    solver = FCDSolver(
+        Run(RunFolder("seam"), CPU), GANSize(4, 1, 4, 3), 64, Normalization.paper(10)
+    )
+    (scene,) = find_scenes(REAL / "biome_layout")
+    before, after = seam(solver, scene, 64, 0), seam(solver, scene, 64, 32)
+    assert before > 2
+    assert after < 1.2
+
+
+def test_no_scene_is_lost_to_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match=r"--output_dir .*out cannot be made"):
+        predict_scenes(["x"], PREDICTOR, tmp_path / "out")
