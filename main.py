@@ -8,6 +8,7 @@ from fcd import cfmask, options, patches
 from fcd.errors import UserError
 from fcd.losses import LossWeights
 from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
+from fcd.reference import QA
 from fcd.report import Evaluation, Supervision
 from fcd.scenes import find_scenes
 from solver import FCDSolver, GANSize, GANTraining, Run, evaluate, qa_predictions
@@ -215,6 +216,7 @@ def test(flags: argparse.Namespace, used: Run) -> int:
         flags.method or flags.experiment_name,
         threshold["threshold"],
         solver.supervision(threshold),
+        patches.reference_of(flags.image_dir),
     )
     evaluate(
         scenes,
@@ -247,6 +249,11 @@ def visualize(flags: argparse.Namespace, used: Run) -> int:
 
 def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
     """`--mode cfmask`: no network; the masks come with the scenes."""
+    if patches.reference_of(flags.image_dir) == QA:
+        raise UserError(
+            f"--mode cfmask: the scenes of {flags.image_dir} were prepared with --labels qa, so "
+            "their QA bands would be compared with themselves; it takes manual masks"
+        )
     scenes = patches.scenes_of_split(
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
     )

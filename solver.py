@@ -37,6 +37,7 @@ from fcd.losses import (
 )
 from fcd.options import RunFolder
 from fcd.page import number
+from fcd.reference import NAMES, QA, TRUTH, Reference
 from fcd.report import Evaluation, SceneEvaluation, Supervision
 from fcd.scenes import FILL_DN, RGB_BANDS, Scene, raster_writer
 from fcd.tiling import Strip, score_strips
@@ -48,6 +49,7 @@ SELECTIONS = {
     "pixel": "best macro F1 on the validation masks",
     "image": "best macro F1 on the validation patches' image-level labels",
 }
+QA_SELECTION = "best macro F1 on the validation patches' QA bands"  # `pixel`, without manual masks
 # The networks' zero padding writes a frame of about this many pixels into the scores of a tile.
 FRAME = 32
 
@@ -102,25 +104,28 @@ def evaluate(
     evaluation: Evaluation,
     config: dict[str, Any],
 ) -> None:
-    """Compare the predictions of `scenes` with their truth; write the results and say where.
+    """Compare the predictions of `scenes` with their reference; write the results and say where.
 
     Raises `SceneError`, before any scene is predicted, if one is incomplete.
     """
-    grids = [scene.check(need_truth=True) for scene in scenes]
-    pairs = zip(scenes, grids, strict=True)
-    for scene, grid in tqdm(pairs, "evaluating", len(scenes), unit="scene", dynamic_ncols=True):
+    references = [Reference(scene, evaluation.reference) for scene in scenes]
+    grids = [reference.check() for reference in references]
+    pairs = zip(references, grids, strict=True)
+    for reference, grid in tqdm(pairs, "evaluating", len(scenes), unit="scene", dynamic_ncols=True):
+        scene = reference.scene
         result = SceneEvaluation(
             scene.name, scene.biome, grid.height, grid.width, evaluation.threshold
         )
         with scene.open() as reader:
             for p in predict(scene):
-                truth = reader.truth(p.row, p.row + len(p.mask))
+                truth = reference.mask(reader, p.row, p.row + len(p.mask))
                 result.add(p.row, p.rgb, truth, p.mask, p.score)
         evaluation.add(result.result())
     report = evaluation.write(config)
     overall = evaluation.results(config)["overall"]
     print(
-        f"{evaluation.method}, {len(scenes)} scenes: accuracy {number(overall['accuracy'], 2)} %, "
+        f"{evaluation.method}, {len(scenes)} scenes against their {NAMES[evaluation.reference]}: "
+        f"accuracy {number(overall['accuracy'], 2)} %, "
         f"macro F1 {number(overall['macro']['f1'], 2)} %, "
         f"IoU of cloud {number(overall['cloud']['iou'], 2)} %\nreport: {report}"
     )
@@ -264,8 +269,11 @@ class Solver:
         known = {name: f"{parts[name].item():.3f}" for name in shown if name in parts}
         bar.set_postfix(known, refresh=False)
 
-    def keep_best(self, log: SummaryWriter, cells: np.ndarray, select: str) -> None:
-        """Log the scores of the validation confusion `cells`, save latest, and best if it is."""
+    def keep_best(self, log: SummaryWriter, cells: np.ndarray, select: str, reference: str) -> None:
+        """Log the scores of the validation confusion `cells`, save latest, and best if it is.
+
+        reference: what the validation masks come from, `fcd.reference.TRUTH` or `QA`.
+        """
         scores = metrics.scores(cells)
         f1 = scores["macro"]["f1"]
         for name, value in [
@@ -281,8 +289,10 @@ class Solver:
             f"macro F1 {f1:.3f} (best {self.best:.3f})"
         )
         if is_best:
-            labelled = int(cells.sum()) if select == "pixel" else 0
-            self.save_best(Choice(SELECTIONS[select], labelled))
+            choice = Choice(SELECTIONS[select], int(cells.sum()) if select == "pixel" else 0)
+            if select == "pixel" and reference == QA:
+                choice = Choice(QA_SELECTION, 0)
+            self.save_best(choice)
         self.save("latest")
 
     def stop_if_asked(self, interruption: Interruption) -> None:
@@ -363,9 +373,9 @@ class Solver:
         """The threshold of the score, and how many pixel labels it took.
 
         choice: `f1` (the paper's: best macro F1 on the masks of at most `sample` seeded cloudy
-        training patches), `otsu` (Otsu's on the same patches, without any pixel label), or a
-        number in [0, 1]. The result is kept in results/threshold.json and used again while
-        checkpoint and choice stay the same.
+        training patches; those of QA bands count as no pixel label), `otsu` (Otsu's on the same
+        patches, without any mask), or a number in [0, 1]. The result is kept in
+        results/threshold.json and used again while checkpoint and choice stay the same.
         """
         path = self.run.folder.results / "threshold.json"
         asked = {
@@ -393,11 +403,13 @@ class Solver:
                 record |= {"threshold": value, "chosen_by": f"Otsu on {where}"}
             else:
                 value, f1 = metrics.best_threshold(counts)
+                manual = cloudy.reference == TRUTH
+                against = "pixel labels" if manual else "scenes' QA bands"
                 record |= {
                     "threshold": value,
-                    "chosen_by": f"best macro F1 on {where}, against their pixel labels",
+                    "chosen_by": f"best macro F1 on {where}, against their {against}",
                     "macro_f1": f1,
-                    "pixel_labels": int(counts.sum()),
+                    "pixel_labels": int(counts.sum()) if manual else 0,
                 }
         write_json(path, record)
         return record
@@ -474,6 +486,7 @@ class FCDSolver(Solver):
         super().__init__(run)
         self.size, self.image_size, self.normalization = size, image_size, normalization
         self.image_labels = 0  # seen in training
+        self.labels_from = NAMES[TRUTH]
         torch.manual_seed(run.seed)
         channels = normalization.num_channels
         self.G = Generator(size.g_conv_dim, 1, size.g_repeat_num, channels).to(self.device)
@@ -504,7 +517,11 @@ class FCDSolver(Solver):
 
     def state(self) -> dict[str, Any]:
         """See `Solver.state`."""
-        state = super().state() | {"size": asdict(self.size), "image_labels": self.image_labels}
+        state = super().state() | {
+            "size": asdict(self.size),
+            "image_labels": self.image_labels,
+            "labels_from": self.labels_from,
+        }
         if self.g_optimizer is not None:
             state["g_optimizer"] = self.g_optimizer.state_dict()
             state["d_optimizer"] = self.d_optimizer.state_dict()
@@ -514,6 +531,8 @@ class FCDSolver(Solver):
         """See `Solver.restore`."""
         super().restore(state, source)
         self.image_labels = state["image_labels"]
+        # Checkpoints from before this entry were trained on labels from manual masks.
+        self.labels_from = state.get("labels_from", NAMES[TRUTH])
         if self.g_optimizer is not None:
             self.g_optimizer.load_state_dict(state["g_optimizer"])
             self.d_optimizer.load_state_dict(state["d_optimizer"])
@@ -531,7 +550,7 @@ class FCDSolver(Solver):
         betas = (settings.beta1, settings.beta2)
         self.g_optimizer = Adam(self.G.parameters(), settings.g_lr, betas)
         self.d_optimizer = Adam(self.D.parameters(), settings.d_lr, betas)
-        self.image_labels = len(train_set)
+        self.image_labels, self.labels_from = len(train_set), NAMES[train_set.reference]
         self.resume()
         shown = self._sample_patches(val_set or train_set)
         batches = self.batches(train_set, settings.batch_size, settings.num_iters, settings.balance)
@@ -590,7 +609,7 @@ class FCDSolver(Solver):
             return
         cells, threshold = self.validate(val_set, batch_size, select, None)
         log.add_scalar("val/threshold", threshold, self.step)
-        self.keep_best(log, cells, select)
+        self.keep_best(log, cells, select, val_set.reference)
 
     # Pictures:
 
@@ -696,6 +715,7 @@ class FCDSolver(Solver):
             threshold_pixel_labels=threshold["pixel_labels"],
             checkpoint_chosen_by=self.choice.by,
             checkpoint_pixel_labels=self.choice.pixel_labels,
+            labels_from=self.labels_from,
         )
 
 
@@ -797,7 +817,7 @@ class SupervisedSolver(Solver):
         self.score_name = "probability" if task.network == "unet" else self.cam_method
         # The labels of this run and of the runs it builds on; the checkpoint's are those of the
         # runs before, to which `seen` adds the choice of this one.
-        self.supervision = Supervision(0, 0, "0.5, fixed", 0, "", 0)
+        self.supervision = Supervision(0, 0, "0.5, fixed", 0, "", 0, labels_from="")
         torch.manual_seed(run.seed)
         self.network = task.build(normalization.num_channels).to(self.device)
         self.optimizer: Adam | None = None
@@ -962,7 +982,7 @@ class SupervisedSolver(Solver):
         cells, _ = self.validate(val_set, settings.batch_size, select, 0.5 if natural else None)
         # The schedule must be in the checkpoint that `keep_best` writes.
         self.scheduler.step(metrics.scores(cells)["macro"]["f1"])
-        self.keep_best(log, cells, select)
+        self.keep_best(log, cells, select, val_set.reference)
 
 
 def _with_choice(seen: Supervision, choice: Choice, of: str) -> Supervision:

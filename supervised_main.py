@@ -10,6 +10,7 @@ from fcd.cam import CHANNEL_WEIGHTS
 from fcd.errors import UserError
 from fcd.files import read_json
 from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
+from fcd.reference import NAMES, QA
 from fcd.report import Evaluation, Supervision
 from fcd.scenes import find_scenes
 from solver import Run, SupervisedSolver, SupervisedTraining, Task, evaluate
@@ -193,9 +194,12 @@ def add_labels(
     seen: Supervision, train_set: PatchDataset, mask_file: str | None, flags: argparse.Namespace
 ) -> Supervision:
     """What labels a network will have seen: those before, and those of this run."""
+    seen = _with_source(seen, NAMES[train_set.reference])
     if mask_file is None or flags.classifier_head:
         seen = replace(seen, image_labels=max(seen.image_labels, len(train_set)))
     if mask_file is None:
+        return seen
+    if mask_file == "mask.tif" and train_set.reference == QA:
         return seen
     if mask_file == "mask.tif":
         return replace(seen, pixel_labels=seen.pixel_labels + train_set.labelled_pixels())
@@ -206,6 +210,7 @@ def add_labels(
             "python prepare_landsat8_biome.py --generated_masks DIR"
         )
     masks = Supervision(**read_json(source))
+    seen = _with_source(seen, masks.labels_from)
     chosen = [seen.checkpoint_chosen_by, f"training masks: {masks.checkpoint_chosen_by}"]
     return replace(
         seen,
@@ -216,6 +221,12 @@ def add_labels(
         checkpoint_chosen_by="; ".join(part for part in chosen if part),
         checkpoint_pixel_labels=seen.checkpoint_pixel_labels + masks.checkpoint_pixel_labels,
     )
+
+
+def _with_source(seen: Supervision, labels_from: str) -> Supervision:
+    """`seen` after labels from one more source."""
+    sources = dict.fromkeys([*filter(None, seen.labels_from.split(" and ")), labels_from])
+    return replace(seen, labels_from=" and ".join(sources))
 
 
 def test(flags: argparse.Namespace, used: Run) -> int:
@@ -243,7 +254,11 @@ def test(flags: argparse.Namespace, used: Run) -> int:
             threshold_pixel_labels=record["pixel_labels"],
         )
     evaluation = Evaluation(
-        used.folder.results, flags.method or flags.experiment_name, threshold, supervision
+        used.folder.results,
+        flags.method or flags.experiment_name,
+        threshold,
+        supervision,
+        patches.reference_of(flags.image_dir),
     )
     evaluate(
         scenes,

@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 import rasterio
 import tifffile
+import torch
+from sklearn.metrics import confusion_matrix
 
+import main
 import prepare_landsat8_biome
+import supervised_main
 from fcd import patches
 from fcd.errors import SceneError, UserError
 from fcd.reference import Reference
@@ -178,6 +182,85 @@ def test_labels_of_two_kinds_do_not_mix(tmp_path, call):
     (tmp_path / "p/scenes/Unknown_S2.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="p holds scenes labelled by manual masks and"):
         patches.reference_of("p")
+
+
+GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
+       "--d_repeat_num", "3", "--num_iters", "4", "--num_iters_decay", "2", "--n_critic", "2",
+       "--sample_step", "10", "--model_save_step", "4", "--normalize", "stretch"]  # fmt: skip
+DATA = ["--image_dir", "p", "--orig_image_dir", "scenes", "--num_workers", "0", "--device", "cpu"]
+
+
+def read(path):
+    return json.loads((path / "results" / "metrics.json").read_text())
+
+
+def test_every_mode_goes_by_the_band_and_says_so(tmp_path, call, capsys):
+    """Six scenes of 64×64 pixels: the left half clear, the right half cirrus."""
+    rng = np.random.default_rng(1)
+    for index in range(6):
+        qa = np.where(np.arange(64) < 32, 20480, 28672) * np.ones((64, 1), int)
+        qa[rng.random((64, 64)) < 0.005] = 53248
+        name = f"LC80{index}60372015216LGN00"
+        write_qa_scene(tmp_path / "scenes" / "Water" / name, name, qa, seed=index)
+    outputs = tmp_path / "outputs"
+    call(prepare_landsat8_biome, "--data_path", "scenes", "--output_dir", "p", "--patch_size", 32,
+         "--labels", "qa", "--clear_below", 0.05)  # fmt: skip
+    call(main, "--mode", "train", *DATA, *GAN)
+    call(main, "--mode", "generate_masks", *DATA)
+    call(prepare_landsat8_biome, "--data_path", "scenes", "--output_dir", "p",
+         "--generated_masks", outputs / "FCD/results/tifs")  # fmt: skip
+    unet = [*DATA, "--encoder", "resnet18", "--n_epochs", "1"]
+    call(supervised_main, "--mode", "train", *unet, "--train_mask_file", "generated_mask.tif")
+    call(supervised_main, "--mode", "train", *unet, "--experiment_name", "full")
+    call(main, "--mode", "test", *DATA)
+    for name in ("FCD+", "full"):
+        call(supervised_main, "--mode", "test", *DATA, "--experiment_name", name)
+    assert "2 scenes against their QA bands: accuracy" in capsys.readouterr().out
+
+    for name in ("FCD", "FCDPlus", "full"):
+        results, page = read(outputs / name), (outputs / name / "results/report.html").read_text()
+        assert results["reference"] == "QA bands"
+        seen = results["supervision"]
+        assert seen["labels_from"] == "QA bands"
+        counts = [seen[k] for k in seen if k.endswith("pixel_labels")]
+        assert counts == [0, 0, 0]
+        assert "best macro F1 on the validation patches&#x27; QA bands" in page
+        assert "not a manual truth" in page
+        assert "2 whole scenes against their QA bands" in page
+        assert "<figcaption>QA band</figcaption>" in page
+        assert "<figcaption>Truth</figcaption>" not in page
+    assert read(outputs / "FCD")["supervision"]["image_labels"] == 12
+    by = read(outputs / "FCD")["supervision"]["threshold_chosen_by"]
+    where = "the scores of 6 cloudy training patches"
+    assert by == f"best macro F1 on {where}, against their scenes' QA bands"
+    assert by in read(outputs / "FCDPlus")["supervision"]["threshold_chosen_by"]
+
+    # The figures of FCD again, from the bits and the masks of the training scenes.
+    call(main, "--mode", "test", *DATA, "--test_split", "train")
+    confusion = np.zeros((2, 2), int)
+    for path in (outputs / "FCD/results/tifs").glob("*_mask.tif"):
+        name = path.name.removeprefix("Water_").removesuffix("_mask.tif")
+        with rasterio.open(tmp_path / f"scenes/Water/{name}/{name}_BQA.TIF") as dataset:
+            qa = dataset.read(1)
+        with rasterio.open(path) as dataset:
+            mask = dataset.read(1)
+        confusion += confusion_matrix(qa.ravel() != 20480, mask.ravel() == 255)
+    assert confusion.sum() == 3 * 64 * 64
+    assert read(outputs / "FCD")["confusion"] == confusion.tolist()
+
+    with pytest.raises(UserError, match="would be compared with themselves"):
+        call(main, "--mode", "cfmask", *DATA)
+    best = torch.load(outputs / "FCD/models/best.pt", weights_only=True)
+    assert best["labels_from"] == "QA bands"
+
+
+def test_weights_that_saw_manual_masks_are_not_forgotten():
+    from fcd.report import Supervision
+
+    seen = Supervision(9, 99, "0.5, fixed", 0, "", 0)
+    for source in ("QA bands", "QA bands", "manual masks"):
+        seen = supervised_main._with_source(seen, source)
+    assert seen.labels_from == "manual masks and QA bands"
 
 
 def bits(qa, shift, width):
