@@ -1,7 +1,10 @@
 """Fixed-Point GAN for cloud detection: train, generate masks, test, look at translations."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from data_loader import PatchDataset, training_normalization, validation_set
 from fcd import cfmask, options, patches
@@ -21,11 +24,12 @@ def build_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument(
         "--mode",
-        choices=["train", "generate_masks", "test", "visualize", "cfmask"],
+        choices=["train", "generate_masks", "test", "visualize", "cfmask", "export"],
         default="train",
         help="train: train on image-level labels; generate_masks: masks of the training scenes; "
         "test: score the test scenes against their truth; visualize: pictures of translations; "
-        "cfmask: score the scenes' own quality band",
+        "cfmask: score the scenes' own quality band; "
+        "export: write models/<checkpoint>.onnx, which takes DN and returns the difference map",
     )
     parser.add_argument(
         "--image_size", type=positive, default=128, help="side of the patches in pixels"
@@ -247,6 +251,14 @@ def visualize(flags: argparse.Namespace, used: Run) -> int:
     return 0
 
 
+def export(flags: argparse.Namespace, used: Run) -> int:
+    """`--mode export`, on the CPU."""
+    solver = FCDSolver.load(replace(used, device=torch.device("cpu")), _weights(flags, used))
+    threshold = _threshold(flags, solver)["threshold"]
+    solver.export(used.folder.onnx(flags.checkpoint), solver.G, threshold)
+    return 0
+
+
 def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
     """`--mode cfmask`: no network; the masks come with the scenes."""
     if patches.reference_of(flags.image_dir) == QA:
@@ -273,6 +285,7 @@ MODES = {
     "test": test,
     "visualize": visualize,
     "cfmask": score_qa_bands,
+    "export": export,
 }
 
 if __name__ == "__main__":

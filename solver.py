@@ -1,6 +1,7 @@
 """Training, thresholds, mask generation and evaluation."""
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,10 +20,12 @@ from torch.utils.data import Subset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+import fcd
 from data_loader import PatchDataset, StepBatches, batches_per_epoch, get_loader
 from fcd import cfmask, checkpoints, figures, labels, metrics, patches
 from fcd.cam import cam_score
 from fcd.errors import UserError
+from fcd.export import DNScore, write_onnx
 from fcd.files import read_json, write_json
 from fcd.interruption import Interruption, Stopped
 from fcd.losses import (
@@ -35,11 +38,11 @@ from fcd.losses import (
     learning_rate_factor,
     segmentation_loss,
 )
-from fcd.options import RunFolder
+from fcd.options import RunFolder, git_commit
 from fcd.page import number
 from fcd.reference import NAMES, QA, TRUTH, Reference
 from fcd.report import Evaluation, SceneEvaluation, Supervision
-from fcd.scenes import FILL_DN, RGB_BANDS, Scene, raster_writer
+from fcd.scenes import BANDS, FILL_DN, RGB_BANDS, Scene, raster_writer
 from fcd.tiling import Strip, score_strips
 from fcd.transforms import Normalization, random_horizontal_flip, to_device
 from model import Discriminator, Generator, build_resnet50, build_ucam, build_unet
@@ -439,6 +442,32 @@ class Solver:
         for strip in self.strips(scene, tiles):
             mask = labels.patch_from_score(strip.score, strip.valid, threshold)
             yield Prediction(strip.row, strip.dn[list(RGB_BANDS)], mask, strip.score)
+
+    # Export:
+
+    def export(self, path: Path, network: nn.Module, threshold: float) -> None:
+        """Write `score` as an ONNX file that takes DN, and say how well it agrees.
+
+        network: what `score` uses, on the CPU. `threshold` and what else a user of the file has
+        to know go into its metadata. See `fcd.export.write_onnx`.
+        """
+        properties = {
+            "model": f"{self.run.folder.experiment}: {self.score_name}",
+            "threshold": repr(threshold),
+            "bands": ",".join(BANDS),
+            "normalization": json.dumps(self.normalization.state()),
+            "image_size": str(self.image_size),
+            "multiple": str(self.tile_multiple),
+            "weights": self.fingerprint(),
+            "fcd_version": fcd.__version__,
+            "fcd_commit": git_commit() or "unknown",
+        }
+        module = DNScore(network, self.score, self.normalization)
+        difference = write_onnx(path, module, self.tile_multiple, properties)
+        print(
+            f"exported: {path}, cloud above a score of {threshold:.4g}; "
+            f"largest difference to PyTorch {difference:.1e}"
+        )
 
 
 # --- Fixed-Point GAN ---------------------------------------------------------------------------

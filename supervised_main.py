@@ -4,6 +4,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from data_loader import PatchDataset, training_normalization, validation_set
 from fcd import options, patches
 from fcd.cam import CHANNEL_WEIGHTS
@@ -23,9 +25,11 @@ def build_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument(
         "--mode",
-        choices=["train", "test"],
+        choices=["train", "test", "export"],
         default="train",
-        help="train: train on patches; test: score the test scenes against their truth",
+        help="train: train on patches; test: score the test scenes against their truth; "
+        "export: write models/<checkpoint>.onnx, which takes DN and returns the U-Net's "
+        "probability of cloud",
     )
     parser.add_argument(
         "--batch_size",
@@ -148,7 +152,7 @@ def main() -> int:
         raise UserError(f"--imagenet True is for --network resnet50, not {flags.network}")
     folder = RunFolder(flags.experiment_name)
     used = Run(folder, options.device(flags.device), flags.seed, flags.num_workers, flags.log_step)
-    return {"train": train, "test": test}[flags.mode](flags, used)
+    return {"train": train, "test": test, "export": export}[flags.mode](flags, used)
 
 
 def train(flags: argparse.Namespace, used: Run) -> int:
@@ -239,20 +243,7 @@ def test(flags: argparse.Namespace, used: Run) -> int:
     scenes = patches.scenes_of_split(
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
     )
-    threshold, supervision = 0.5, solver.seen()
-    if flags.threshold is not None or solver.task.network != "unet":
-        record = solver.choose_threshold(
-            "f1" if flags.threshold is None else flags.threshold,
-            flags.image_dir,
-            flags.threshold_patches,
-            flags.batch_size,
-        )
-        threshold = record["threshold"]
-        supervision = replace(
-            supervision,
-            threshold_chosen_by=record["chosen_by"],
-            threshold_pixel_labels=record["pixel_labels"],
-        )
+    threshold, supervision = _threshold(flags, solver)
     evaluation = Evaluation(
         used.folder.results,
         flags.method or flags.experiment_name,
@@ -266,6 +257,37 @@ def test(flags: argparse.Namespace, used: Run) -> int:
         evaluation,
         options.run_config(used.folder, path, vars(flags)),
     )
+    return 0
+
+
+def _threshold(flags: argparse.Namespace, solver: SupervisedSolver) -> tuple[float, Supervision]:
+    """The threshold of the score, and what labels network and threshold have seen."""
+    if flags.threshold is None and solver.task.network == "unet":
+        return 0.5, solver.seen()
+    record = solver.choose_threshold(
+        "f1" if flags.threshold is None else flags.threshold,
+        flags.image_dir,
+        flags.threshold_patches,
+        flags.batch_size,
+    )
+    supervision = replace(
+        solver.seen(),
+        threshold_chosen_by=record["chosen_by"],
+        threshold_pixel_labels=record["pixel_labels"],
+    )
+    return record["threshold"], supervision
+
+
+def export(flags: argparse.Namespace, used: Run) -> int:
+    """`--mode export`, on the CPU."""
+    path = flags.model_weights or used.folder.checkpoint(flags.checkpoint)
+    solver = SupervisedSolver.load(replace(used, device=torch.device("cpu")), path)
+    if solver.task.network != "unet":
+        raise UserError(
+            f"{path} is a {solver.task.network}: --mode export writes U-Nets, but no class "
+            "activation maps, most of which take gradients"
+        )
+    solver.export(used.folder.onnx(flags.checkpoint), solver.network, _threshold(flags, solver)[0])
     return 0
 
 

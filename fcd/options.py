@@ -272,6 +272,10 @@ class RunFolder:
         """The checkpoint `name`: best or latest."""
         return self.models / f"{name}.pt"
 
+    def onnx(self, name: str) -> Path:
+        """The checkpoint `name` as an ONNX file."""
+        return self.models / f"{name}.onnx"
+
     @property
     def samples(self) -> Path:
         """Sample pictures."""
@@ -288,7 +292,7 @@ class RunFolder:
         return Path("runs", self.name)
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of this code; None outside a checkout or without git."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
@@ -301,7 +305,7 @@ def _git_commit() -> str | None:
 def describe(flags: dict[str, Any], used_device: torch.device) -> dict[str, Any]:
     """Everything a run is described by: flags, git commit, library versions, device."""
     packages = ("torch", "torchvision", "segmentation-models-pytorch", "rasterio", "numpy")
-    commit = _git_commit()
+    commit = git_commit()
     return {
         "flags": flags,
         "commit": commit,
