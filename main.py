@@ -27,7 +27,8 @@ def build_parser() -> Parser:
         choices=["train", "generate_masks", "test", "visualize", "cfmask", "export"],
         default="train",
         help="train: train on image-level labels; generate_masks: masks of the training scenes; "
-        "test: score the test scenes against their truth; visualize: pictures of translations; "
+        "test: score the test scenes against their truth, or their QA bands if they were prepared "
+        "with --labels qa; visualize: pictures of translations; "
         "cfmask: score the scenes' own quality band; "
         "export: write models/<checkpoint>.onnx, which takes DN and returns the difference map",
     )

@@ -387,6 +387,7 @@ class Solver:
             "weights": self.fingerprint(),
             "checkpoint": asdict(self.choice),
             "image_dir": str(Path(image_dir).resolve()),
+            "reference": patches.reference_of(image_dir),
             "sample": sample,
         }
         if path.exists():

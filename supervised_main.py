@@ -27,7 +27,8 @@ def build_parser() -> Parser:
         "--mode",
         choices=["train", "test", "export"],
         default="train",
-        help="train: train on patches; test: score the test scenes against their truth; "
+        help="train: train on patches; test: score the test scenes against their truth, "
+        "or their QA bands if they were prepared with --labels qa; "
         "export: write models/<checkpoint>.onnx, which takes DN and returns the U-Net's "
         "probability of cloud",
     )

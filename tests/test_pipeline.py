@@ -263,6 +263,7 @@ def test_class_activation_maps_from_image_labels(walk, monkeypatch, network):
             "threshold_pixel_labels": 0,
             "checkpoint_chosen_by": "best macro F1 on the validation patches' image-level labels",
             "checkpoint_pixel_labels": 0,
+            "labels_from": "manual masks",
         }
         assert results["overall"]["pixels"] > 50_000
 
