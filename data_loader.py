@@ -9,7 +9,7 @@ import tifffile
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fcd import labels
+from fcd import labels, patches
 from fcd.errors import UserError
 from fcd.transforms import Normalization
 
@@ -29,6 +29,8 @@ class PatchDataset(Dataset):
         keep_ratio: share of the patches to keep, the same ones every time.
         only_cloudy: leave out patches labelled clear.
 
+    `reference` says what the labels and mask.tif come from (`fcd.patches.reference_of`).
+
     Raises:
         UserError: a folder is missing or empty, or a patch has no `mask_file`.
     """
@@ -42,6 +44,7 @@ class PatchDataset(Dataset):
         only_cloudy: bool = False,
     ) -> None:
         self.mask_file = mask_file
+        self.reference = patches.reference_of(image_dir)
         self.patches: list[tuple[Path, int]] = []
         for label, name in enumerate(labels.CLASS_FOLDERS):
             folder = Path(image_dir, split, name)

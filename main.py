@@ -1,13 +1,17 @@
 """Fixed-Point GAN for cloud detection: train, generate masks, test, look at translations."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from data_loader import PatchDataset, training_normalization, validation_set
 from fcd import cfmask, options, patches
 from fcd.errors import UserError
 from fcd.losses import LossWeights
 from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
+from fcd.reference import QA
 from fcd.report import Evaluation, Supervision
 from fcd.scenes import find_scenes
 from solver import FCDSolver, GANSize, GANTraining, Run, evaluate, qa_predictions
@@ -20,12 +24,14 @@ def build_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument(
         "--mode",
-        choices=["train", "generate_masks", "test", "predict", "visualize", "cfmask"],
+        choices=["train", "generate_masks", "test", "predict", "visualize", "cfmask", "export"],
         default="train",
         help="train: train on image-level labels; generate_masks: masks of the training scenes; "
-        "test: score the test scenes against their truth; predict: masks of any --scenes; "
+        "test: score the test scenes against their truth, or their QA bands if they were prepared "
+        "with --labels qa; predict: masks of any --scenes; "
         "visualize: pictures of translations; "
-        "cfmask: score the scenes' own quality band",
+        "cfmask: score the scenes' own quality band; "
+        "export: write models/<checkpoint>.onnx, which takes DN and returns the difference map",
     )
     parser.add_argument(
         "--image_size", type=positive, default=128, help="side of the patches in pixels"
@@ -215,7 +221,9 @@ def test(flags: argparse.Namespace, used: Run) -> int:
     )
     threshold = _threshold(flags, solver)
     config = options.run_config(used.folder, _weights(flags, used), vars(flags))
-    solver.test(scenes, tiles, threshold, flags.method or flags.experiment_name, config)
+    reference = patches.reference_of(flags.image_dir)
+    method = flags.method or flags.experiment_name
+    solver.test(scenes, tiles, threshold, method, config, reference)
     return 0
 
 
@@ -253,8 +261,21 @@ def visualize(flags: argparse.Namespace, used: Run) -> int:
     return 0
 
 
+def export(flags: argparse.Namespace, used: Run) -> int:
+    """`--mode export`, on the CPU."""
+    solver = FCDSolver.load(replace(used, device=torch.device("cpu")), _weights(flags, used))
+    threshold = _threshold(flags, solver)["threshold"]
+    solver.export(used.folder.onnx(flags.checkpoint), solver.G, threshold)
+    return 0
+
+
 def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
     """`--mode cfmask`: no network; the masks come with the scenes."""
+    if patches.reference_of(flags.image_dir) == QA:
+        raise UserError(
+            f"--mode cfmask: the scenes of {flags.image_dir} were prepared with --labels qa, so "
+            "their QA bands would be compared with themselves; it takes manual masks"
+        )
     scenes = patches.scenes_of_split(
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
     )
@@ -275,6 +296,7 @@ MODES = {
     "predict": predict,
     "visualize": visualize,
     "cfmask": score_qa_bands,
+    "export": export,
 }
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -28,7 +27,12 @@ from fcd.options import (
     run,
 )
 from fcd.patches import Cutting
+from fcd.reference import QA, TRUTH, Reference
 from fcd.scenes import Scene, find_scenes
+
+# Shares of cloud up to which a patch is clear and above which it is cloudy, by --labels. A QA
+# band is wrong about single pixels of bright ground and thin cloud: it counts when it is plain.
+MARGINS = {TRUTH: (0.0, 0.0), QA: (0.01, 0.2)}
 
 
 def build_parser() -> Parser:
@@ -77,17 +81,27 @@ def build_parser() -> Parser:
         help="distance of patches in pixels; None: the patch size, no overlap",
     )
     parser.add_argument(
+        "--labels",
+        choices=list(MARGINS),
+        default=TRUTH,
+        help="where the patches' labels come from; truth: the manual masks (_fixedmask.img); "
+        "qa: the scenes' own quality bands (BQA, QA_PIXEL), for Level-1 scenes without a manual "
+        "mask: mask.tif is then the QA band's, and tests compare with the QA band. A biome (the "
+        "folder) with fewer than 6 scenes has no validation scene, with fewer than 3 no test scene",
+    )
+    parser.add_argument(
         "--clear_below",
         type=fraction,
-        default=0.0,
-        help="a patch is clear if its share of cloud pixels is at most this",
+        default=None,
+        help="a patch is clear if its share of cloud pixels is at most this; "
+        f"None: {MARGINS[TRUTH][0]}, with --labels qa {MARGINS[QA][0]}",
     )
     parser.add_argument(
         "--cloudy_above",
         type=fraction,
-        default=0.0,
+        default=None,
         help="a patch is cloudy if its share of cloud pixels exceeds this; between the two it "
-        "is left out",
+        f"is left out; None: {MARGINS[TRUTH][1]}, with --labels qa {MARGINS[QA][1]}",
     )
     parser.add_argument(
         "--num_workers", type=positive, default=2, help="scenes cut at the same time"
@@ -108,17 +122,21 @@ def main() -> int:
             flags.num_workers,
         )
         return 0
-    if flags.cloudy_above < flags.clear_below:
+    clear_below, cloudy_above = MARGINS[flags.labels]
+    cutting = Cutting(
+        flags.patch_size,
+        flags.stride or flags.patch_size,
+        clear_below if flags.clear_below is None else flags.clear_below,
+        cloudy_above if flags.cloudy_above is None else flags.cloudy_above,
+        flags.labels,
+    )
+    if cutting.cloudy_above < cutting.clear_below:
         raise UserError(
-            f"--cloudy_above {flags.cloudy_above} is below --clear_below {flags.clear_below}: "
+            f"--cloudy_above {cutting.cloudy_above} is below --clear_below {cutting.clear_below}: "
             "a patch would be both"
         )
-    cutting = Cutting(
-        flags.patch_size, flags.stride or flags.patch_size, flags.clear_below, flags.cloudy_above
-    )
-    split = choose_split(
-        scenes, flags.output_dir, flags.split_file, flags.seed, flags.stratify == "cloud"
-    )
+    by_cloud = flags.labels if flags.stratify == "cloud" else None
+    split = choose_split(scenes, flags.output_dir, flags.split_file, flags.seed, by_cloud)
     records = finished(scenes, split, flags.output_dir, cutting)
     written = flags.output_dir / patches.SPLIT_FILE
     if flags.split_file:
@@ -129,16 +147,21 @@ def main() -> int:
 
 
 def choose_split(
-    scenes: list[Scene], image_dir: Path, split_file: Path | None, seed: int, by_cloud: bool
+    scenes: list[Scene],
+    image_dir: Path,
+    split_file: Path | None,
+    seed: int,
+    by_cloud: str | None,
 ) -> dict[str, str]:
     """Scene name -> split: from `split_file`, from an earlier split.csv, or drawn.
 
+    by_cloud: what says how cloudy a scene is, to spread clear and cloudy scenes; None: nothing.
     Raises `UserError` if a scene on disk is not in the file.
     """
     written = image_dir / patches.SPLIT_FILE
     source = split_file or (written if written.exists() else None)
     if source is None:
-        share = {s.name: known_cloud_share(s) for s in scenes} if by_cloud else None
+        share = {s.name: known_cloud_share(s, by_cloud) for s in scenes} if by_cloud else None
         return patches.split_scenes(scenes, seed, share)
     split = patches.read_split(source)
     unknown = [scene.name for scene in scenes if scene.name not in split]
@@ -155,10 +178,10 @@ def choose_split(
     return split
 
 
-def known_cloud_share(scene: Scene) -> float:
+def known_cloud_share(scene: Scene, source: str) -> float:
     """Cloud share of a scene; 0 for one that cannot be read, which is named when it is cut."""
     try:
-        return patches.scene_cloud_share(scene)
+        return patches.scene_cloud_share(Reference(scene, source))
     except SceneError:
         return 0.0
 
@@ -172,7 +195,7 @@ def finished(
         record = patches.read_record(image_dir, scene)
         if record is None:
             continue
-        if record["cutting"] != asdict(cutting) or record["split"] != split[scene.name]:
+        if Cutting(**record["cutting"]) != cutting or record["split"] != split[scene.name]:
             raise UserError(
                 f"{image_dir} holds patches of {scene.name} cut otherwise ({record['split']}, "
                 f"{record['cutting']}); remove it or choose another --output_dir"

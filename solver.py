@@ -1,6 +1,7 @@
 """Training, thresholds, mask generation and evaluation."""
 
 import hashlib
+import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -19,10 +20,12 @@ from torch.utils.data import Subset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+import fcd
 from data_loader import PatchDataset, StepBatches, batches_per_epoch, get_loader
 from fcd import cfmask, checkpoints, figures, labels, metrics, options, patches
 from fcd.cam import cam_score
 from fcd.errors import UserError
+from fcd.export import DNScore, write_onnx
 from fcd.files import read_json, write_json
 from fcd.interruption import Interruption, Stopped
 from fcd.losses import (
@@ -35,11 +38,12 @@ from fcd.losses import (
     learning_rate_factor,
     segmentation_loss,
 )
-from fcd.options import RunFolder
+from fcd.options import RunFolder, git_commit
 from fcd.page import number
 from fcd.prediction import Prediction, Predictor, has_tags
+from fcd.reference import NAMES, QA, TRUTH, Reference
 from fcd.report import Evaluation, SceneEvaluation, Supervision
-from fcd.scenes import FILL_DN, RGB_BANDS, Scene, raster_writer
+from fcd.scenes import BANDS, FILL_DN, RGB_BANDS, Scene, raster_writer
 from fcd.tiling import Strip, score_strips
 from fcd.transforms import Normalization, random_horizontal_flip, to_device
 from model import Discriminator, Generator, build_resnet50, build_ucam, build_unet
@@ -49,6 +53,7 @@ SELECTIONS = {
     "pixel": "best macro F1 on the validation masks",
     "image": "best macro F1 on the validation patches' image-level labels",
 }
+QA_SELECTION = "best macro F1 on the validation patches' QA bands"  # `pixel`, without manual masks
 # The networks' zero padding writes a frame of about this many pixels into the scores of a tile.
 FRAME = 32
 
@@ -91,24 +96,27 @@ def evaluate(
     evaluation: Evaluation,
     config: dict[str, Any],
 ) -> None:
-    """Compare the predictions of `scenes` with their truth; write the results and say where.
+    """Compare the predictions of `scenes` with their reference; write the results and say where.
 
     Raises `SceneError`, before any scene is predicted, if one is incomplete.
     """
-    grids = [scene.check(need_truth=True) for scene in scenes]
-    pairs = zip(scenes, grids, strict=True)
-    for scene, grid in tqdm(pairs, "evaluating", len(scenes), unit="scene", dynamic_ncols=True):
+    references = [Reference(scene, evaluation.reference) for scene in scenes]
+    grids = [reference.check() for reference in references]
+    pairs = zip(references, grids, strict=True)
+    for reference, grid in tqdm(pairs, "evaluating", len(scenes), unit="scene", dynamic_ncols=True):
+        scene = reference.scene
         result = SceneEvaluation(
             scene.name, scene.biome, grid.height, grid.width, evaluation.threshold
         )
         with scene.open() as reader:
             for p in predict(scene):
-                truth = reader.truth(p.row, p.row + len(p.mask))
+                truth = reference.mask(reader, p.row, p.row + len(p.mask))
                 result.add(p.row, p.rgb, truth, p.mask, p.score)
         evaluation.add(result.result())
     overall = evaluation.write(config)["overall"]
     print(
-        f"{evaluation.method}, {len(scenes)} scenes: accuracy {number(overall['accuracy'], 2)} %, "
+        f"{evaluation.method}, {len(scenes)} scenes against their {NAMES[evaluation.reference]}: "
+        f"accuracy {number(overall['accuracy'], 2)} %, "
         f"macro F1 {number(overall['macro']['f1'], 2)} %, "
         f"IoU of cloud {number(overall['cloud']['iou'], 2)} %\nreport: {evaluation.report}"
     )
@@ -273,8 +281,11 @@ class Solver:
         known = {name: f"{parts[name].item():.3f}" for name in shown if name in parts}
         bar.set_postfix(known, refresh=False)
 
-    def keep_best(self, log: SummaryWriter, cells: np.ndarray, select: str) -> None:
-        """Log the scores of the validation confusion `cells`, save latest, and best if it is."""
+    def keep_best(self, log: SummaryWriter, cells: np.ndarray, select: str, reference: str) -> None:
+        """Log the scores of the validation confusion `cells`, save latest, and best if it is.
+
+        reference: what the validation masks come from, `fcd.reference.TRUTH` or `QA`.
+        """
         scores = metrics.scores(cells)
         f1 = scores["macro"]["f1"]
         for name, value in [
@@ -290,8 +301,10 @@ class Solver:
             f"macro F1 {f1:.3f} (best {self.best:.3f})"
         )
         if is_best:
-            labelled = int(cells.sum()) if select == "pixel" else 0
-            self.save_best(Choice(SELECTIONS[select], labelled))
+            choice = Choice(SELECTIONS[select], int(cells.sum()) if select == "pixel" else 0)
+            if select == "pixel" and reference == QA:
+                choice = Choice(QA_SELECTION, 0)
+            self.save_best(choice)
         self.save("latest")
 
     def stop_if_asked(self, interruption: Interruption) -> None:
@@ -378,9 +391,9 @@ class Solver:
         """The threshold of the score, and how many pixel labels it took.
 
         choice: `f1` (the paper's: best macro F1 on the masks of at most `sample` seeded cloudy
-        training patches), `otsu` (Otsu's on the same patches, without any pixel label), or a
-        number in [0, 1]. The result is kept in results/threshold.json and used again while
-        checkpoint and choice stay the same.
+        training patches; those of QA bands count as no pixel label), `otsu` (Otsu's on the same
+        patches, without any mask), or a number in [0, 1]. The result is kept in
+        results/threshold.json and used again while checkpoint and choice stay the same.
         """
         path = self.run.folder.results / "threshold.json"
         asked = {
@@ -389,6 +402,7 @@ class Solver:
             "weights": self.fingerprint(),
             "checkpoint": asdict(self.choice),
             "image_dir": str(Path(image_dir).resolve()),
+            "reference": patches.reference_of(image_dir),
             "sample": sample,
         }
         if path.exists():
@@ -408,11 +422,13 @@ class Solver:
                 record |= {"threshold": value, "chosen_by": f"Otsu on {where}"}
             else:
                 value, f1 = metrics.best_threshold(counts)
+                manual = cloudy.reference == TRUTH
+                against = "pixel labels" if manual else "scenes' QA bands"
                 record |= {
                     "threshold": value,
-                    "chosen_by": f"best macro F1 on {where}, against their pixel labels",
+                    "chosen_by": f"best macro F1 on {where}, against their {against}",
                     "macro_f1": f1,
-                    "pixel_labels": int(counts.sum()),
+                    "pixel_labels": int(counts.sum()) if manual else 0,
                 }
         write_json(path, record)
         return record
@@ -495,11 +511,41 @@ class Solver:
         threshold: dict[str, Any],
         method: str,
         config: dict[str, Any],
+        reference: str = TRUTH,
     ) -> None:
-        """Score `scenes`, threshold the scores by the record `threshold`, `evaluate` the masks."""
-        value = threshold["threshold"]
-        evaluation = Evaluation(self.run.folder.results, method, value, self.supervision(threshold))
+        """Score `scenes`, threshold the scores by the record `threshold`, `evaluate` the masks.
+
+        reference: what they are compared with, `fcd.reference.TRUTH` or `QA`.
+        """
+        value, supervision = threshold["threshold"], self.supervision(threshold)
+        evaluation = Evaluation(self.run.folder.results, method, value, supervision, reference)
         evaluate(scenes, lambda scene: self.predictions(scene, tiles, value), evaluation, config)
+
+    # Export:
+
+    def export(self, path: Path, network: nn.Module, threshold: float) -> None:
+        """Write `score` as an ONNX file that takes DN, and say how well it agrees.
+
+        network: what `score` uses, on the CPU. `threshold` and what else a user of the file has
+        to know go into its metadata. See `fcd.export.write_onnx`.
+        """
+        properties = {
+            "model": f"{self.run.folder.experiment}: {self.score_name}",
+            "threshold": repr(threshold),
+            "bands": ",".join(BANDS),
+            "normalization": json.dumps(self.normalization.state()),
+            "image_size": str(self.image_size),
+            "multiple": str(self.tile_multiple),
+            "weights": self.fingerprint(),
+            "fcd_version": fcd.__version__,
+            "fcd_commit": git_commit() or "unknown",
+        }
+        module = DNScore(network, self.score, self.normalization)
+        difference = write_onnx(path, module, self.tile_multiple, properties)
+        print(
+            f"exported: {path}, cloud above a score of {threshold:.4g}; "
+            f"largest difference to PyTorch {difference:.1e}"
+        )
 
 
 # --- Fixed-Point GAN ---------------------------------------------------------------------------
@@ -547,6 +593,7 @@ class FCDSolver(Solver):
         super().__init__(run)
         self.size, self.image_size, self.normalization = size, image_size, normalization
         self.image_labels = 0  # seen in training
+        self.labels_from = NAMES[TRUTH]
         torch.manual_seed(run.seed)
         channels = normalization.num_channels
         self.G = Generator(size.g_conv_dim, 1, size.g_repeat_num, channels).to(self.device)
@@ -577,7 +624,11 @@ class FCDSolver(Solver):
 
     def state(self) -> dict[str, Any]:
         """See `Solver.state`."""
-        state = super().state() | {"size": asdict(self.size), "image_labels": self.image_labels}
+        state = super().state() | {
+            "size": asdict(self.size),
+            "image_labels": self.image_labels,
+            "labels_from": self.labels_from,
+        }
         if self.g_optimizer is not None:
             state["g_optimizer"] = self.g_optimizer.state_dict()
             state["d_optimizer"] = self.d_optimizer.state_dict()
@@ -587,6 +638,8 @@ class FCDSolver(Solver):
         """See `Solver.restore`."""
         super().restore(state, source)
         self.image_labels = state["image_labels"]
+        # Checkpoints from before this entry were trained on labels from manual masks.
+        self.labels_from = state.get("labels_from", NAMES[TRUTH])
         if self.g_optimizer is not None:
             self.g_optimizer.load_state_dict(state["g_optimizer"])
             self.d_optimizer.load_state_dict(state["d_optimizer"])
@@ -605,7 +658,7 @@ class FCDSolver(Solver):
         # One fused kernel over all parameters: a quarter less time a step than one by one.
         self.g_optimizer = Adam(self.G.parameters(), settings.g_lr, betas, fused=True)
         self.d_optimizer = Adam(self.D.parameters(), settings.d_lr, betas, fused=True)
-        self.image_labels = len(train_set)
+        self.image_labels, self.labels_from = len(train_set), NAMES[train_set.reference]
         self.resume()
         shown = self._sample_patches(val_set or train_set)
         batches = self.batches(train_set, settings.batch_size, settings.num_iters, settings.balance)
@@ -664,7 +717,7 @@ class FCDSolver(Solver):
             return
         cells, threshold = self.validate(val_set, batch_size, select, None)
         log.add_scalar("val/threshold", threshold, self.step)
-        self.keep_best(log, cells, select)
+        self.keep_best(log, cells, select, val_set.reference)
 
     # Pictures:
 
@@ -765,6 +818,7 @@ class FCDSolver(Solver):
             threshold_pixel_labels=threshold["pixel_labels"],
             checkpoint_chosen_by=self.choice.by,
             checkpoint_pixel_labels=self.choice.pixel_labels,
+            labels_from=self.labels_from,
         )
 
 
@@ -860,7 +914,7 @@ class SupervisedSolver(Solver):
         self.natural_threshold = 0.5 if task.network == "unet" else None
         # The labels trained on, and the choices of the runs this one builds on, to which
         # `supervision` adds its own.
-        self.seen = Supervision(0, 0, "", 0, "", 0)
+        self.seen = Supervision(0, 0, "", 0, "", 0, labels_from="")
         torch.manual_seed(run.seed)
         self.network = task.build(normalization.num_channels).to(self.device)
         self.optimizer: Adam | None = None
@@ -971,22 +1025,22 @@ class SupervisedSolver(Solver):
         image_labels = max(self.seen.image_labels, masks.image_labels if masks else 0)
         if self.task.target == "label" or self.task.classifier_head:
             image_labels = max(image_labels, len(train_set))
-        self.seen = replace(self.seen, image_labels=image_labels)
-        if self.task.target == "label":
-            return
-        if masks is None:
-            pixels = self.seen.pixel_labels + train_set.labelled_pixels()
-            self.seen = replace(self.seen, pixel_labels=pixels)
-            return
-        seen = replace(
-            self.seen,
-            pixel_labels=self.seen.pixel_labels + masks.pixel_labels,
-            threshold_chosen_by=f"training masks: {masks.threshold_chosen_by}",
-            threshold_pixel_labels=self.seen.threshold_pixel_labels + masks.threshold_pixel_labels,
-        )
-        self.seen = _with_checkpoint(
-            seen, f"training masks: {masks.checkpoint_chosen_by}", masks.checkpoint_pixel_labels
-        )
+        seen = replace(self.seen, image_labels=image_labels)
+        for source in (NAMES[train_set.reference], *([masks.labels_from] if masks else [])):
+            seen = _with_source(seen, source)
+        if self.task.target == "mask" and masks is None and train_set.reference == TRUTH:
+            seen = replace(seen, pixel_labels=seen.pixel_labels + train_set.labelled_pixels())
+        if masks:
+            by, cost = masks.threshold_chosen_by, masks.threshold_pixel_labels
+            seen = replace(
+                seen,
+                pixel_labels=seen.pixel_labels + masks.pixel_labels,
+                threshold_chosen_by=f"training masks: {by}",
+                threshold_pixel_labels=seen.threshold_pixel_labels + cost,
+            )
+            by, cost = masks.checkpoint_chosen_by, masks.checkpoint_pixel_labels
+            seen = _with_checkpoint(seen, f"training masks: {by}", cost)
+        self.seen = seen
 
     def train(
         self, settings: SupervisedTraining, train_set: PatchDataset, val_set: PatchDataset | None
@@ -1056,7 +1110,7 @@ class SupervisedSolver(Solver):
         cells, _ = self.validate(val_set, settings.batch_size, select, 0.5 if natural else None)
         # The schedule must be in the checkpoint that `keep_best` writes.
         self.scheduler.step(metrics.scores(cells)["macro"]["f1"])
-        self.keep_best(log, cells, select)
+        self.keep_best(log, cells, select, val_set.reference)
 
 
 def _with_checkpoint(seen: Supervision, chosen_by: str, pixel_labels: int) -> Supervision:
@@ -1066,6 +1120,12 @@ def _with_checkpoint(seen: Supervision, chosen_by: str, pixel_labels: int) -> Su
         checkpoint_chosen_by=_joined(seen.checkpoint_chosen_by, chosen_by),
         checkpoint_pixel_labels=seen.checkpoint_pixel_labels + pixel_labels,
     )
+
+
+def _with_source(seen: Supervision, labels_from: str) -> Supervision:
+    """`seen` after labels from one more source."""
+    sources = dict.fromkeys([*filter(None, seen.labels_from.split(" and ")), labels_from])
+    return replace(seen, labels_from=" and ".join(sources))
 
 
 def _joined(*parts: str) -> str:

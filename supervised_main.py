@@ -1,7 +1,10 @@
 """Networks trained on masks or image labels: FCD+, fully supervised, pre-training, CAM family."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from data_loader import PatchDataset, training_normalization, validation_set
 from fcd import options, patches
@@ -20,10 +23,13 @@ def build_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument(
         "--mode",
-        choices=["train", "test", "predict"],
+        choices=["train", "test", "predict", "export"],
         default="train",
-        help="train: train on patches; test: score the test scenes against their truth; "
-        "predict: masks of any --scenes",
+        help="train: train on patches; test: score the test scenes against their truth, "
+        "or their QA bands if they were prepared with --labels qa; "
+        "predict: masks of any --scenes; "
+        "export: write models/<checkpoint>.onnx, which takes DN and returns the U-Net's "
+        "probability of cloud",
     )
     parser.add_argument(
         "--batch_size",
@@ -148,7 +154,7 @@ def main() -> int:
         raise UserError(f"--imagenet True is for --network resnet50, not {flags.network}")
     folder = RunFolder(flags.experiment_name)
     used = Run(folder, options.device(flags.device), flags.seed, flags.num_workers, flags.log_step)
-    return {"train": train, "test": test, "predict": predict}[flags.mode](flags, used)
+    return MODES[flags.mode](flags, used)
 
 
 def train(flags: argparse.Namespace, used: Run) -> int:
@@ -213,10 +219,10 @@ def test(flags: argparse.Namespace, used: Run) -> int:
     scenes = patches.scenes_of_split(
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
     )
-    natural = "f1" if solver.natural_threshold is None else solver.natural_threshold
-    threshold = _threshold(flags, solver, natural if flags.threshold is None else flags.threshold)
     config = options.run_config(used.folder, _weights(flags, used), vars(flags))
-    solver.test(scenes, tiles, threshold, flags.method or flags.experiment_name, config)
+    reference = patches.reference_of(flags.image_dir)
+    method = flags.method or flags.experiment_name
+    solver.test(scenes, tiles, _threshold(flags, solver), method, config, reference)
     return 0
 
 
@@ -227,8 +233,21 @@ def predict(flags: argparse.Namespace, used: Run) -> int:
     tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp)
     threshold = flags.threshold
     if threshold in ("f1", "otsu"):
-        threshold = _threshold(flags, solver, threshold)["threshold"]
+        threshold = _threshold(flags, solver)["threshold"]
     return options.predict(flags, paths, solver.predictor(threshold, tiles))
+
+
+def export(flags: argparse.Namespace, used: Run) -> int:
+    """`--mode export`, on the CPU."""
+    solver = _trained(flags, replace(used, device=torch.device("cpu")))
+    if solver.task.network != "unet":
+        raise UserError(
+            f"{solver.source} is a {solver.task.network}: --mode export writes U-Nets, but no "
+            "class activation maps, most of which take gradients"
+        )
+    threshold = _threshold(flags, solver)["threshold"]
+    solver.export(used.folder.onnx(flags.checkpoint), solver.network, threshold)
+    return 0
 
 
 def _weights(flags: argparse.Namespace, used: Run) -> Path:
@@ -242,10 +261,17 @@ def _trained(flags: argparse.Namespace, used: Run) -> SupervisedSolver:
     return solver
 
 
-def _threshold(flags: argparse.Namespace, solver: SupervisedSolver, choice: str | float) -> dict:
+def _threshold(flags: argparse.Namespace, solver: SupervisedSolver) -> dict:
+    natural = "f1" if solver.natural_threshold is None else solver.natural_threshold
     return solver.choose_threshold(
-        choice, flags.image_dir, flags.threshold_patches, flags.batch_size
+        natural if flags.threshold is None else flags.threshold,
+        flags.image_dir,
+        flags.threshold_patches,
+        flags.batch_size,
     )
+
+
+MODES = {"train": train, "test": test, "predict": predict, "export": export}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,14 @@ from typing import Any
 
 from fcd import files, options, page, plots
 from fcd.errors import UserError
-from fcd.report_page import flat, picture_path, score_range, supervision_note
+from fcd.report_page import (
+    flat,
+    picture_path,
+    reference_caption,
+    reference_notes,
+    score_range,
+    supervision_note,
+)
 
 FIGURES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "cloud_iou": "Cloud IoU"}
 OVERALL = "Overall"
@@ -127,13 +134,15 @@ def common_scenes(methods: Sequence[Method]) -> list[str]:
 
 
 def warnings(methods: Sequence[Method]) -> list[str]:
-    """What keeps the rows from being comparable, in words."""
+    """What keeps the rows from being comparable, or from being accuracies, in words."""
+    notes = reference_notes([run.metrics for method in methods for run in method.runs])
     sets = {tuple(sorted(run.metrics["scenes"])) for method in methods for run in method.runs}
     if len(sets) < 2:
-        return []
+        return notes
     return [
+        *notes,
         "The runs were evaluated on different scenes: their figures cannot be compared. "
-        "Evaluate them on one split."
+        "Evaluate them on one split.",
     ]
 
 
@@ -357,7 +366,10 @@ def _scenes(methods: Sequence[Method], count: int) -> str:
 
 def _scene(key: str, methods: Sequence[Method]) -> str:
     first = methods[0].runs[0]
-    shown = [_picture(first, key, "image", "Image"), _picture(first, key, "truth", "Truth")]
+    shown = [
+        _picture(first, key, "image", "Image"),
+        _picture(first, key, "truth", reference_caption(first.metrics)),
+    ]
     for method in methods:
         run = method.runs[0]
         if (threshold := run.metrics["threshold"]) is not None:

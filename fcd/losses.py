@@ -128,7 +128,8 @@ def detached(parts: Parts) -> Parts:
 
 def difference_map(generator: nn.Module, x: Tensor) -> Tensor:
     """Mean over the bands of |G(x, clear) - x| / 2: (N, C, H, W) -> (N, H, W) in [0, 1]."""
-    clear = x.new_full((len(x), 1), float(labels.LABEL_CLEAR))
+    # x.shape[0] and not len(x), which would fix the batch size of an exported network.
+    clear = x.new_full((x.shape[0], 1), float(labels.LABEL_CLEAR))
     return (generator(x, clear) - x).abs().mean(dim=1) / 2
 
 

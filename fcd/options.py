@@ -380,6 +380,10 @@ class RunFolder:
         paths = (self.checkpoint(name) for name in ("latest", "previous"))
         return [path for path in paths if path.exists()]
 
+    def onnx(self, name: str) -> Path:
+        """The checkpoint `name` as an ONNX file."""
+        return self.models / f"{name}.onnx"
+
     @property
     def samples(self) -> Path:
         """Sample pictures."""
@@ -396,7 +400,7 @@ class RunFolder:
         return Path("runs", self.name)
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of this code; None outside a checkout or without git."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
@@ -409,7 +413,7 @@ def _git_commit() -> str | None:
 def describe(flags: dict[str, Any], used_device: torch.device) -> dict[str, Any]:
     """Everything a run is described by: flags, git commit, library versions, device."""
     packages = ("torch", "torchvision", "segmentation-models-pytorch", "rasterio", "numpy")
-    commit = _git_commit()
+    commit = git_commit()
     return {
         "flags": flags,
         "commit": commit,

@@ -17,6 +17,7 @@ from rasterio.windows import Window
 from fcd import figures, labels, metrics
 from fcd.errors import UserError
 from fcd.files import read_json, replacing, write_json
+from fcd.reference import QA, TRUTH, Reference
 from fcd.scenes import FILL_DN, RGB_BANDS, Scene, SceneReader
 
 SPLITS = ("train", "val", "test")
@@ -99,8 +100,12 @@ def scenes_of_split(scenes: Iterable[Scene], image_dir: Path | str, kind: str) -
     records = [read_json(path) for path in sorted(Path(image_dir, RECORDS).glob("*.json"))]
     wanted = {record["scene"] for record in records if record["split"] == kind}
     if not wanted:
+        others = ", ".join(sorted({record["split"] for record in records}))
         raise UserError(
-            f"{image_dir} has no prepared {kind} scene; run python prepare_landsat8_biome.py"
+            f"{image_dir} has no prepared {kind} scene"
+            + (f", only of the split {others}" if others else "")
+            + "; run python prepare_landsat8_biome.py"
+            + (" with more scenes or a --split_file, or choose another split" if others else "")
         )
     chosen = [scene for scene in scenes if scene.name in wanted]
     absent = sorted(wanted - {scene.name for scene in chosen})
@@ -122,12 +127,14 @@ class Cutting:
     size, stride: patch side and distance of patches in pixels (the paper: 128 and 128).
     clear_below: a patch is clear if its share of cloud does not exceed this (the paper: 0).
     cloudy_above: it is cloudy if the share exceeds this (the paper: 0); between: left out.
+    reference: what says where cloud is, `fcd.reference.TRUTH` (the paper) or `QA`.
     """
 
     size: int = 128
     stride: int = 128
     clear_below: float = 0.0
     cloudy_above: float = 0.0
+    reference: str = TRUTH
 
     def label(self, mask: np.ndarray) -> int | None:
         """Image-level label of a patch-coded mask; None if it is left out."""
@@ -151,12 +158,13 @@ def patch_position(name: str) -> tuple[int, int]:
 
 
 def _cut(
-    reader: SceneReader, cutting: Cutting
+    reader: SceneReader, reference: Reference, cutting: Cutting
 ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
     """Row, column, DN (10, size, size) and mask of every patch, reading one strip at a time."""
     height, width = reader.grid.height, reader.grid.width
     for row in range(0, height - cutting.size + 1, cutting.stride):
-        dn, mask = (read(row, row + cutting.size) for read in (reader.bands, reader.truth))
+        dn = reader.bands(row, row + cutting.size)
+        mask = reference.mask(reader, row, row + cutting.size)
         mask[(dn == FILL_DN).any(axis=0)] = labels.INVALID
         for column in range(0, width - cutting.size + 1, cutting.stride):
             columns = slice(column, column + cutting.size)
@@ -174,22 +182,40 @@ def read_record(image_dir: Path | str, scene: Scene) -> dict | None:
     return read_json(path) if path.exists() else None
 
 
+def reference_of(image_dir: Path | str) -> str:
+    """What the patches in `image_dir` have their labels and their mask.tif from.
+
+    `fcd.reference.TRUTH` or `QA`, from the records of the scenes. Raises `UserError` if they
+    differ.
+    """
+    records = [read_json(path) for path in sorted(Path(image_dir, RECORDS).glob("*.json"))]
+    found = {Cutting(**record["cutting"]).reference for record in records}
+    if len(found) > 1:
+        raise UserError(
+            f"{image_dir} holds scenes labelled by manual masks and scenes labelled by QA bands; "
+            "prepare them into folders of their own (--output_dir)"
+        )
+    return found.pop() if found else TRUTH
+
+
 def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> dict:
     """Cut a scene into `<split>/<clear|cloudy>/<patch>/{image.tif, mask.tif}` and record it.
 
-    image.tif is (size, size, 10) uint16 DN, mask.tif (size, size) uint8 patch codes. Test
-    scenes are only checked and pictured: they stay whole. Patches appear at the end, all at
-    once; the record `scenes/<biome>_<scene>.json` is written last and says the scene is done.
+    image.tif is (size, size, 10) uint16 DN, mask.tif (size, size) uint8 patch codes of
+    `cutting.reference`. Test scenes are only checked and pictured: they stay whole. Patches
+    appear at the end, all at once; the record `scenes/<biome>_<scene>.json` is written last and
+    says the scene is done.
     Raises `SceneError` if the scene is incomplete or damaged.
     """
-    scene.check(need_truth=True)
+    reference = Reference(scene, cutting.reference)
+    reference.check()
     partial = image_dir / f".partial-{scene.key}"
     shutil.rmtree(partial, ignore_errors=True)
     patches = {folder: [] for folder in labels.CLASS_FOLDERS}
     try:
         with scene.open() as reader:
             if split != "test":
-                for row, column, dn, mask in _cut(reader, cutting):
+                for row, column, dn, mask in _cut(reader, reference, cutting):
                     label = cutting.label(mask)
                     if label is None:
                         continue
@@ -197,7 +223,7 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> di
                     name = patch_name(scene.name, row, column)
                     patches[folder].append(name)
                     _write_patch(partial / folder / name, dn, mask)
-            truth_share = _write_thumbnail(reader, record_path(image_dir, scene))
+            share = _write_thumbnail(reader, reference, record_path(image_dir, scene))
         for folder, names in patches.items():
             target = image_dir / split / folder
             target.mkdir(parents=True, exist_ok=True)
@@ -211,7 +237,7 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> di
         "scene": scene.name,
         "split": split,
         "cutting": asdict(cutting),
-        "cloud_share": round(truth_share, 4),
+        "cloud_share": round(share, 4),
         **patches,
     }
     write_json(record_path(image_dir, scene), record)
@@ -225,16 +251,16 @@ def _write_patch(folder: Path, dn: np.ndarray, mask: np.ndarray) -> None:
     tifffile.imwrite(folder / "mask.tif", mask, photometric="minisblack")
 
 
-def scene_cloud_share(scene: Scene) -> float:
-    """Share of cloud among the valid pixels of the truth, from every 8th pixel; in [0, 1]."""
-    with scene.open() as reader:
-        return labels.cloud_share(reader.truth(step=8))
+def scene_cloud_share(reference: Reference) -> float:
+    """Share of cloud among a scene's valid pixels, from every 8th pixel; in [0, 1]."""
+    with reference.scene.open() as reader:
+        return labels.cloud_share(reference.mask(reader, step=8))
 
 
-def _write_thumbnail(reader: SceneReader, record: Path) -> float:
-    """Write the scene's picture beside its truth, at most 512 pixels high; return cloud share."""
+def _write_thumbnail(reader: SceneReader, reference: Reference, record: Path) -> float:
+    """Write the scene's picture beside its mask, at most 512 pixels high; return cloud share."""
     step = max(1, -(-max(reader.grid.height, reader.grid.width) // 512))
-    dn, mask = reader.bands(step=step), reader.truth(step=step)
+    dn, mask = reader.bands(step=step), reference.mask(reader, step=step)
     mask[(dn == FILL_DN).any(axis=0)] = labels.INVALID
     picture = np.hstack([figures.stretch_rgb(dn[list(RGB_BANDS)]), figures.colour_mask(mask)])
     figures.write_png(record.with_suffix(".png"), picture)
@@ -255,10 +281,12 @@ def add_generated_masks(
     """Cut a generated scene mask onto the scene's patches, as `name` beside their image.tif.
 
     A patch whose image-level label is clear becomes all clear: the label already says so.
-    Invalid pixels stay invalid. Returns the confusion (2, 2) against mask.tif, for the log.
+    Pixels invalid in a manual mask stay invalid; those a QA band says nothing about, such as
+    the rims of clouds in Collection 2, become what the generated mask says. Returns the
+    confusion (2, 2) against mask.tif, for the log.
     Raises `UserError` if the mask cannot be read or has another size than the scene.
     """
-    path, size = mask_tif(masks, scene), record["cutting"]["size"]
+    path, cutting = mask_tif(masks, scene), Cutting(**record["cutting"])
     counts = np.zeros((2, 2), np.int64)
     try:
         with rasterio.open(path) as dataset:
@@ -272,13 +300,13 @@ def add_generated_masks(
                 for patch in record[folder]:
                     patch_dir = image_dir / record["split"] / folder / patch
                     truth = tifffile.imread(patch_dir / "mask.tif")
+                    row, column = patch_position(patch)
+                    tif = dataset.read(1, window=Window(column, row, cutting.size, cutting.size))
+                    mask = labels.patch_from_tif(tif, str(path))
+                    invalid = (mask if cutting.reference == QA else truth) == labels.INVALID
                     if label == labels.LABEL_CLEAR:
-                        mask = np.full_like(truth, labels.CLEAR)
-                    else:
-                        row, column = patch_position(patch)
-                        tif = dataset.read(1, window=Window(column, row, size, size))
-                        mask = labels.patch_from_tif(tif, str(path))
-                    mask[truth == labels.INVALID] = labels.INVALID
+                        mask[:] = labels.CLEAR
+                    mask[invalid] = labels.INVALID
                     with replacing(patch_dir / name) as temporary:
                         tifffile.imwrite(temporary, mask, photometric="minisblack")
                     counts += metrics.confusion(truth, mask)

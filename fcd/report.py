@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fcd import figures, files, labels, metrics, report_page
+from fcd.reference import NAMES, TRUTH
 
 PICTURE_SIZE = 512  # longest side of a scene's pictures, pixels
 
@@ -32,6 +33,8 @@ class Supervision:
     """In words, such as "best macro F1 on the validation patches"."""
     checkpoint_pixel_labels: int
     """Labelled pixels that the checkpoint was chosen with; 0 if it needed none."""
+    labels_from: str = NAMES[TRUTH]
+    """What the labels come from; those of QA bands count as image labels, never as pixel labels."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +119,14 @@ class Evaluation:
     """Pools scenes and writes the results of one run into `results_dir`.
 
     threshold: that of the mask, in [0, 1]; None for a method without a score.
+    reference: what the masks are compared with, `fcd.reference.TRUTH` or `QA`.
     """
 
     results_dir: Path
     method: str
     threshold: float | None
     supervision: Supervision
+    reference: str = TRUTH
     _counts: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict, init=False)
     _histogram: np.ndarray | None = field(default=None, init=False)
 
@@ -143,6 +148,7 @@ class Evaluation:
         return {
             "method": self.method,
             "experiment": config.get("experiment_name", self.method),
+            "reference": NAMES[self.reference],
             "threshold": self.threshold,
             "supervision": asdict(self.supervision),
             "overall": metrics.scores(total),

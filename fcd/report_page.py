@@ -1,7 +1,7 @@
 """The page of one run: numbers, supervision, tables, thresholds, pictures and configuration."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fcd import metrics, page, plots
+from fcd.reference import NAMES, QA, TRUTH
 
 PICTURES = {
     "image": "Image (red, green, blue)",
@@ -74,11 +75,13 @@ def report_page(
     parts = [
         f"<h1>{escape(title)}</h1>",
         page.paragraph(
-            f"Cloud masks of {len(results['scenes'])} whole scenes against their manual masks. "
+            f"Cloud masks of {len(results['scenes'])} whole scenes against their "
+            f"{results['reference']}. "
             "Figures are per cent of pixels, pooled over the scenes; a dash is a figure that is "
             "not defined, such as the recall of cloud where there is none.",
             "soft",
         ),
+        *(page.paragraph(text, "note warn") for text in reference_notes([results])),
         _headline(results),
         _supervision(results["supervision"]),
         _tables(results),
@@ -99,6 +102,29 @@ def _headline(results: dict[str, Any]) -> str:
     return page.headline(values)
 
 
+def _reference(results: dict[str, Any]) -> str:
+    # Results from before there was a choice were compared with manual masks.
+    return results.get("reference", NAMES[TRUTH])
+
+
+def reference_notes(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """What has to be said of the masks that `runs` (metrics.json) were compared with."""
+    references = {_reference(results) for results in runs}
+    if references == {NAMES[TRUTH]}:
+        return []
+    if len(references) > 1:
+        return ["The runs were compared with different masks: their figures cannot be compared."]
+    return [
+        "The reference is the scenes' own QA bands, not a manual truth: the figures say how well "
+        "the masks agree with what the QA bands call cloud, not how accurate they are."
+    ]
+
+
+def reference_caption(results: dict[str, Any]) -> str:
+    """What the picture of the reference is called."""
+    return "QA band" if _reference(results) == NAMES[QA] else PICTURES["truth"]
+
+
 def supervision_note(supervision: dict[str, Any]) -> str:
     """One plain sentence: which pixel labels the run owes its figures to."""
     trained = supervision["pixel_labels"]
@@ -108,6 +134,11 @@ def supervision_note(supervision: dict[str, Any]) -> str:
         if supervision[f"{name}_pixel_labels"]
     }
     if not trained and not chosen:
+        if NAMES[QA] in supervision.get("labels_from", ""):
+            return (
+                "No pixel was labelled by hand: labels, also those of any choice after training, "
+                f"come from {supervision['labels_from']}."
+            )
         return "No pixel label was used, neither in training nor for any choice after it."
     uses = [f"{trained:,} labelled pixels were trained on"] if trained else []
     uses += [
@@ -125,7 +156,11 @@ def _supervision(supervision: dict[str, Any]) -> str:
     note = supervision_note(supervision)
     kind = "note good" if note.startswith("No pixel") else "note warn"
     rows = [
-        ("Training: image labels", supervision["image_labels"], "one per patch, clear or cloudy"),
+        (
+            "Training: image labels",
+            supervision["image_labels"],
+            f"one per patch, clear or cloudy, from {supervision['labels_from']}",
+        ),
         ("Training: pixel labels", supervision["pixel_labels"], "manual masks"),
         ("Threshold", supervision["threshold_pixel_labels"], supervision["threshold_chosen_by"]),
         ("Checkpoint", supervision["checkpoint_pixel_labels"], supervision["checkpoint_chosen_by"]),
@@ -152,9 +187,9 @@ def _tables(results: dict[str, Any]) -> str:
         (key.removeprefix(f"{scores['biome']}_"), scores["biome"], *row(scores))
         for key, scores in results["scenes"].items()
     ]
-    counts = np.array(results["confusion"])
+    counts, reference = np.array(results["confusion"]), reference_caption(results)
     confusion = [
-        (f"Truth {name}", *(int(n) for n in line), *(n / max(line.sum(), 1) for n in line))
+        (f"{reference} {name}", *(int(n) for n in line), *(n / max(line.sum(), 1) for n in line))
         for name, line in zip(metrics.CLASSES, counts, strict=True)
     ]
     return "\n".join(
@@ -262,7 +297,7 @@ def _scene(key: str, results: dict[str, Any], results_dir: Path) -> str:
         f"{_FIGURES[figure]} {page.number(numbers[figure])}"
         for figure in ("macro_f1", "accuracy", "cloud_iou")
     )
-    captions = dict(PICTURES)
+    captions = PICTURES | {"truth": reference_caption(results)}
     if results["threshold"] is not None:
         captions["score"] += f", colours from 0 to {score_range(results['threshold']):.4g}"
     pictures = "".join(

@@ -94,7 +94,7 @@ class Scene:
         """The quality band (BQA or QA_PIXEL), or None."""
         return self.files.get("BQA") or self.files.get("QA_PIXEL")
 
-    def check(self, *, need_truth: bool = False) -> Grid:
+    def check(self, *, need_truth: bool = False, need_qa: bool = False) -> Grid:
         """Return the grid of the scene, or raise `SceneError` with everything that is wrong."""
         problems = []
         missing = [band for band in self.bands if band not in self.files]
@@ -102,8 +102,10 @@ class Scene:
             problems.append(f"missing band {', '.join(missing)}")
         if need_truth and self.truth is None:
             problems.append(f"missing {self.name}_fixedmask.img")
+        if need_qa and self.qa is None:
+            problems.append(f"missing quality band {self.name}_BQA.TIF or {self.name}_QA_PIXEL.TIF")
         sizes, places = {}, {}
-        for part in (*self.bands, "FIXEDMASK"):
+        for part in (*self.bands, "FIXEDMASK", *(("BQA", "QA_PIXEL") if need_qa else ())):
             if path := self.files.get(part):
                 try:
                     with ungeoreferenced_is_fine(), rasterio.open(path) as dataset:

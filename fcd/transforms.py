@@ -72,7 +72,7 @@ class Normalization:
         """DN (N, C, H, W), any number type -> float32 in [-1, 1] on the same device."""
         dn = dn.float()
         low, high = self._bounds(dn)
-        x = ((dn - low) * (2 / (high - low)) - 1).clamp_(VALID_MIN, 1)
+        x = ((dn - low) * (2 / (high - low)) - 1).clamp_(VALID_MIN, 1.0)
         return x.masked_fill_(dn == self.nodata, FILL)
 
     def denormalize(self, x: torch.Tensor) -> torch.Tensor:

@@ -228,7 +228,7 @@ def test_a_continued_run_says_with_what(walk, monkeypatch):
     config = json.loads(path.read_text())
     assert "continued" not in config
     for commit in ("another", "another", "a third"):
-        monkeypatch.setattr(options, "_git_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(options, "git_commit", lambda commit=commit: commit)
         monkeypatch.setattr(
             sys, "argv", ["main.py", "--mode", "train", *DATA, *GAN, "--experiment_name", "FCD"]
         )
@@ -307,6 +307,7 @@ def test_class_activation_maps_from_image_labels(walk, monkeypatch, network):
             "threshold_pixel_labels": 0,
             "checkpoint_chosen_by": "best macro F1 on the validation patches' image-level labels",
             "checkpoint_pixel_labels": 0,
+            "labels_from": "manual masks",
         }
         assert results["overall"]["pixels"] > 50_000
 

@@ -1,0 +1,158 @@
+"""ONNX files, run by ONNX Runtime, against the networks they were written from."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import main
+import supervised_main
+from fcd import export, options
+from fcd.errors import UserError
+from fcd.losses import difference_map
+from fcd.options import RunFolder
+from fcd.tiling import score_strips
+from fcd.transforms import Normalization
+from model import Generator, build_unet
+from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task
+
+onnx = pytest.importorskip("onnx", reason="the optional libraries of --mode export are missing")
+pytest.importorskip("onnxscript", reason="the optional libraries of --mode export are missing")
+runtime = pytest.importorskip("onnxruntime", reason="the optional libraries of export are missing")
+
+STRETCH = Normalization("stretch", tuple(range(5000, 5010)), tuple(range(20000, 20010)))
+CPU = torch.device("cpu")
+
+
+def run(path, dn):
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(["score"], {"dn": dn})[0]
+
+
+def dn_of(size, seed=0):
+    """DN of the stretch's range and beyond it, and a fill corner in one band."""
+    dn = np.random.default_rng(seed).integers(1, 30_000, size).astype(np.float32)
+    dn[:, 7, :5, :9] = 0
+    return dn
+
+
+def generator():
+    torch.manual_seed(0)
+    network = Generator(conv_dim=4, repeat_num=1)
+    return network, lambda x: difference_map(network, x), 4
+
+
+def unet():
+    torch.manual_seed(0)
+    network = build_unet(10, "resnet18", True).eval()
+    return network, lambda x: network(x)[0].softmax(dim=1)[:, 1], 32
+
+
+@pytest.mark.parametrize("build", [generator, unet])
+def test_scores_are_those_of_pytorch_at_any_batch_and_size(tmp_path, build):
+    network, score, multiple = build()
+    path = tmp_path / "a" / "net.onnx"
+    module = export.DNScore(network, score, STRETCH)
+    said = export.write_onnx(path, module, multiple, {"bands": "B1,B2"})
+    for size in [(1, 10, 64, 64), (3, 10, 32, 96)]:
+        dn = dn_of(size)
+        with torch.no_grad():
+            expected = score(STRETCH.normalize(torch.from_numpy(dn))).numpy()
+        expected[:, :5, :9] = 0
+        scores = run(path, dn)
+        assert scores.shape == (size[0], *size[2:])
+        assert np.abs(scores - expected).max() < 1e-5
+        assert expected.std() > 1e-3
+    assert said < 1e-5
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [18]
+    assert [path.name for path in path.parent.iterdir()] == ["net.onnx"]
+
+
+def test_a_scene_scored_by_the_file_is_the_scene_scored_by_tiling(tmp_path):
+    """One tile of the raster, fill included, through both."""
+    network, score, multiple = generator()
+    path = tmp_path / "net.onnx"
+    export.write_onnx(path, export.DNScore(network, score, STRETCH), multiple, {})
+    dn = dn_of((1, 10, 32, 32))
+    with torch.no_grad():
+        strips = list(
+            score_strips(lambda start, stop: dn[0, :, start:stop].astype(np.uint16), 32, 32, score,
+                         STRETCH, CPU, tile=32, overlap=0, batch_size=1)
+        )  # fmt: skip
+    tiled = np.concatenate([strip.score for strip in strips])
+    assert np.abs(run(path, dn)[0] - tiled).max() < 1e-5
+    assert (tiled[:5, :9] == 0).all()
+    assert (tiled[5:] > 0).all()
+
+
+def test_a_file_that_disagrees_is_not_written(tmp_path, monkeypatch):
+    network, score, multiple = generator()
+    module = export.DNScore(network, score, STRETCH)
+    monkeypatch.setattr(export, "TOLERANCE", 0.0)
+    monkeypatch.setattr(export, "_difference", lambda *_: 2e-4)
+    with pytest.raises(UserError, match=r"scores differ from PyTorch's by 0\.0002"):
+        export.write_onnx(tmp_path / "net.onnx", module, multiple, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", "--mode", "export", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            options.run(module.main)
+        return stopped.value.code, capsys.readouterr()
+
+    return run
+
+
+def test_the_commands_write_files_that_explain_themselves(tmp_path, call):
+    fcd = FCDSolver(Run(RunFolder("FCD"), CPU), GANSize(4, 1, 4, 3), 32, STRETCH)
+    fcd.save("best")
+    code, said = call(main, "--threshold", "0.25")
+    assert code == 0
+    assert "exported: outputs/FCD/models/best.onnx, cloud above a score of 0.25" in said.out
+    path = tmp_path / "outputs/FCD/models/best.onnx"
+    meta = runtime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    assert meta["model"] == "FCD: difference map"
+    assert meta["threshold"] == "0.25"
+    assert meta["bands"] == "B1,B2,B3,B4,B5,B6,B7,B9,B10,B11"
+    assert json.loads(meta["normalization"]) == STRETCH.state()
+    assert (meta["image_size"], meta["multiple"]) == ("32", "4")
+    assert meta["weights"] == fcd.fingerprint()
+    assert len(meta["fcd_commit"]) == 40 or meta["fcd_commit"] == "unknown"
+    dn = dn_of((2, 10, 32, 32))
+    with torch.no_grad():
+        expected = fcd.score(STRETCH.normalize(torch.from_numpy(dn))).numpy()
+    assert np.abs(run(path, dn) - expected)[:, 5:].max() < 1e-5
+
+    task = Task(encoder="resnet18", classifier_head=True)
+    SupervisedSolver(Run(RunFolder("FCD+"), CPU), task, 32, STRETCH).save("latest")
+    assert call(supervised_main, "--checkpoint", "latest")[0] == 0
+    path = tmp_path / "outputs/FCDPlus/models/latest.onnx"
+    meta = runtime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    assert (meta["model"], meta["threshold"]) == ("FCD+: probability", "0.5")
+    assert run(path, dn_of((1, 10, 64, 32))).shape == (1, 64, 32)
+
+
+def test_class_activation_maps_are_refused(call):
+    task = Task("ucam", "label", "resnet18")
+    SupervisedSolver(Run(RunFolder("C"), CPU), task, 32, STRETCH).save("best")
+    code, said = call(supervised_main, "--experiment_name", "C")
+    assert (code, said.err.count("\n")) == (2, 1)
+    assert "best.pt is a ucam: --mode export writes U-Nets" in said.err
+
+
+def test_a_missing_library_is_one_line(tmp_path, call, monkeypatch):
+    FCDSolver(Run(RunFolder("FCD"), CPU), GANSize(4, 1, 4, 3), 32, STRETCH).save("best")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, said = call(main, "--threshold", "0.25")
+    assert (code, said.err.count("\n")) == (2, 1)
+    assert "pip install onnx onnxscript onnxruntime" in said.err
+    assert not (tmp_path / "outputs/FCD/models/best.onnx").exists()
