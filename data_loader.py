@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fcd import labels
+from fcd.distributed import ALONE, Processes
 from fcd.errors import UserError
 from fcd.transforms import Normalization
 
@@ -142,13 +143,24 @@ class StepBatches(Sampler[list[int]]):
     Batch k depends on the seed and k alone: a run resumed at step k sees what an
     uninterrupted run would have seen. Each pass over the data is a new permutation; with
     `balance` it is a draw with replacement in which clear and cloudy are equally likely.
+
+    The batches do not depend on how many `processes` there are; iteration yields this process's
+    part of each (`Processes.part`).
     """
 
     def __init__(
-        self, labels: torch.Tensor, batch_size: int, seed: int, start: int, stop: int, balance: bool
+        self,
+        labels: torch.Tensor,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        balance: bool,
+        processes: Processes = ALONE,
     ) -> None:
         self.labels, self.batch_size, self.seed = labels, batch_size, seed
         self.start, self.stop, self.balance = start, stop, balance
+        self.processes = processes
         self.per_epoch = batches_per_epoch(len(labels), batch_size)
 
     def __len__(self) -> int:
@@ -164,6 +176,11 @@ class StepBatches(Sampler[list[int]]):
         return torch.multinomial(weights, n, replacement=True, generator=generator).tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
+        for indices in self.whole():
+            yield indices[self.processes.part(len(indices), self.batch_size).rows]
+
+    def whole(self) -> Iterator[list[int]]:
+        """The batches of all processes together."""
         epoch, order = None, []
         for step in range(self.start, self.stop):
             if step // self.per_epoch != epoch:
@@ -175,9 +192,10 @@ class StepBatches(Sampler[list[int]]):
 
 
 def _ignore_interrupt(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the training loop alone decides when to stop.
+    # Ctrl-C, and SIGTERM from torchrun or a batch system, reach the whole process group; the
+    # training loop alone decides when to stop. A loader ends when its parent does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def get_loader(
