@@ -207,7 +207,8 @@ class Solver:
         The generator is the same in all processes, each of which has dropout of its own.
         """
         seed = self.run.seed * 1_000_003 + step
-        torch.manual_seed(seed + (self.run.processes.rank << 40))
+        # The CPU's generator keeps 32 bits of its seed: neighbours must differ in those.
+        torch.manual_seed(seed + self.run.processes.rank * 2_654_435_761)
         return torch.Generator().manual_seed(seed)
 
     def batches(
