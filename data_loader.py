@@ -1,6 +1,8 @@
 """Patches with image-level labels, in batches that depend on seed and step alone."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,10 +194,20 @@ class StepBatches(Sampler[list[int]]):
 
 
 def _ignore_interrupt(_: int) -> None:
-    # Ctrl-C, and SIGTERM from torchrun or a batch system, reach the whole process group; the
-    # training loop alone decides when to stop. A loader ends when its parent does.
+    # Ctrl-C, and SIGTERM from torchrun or a batch system, reach all processes; the training loop
+    # alone decides when to stop. A loader ends when that loop's process asks it to.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
+    else:  # macOS does not say who sent a signal
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _obey_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def get_loader(
