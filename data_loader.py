@@ -1,6 +1,8 @@
 """Patches with image-level labels, in batches that depend on seed and step alone."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fcd import labels, patches
+from fcd.distributed import ALONE, Processes
 from fcd.errors import UserError
 from fcd.transforms import Normalization
 
@@ -145,13 +148,24 @@ class StepBatches(Sampler[list[int]]):
     Batch k depends on the seed and k alone: a run resumed at step k sees what an
     uninterrupted run would have seen. Each pass over the data is a new permutation; with
     `balance` it is a draw with replacement in which clear and cloudy are equally likely.
+
+    The batches do not depend on how many `processes` there are; iteration yields this process's
+    part of each (`Processes.part`).
     """
 
     def __init__(
-        self, labels: torch.Tensor, batch_size: int, seed: int, start: int, stop: int, balance: bool
+        self,
+        labels: torch.Tensor,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        balance: bool,
+        processes: Processes = ALONE,
     ) -> None:
         self.labels, self.batch_size, self.seed = labels, batch_size, seed
         self.start, self.stop, self.balance = start, stop, balance
+        self.processes = processes
         self.per_epoch = batches_per_epoch(len(labels), batch_size)
 
     def __len__(self) -> int:
@@ -167,6 +181,11 @@ class StepBatches(Sampler[list[int]]):
         return torch.multinomial(weights, n, replacement=True, generator=generator).tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
+        for indices in self.whole():
+            yield indices[self.processes.part(len(indices), self.batch_size).rows]
+
+    def whole(self) -> Iterator[list[int]]:
+        """The batches of all processes together."""
         epoch, order = None, []
         for step in range(self.start, self.stop):
             if step // self.per_epoch != epoch:
@@ -178,9 +197,20 @@ class StepBatches(Sampler[list[int]]):
 
 
 def _ignore_interrupt(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the training loop alone decides when to stop.
+    # Ctrl-C, and SIGTERM from torchrun or a batch system, reach all processes; the training loop
+    # alone decides when to stop. A loader ends when that loop's process asks it to.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
+    else:  # macOS does not say who sent a signal
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _obey_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def get_loader(

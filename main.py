@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from data_loader import PatchDataset, training_normalization, validation_set
-from fcd import cfmask, options, patches
+from fcd import cfmask, distributed, options, patches
 from fcd.errors import UserError
 from fcd.losses import LossWeights
 from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
@@ -40,7 +40,8 @@ def build_parser() -> Parser:
         "--batch_size",
         type=positive,
         default=TRAINING.batch_size,
-        help="patches per training step; tiles scored at a time in the other modes",
+        help="patches per training step, of all processes together; tiles that a process scores "
+        "at a time in the other modes",
     )
     options.add_run_flags(parser)
 
@@ -160,12 +161,23 @@ def main() -> int:
     """Run the command line; return the exit code."""
     flags = build_parser().parse_args()
     folder = RunFolder(flags.experiment_name)
-    used = Run(folder, options.device(flags.device), flags.seed, flags.num_workers, flags.log_step)
-    return MODES[flags.mode](flags, used)
+    device = options.device(flags.device)
+    with distributed.joined(device) as processes:
+        used = Run(
+            folder,
+            device,
+            flags.seed,
+            flags.num_workers,
+            flags.log_step,
+            flags.profile,
+            processes,
+        )
+        return MODES[flags.mode](flags, used)
 
 
 def train(flags: argparse.Namespace, used: Run) -> int:
     """`--mode train`."""
+    used.processes.per_process(flags.batch_size)
     train_set = PatchDataset(flags.image_dir, "train")
     val_set = validation_set(flags.image_dir)
     if train_set.image_size != flags.image_size:
@@ -197,7 +209,11 @@ def train(flags: argparse.Namespace, used: Run) -> int:
     except ValueError as error:
         raise UserError(f"{error}; change --image_size or --d_repeat_num") from error
     return options.carry_out(
-        lambda: solver.train(settings, train_set, val_set), used.folder, vars(flags), used.device
+        lambda: solver.train(settings, train_set, val_set),
+        used.folder,
+        vars(flags),
+        used.device,
+        used.processes,
     )
 
 
@@ -235,7 +251,7 @@ def predict(flags: argparse.Namespace, used: Run) -> int:
     threshold = flags.threshold
     if threshold in ("f1", "otsu"):
         threshold = _threshold(flags, solver)["threshold"]
-    return options.predict(flags, paths, solver.predictor(threshold, tiles))
+    return options.predict(flags, paths, solver.predictor(threshold, tiles), used.processes)
 
 
 def _weights(flags: argparse.Namespace, used: Run) -> Path:
@@ -285,7 +301,7 @@ def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
         used.folder.results, flags.method or " and ".join(sorted(names)), None, supervision
     )
     config = options.run_config(used.folder, None, vars(flags))
-    evaluate(scenes, qa_predictions, evaluation, config)
+    evaluate(scenes, qa_predictions, evaluation, config, used.processes)
     return 0
 
 

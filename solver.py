@@ -5,7 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import fcd
 from data_loader import PatchDataset, StepBatches, batches_per_epoch, get_loader
 from fcd import cfmask, checkpoints, figures, labels, metrics, options, patches
 from fcd.cam import cam_score
+from fcd.distributed import ALONE, Part, Processes
 from fcd.errors import UserError
 from fcd.export import DNScore, write_onnx
 from fcd.files import read_json, write_json
@@ -41,6 +42,7 @@ from fcd.losses import (
 from fcd.options import RunFolder, git_commit
 from fcd.page import number
 from fcd.prediction import Prediction, Predictor, has_tags
+from fcd.profiling import profiled
 from fcd.reference import NAMES, QA, TRUTH, Reference
 from fcd.report import Evaluation, SceneEvaluation, Supervision
 from fcd.scenes import BANDS, FILL_DN, RGB_BANDS, Scene, raster_writer
@@ -69,6 +71,9 @@ class Run:
     seed: int = 0
     num_workers: int = 0
     log_step: int = 10
+    profile: int = 0
+    """Training steps to profile."""
+    processes: Processes = ALONE
 
 
 @dataclass(frozen=True)
@@ -95,15 +100,18 @@ def evaluate(
     predict: Callable[[Scene], Iterator[Prediction]],
     evaluation: Evaluation,
     config: dict[str, Any],
+    processes: Processes = ALONE,
 ) -> None:
     """Compare the predictions of `scenes` with their reference; write the results and say where.
 
+    Each of the `processes` takes its share of the scenes; the first one writes.
     Raises `SceneError`, before any scene is predicted, if one is incomplete.
     """
     references = [Reference(scene, evaluation.reference) for scene in scenes]
     grids = [reference.check() for reference in references]
-    pairs = zip(references, grids, strict=True)
-    for reference, grid in tqdm(pairs, "evaluating", len(scenes), unit="scene", dynamic_ncols=True):
+    pairs = processes.share(list(zip(references, grids, strict=True)))
+    bar = tqdm(pairs, "evaluating", unit="scene", dynamic_ncols=True, disable=not processes.first)
+    for reference, grid in bar:
         scene = reference.scene
         result = SceneEvaluation(
             scene.name, scene.biome, grid.height, grid.width, evaluation.threshold
@@ -113,6 +121,11 @@ def evaluate(
                 truth = reference.mask(reader, p.row, p.row + len(p.mask))
                 result.add(p.row, p.rgb, truth, p.mask, p.score)
         evaluation.add(result.result())
+    _, *others = processes.gather(evaluation)
+    if not processes.first:
+        return
+    for other in others:
+        evaluation.merge(other)
     overall = evaluation.write(config)["overall"]
     print(
         f"{evaluation.method}, {len(scenes)} scenes against their {NAMES[evaluation.reference]}: "
@@ -189,17 +202,41 @@ class Solver:
     # Training:
 
     def randomness(self, step: int) -> torch.Generator:
-        """Seed dropout and return the generator of step `step`: from seed and step alone."""
+        """Seed dropout and return the generator of step `step`: from seed and step alone.
+
+        The generator is the same in all processes, each of which has dropout of its own.
+        """
         seed = self.run.seed * 1_000_003 + step
-        torch.manual_seed(seed)
+        # The CPU's generator keeps 32 bits of its seed: neighbours must differ in those.
+        torch.manual_seed(seed + self.run.processes.rank * 2_654_435_761)
         return torch.Generator().manual_seed(seed)
 
     def batches(
         self, dataset: PatchDataset, batch_size: int, stop: int, balance: bool
-    ) -> Iterator[dict]:
-        """The batches from the step after `self.step` to step `stop`."""
-        order = StepBatches(dataset.labels, batch_size, self.run.seed, self.step, stop, balance)
-        return iter(get_loader(dataset, batch_size, self.run.num_workers, batches=order))
+    ) -> Iterator[tuple[dict, Part]]:
+        """The batches from the step after `self.step` to step `stop`: this process's part of each.
+
+        `all_labels` (size, 1) are the labels of the whole batch.
+        """
+        run, all_labels = self.run, dataset.labels
+        if run.processes.count > 1:
+            names = "".join(f"{folder.name} {label}\n" for folder, label in dataset.patches)
+            run.processes.require_equal(
+                "training patches", hashlib.sha256(names.encode()).hexdigest()[:12]
+            )
+        order = StepBatches(
+            all_labels, batch_size, run.seed, self.step, stop, balance, run.processes
+        )
+        loader = get_loader(dataset, batch_size, run.num_workers, batches=order)
+
+        def parts() -> Iterator[tuple[dict, Part]]:
+            for batch, indices in zip(loader, order.whole(), strict=True):
+                part = run.processes.part(len(indices), batch_size)
+                yield batch | {"all_labels": all_labels[indices, None]}, part
+
+        if run.profile and run.processes.first:
+            return profiled(parts(), run.profile, run.folder.logs)
+        return parts()
 
     def inputs(self, batch: dict) -> Tensor:
         """Images of a batch as network input, normalised on the device."""
@@ -220,7 +257,9 @@ class Solver:
             )
 
     def save(self, *names: str) -> None:
-        """Write the checkpoints `names` (latest, best)."""
+        """Write the checkpoints `names` (latest, best); the first process does."""
+        if not self.run.processes.first:
+            return
         state = self.state()
         for name in names:
             earlier = self.run.folder.checkpoint("previous") if name == "latest" else None
@@ -228,6 +267,8 @@ class Solver:
 
     def save_best(self, choice: Choice) -> None:
         """Write `best.pt`, which says how it was chosen; `latest.pt` is not chosen at all."""
+        if not self.run.processes.first:
+            return
         state = self.state() | {"choice": asdict(choice)}
         checkpoints.save(self.run.folder.checkpoint("best"), state)
 
@@ -259,21 +300,48 @@ class Solver:
         self.choice = Choice(**state["choice"])
         self.normalization = Normalization.from_state(state["normalization"])
 
+    def check_equal(self) -> None:
+        """Raise `UserError` if the processes do not have the same weights."""
+        if self.run.processes.count > 1:
+            state = f"step {self.step}, {self.fingerprint()}"
+            self.run.processes.require_equal("weights", state)
+
+    def synchronize(self) -> None:
+        """Average what the processes' batch norm has gathered, and check that all else is equal."""
+        for network in self.networks().values():
+            self.run.processes.average_statistics(network)
+        self.check_equal()
+
     @contextmanager
-    def loop(self, stop: int, unit: str) -> Iterator[tuple[tqdm, SummaryWriter, Interruption]]:
+    def loop(
+        self, stop: int, unit: str
+    ) -> Iterator[tuple[tqdm, "SummaryWriter | _NoLog", Interruption]]:
         """Progress bar, TensorBoard log and stop signals of a training loop."""
-        purge = self.step + 1 if self.step else None
+        self.check_equal()
+        first = self.run.processes.first
         with (
             Interruption() as interruption,
-            SummaryWriter(str(self.run.folder.logs), purge_step=purge) as log,
-            tqdm(initial=self.step, total=stop, unit=unit, dynamic_ncols=True) as bar,
+            self._log() as log,
+            tqdm(
+                initial=self.step, total=stop, unit=unit, dynamic_ncols=True, disable=not first
+            ) as bar,
         ):
             yield bar, log, interruption
+
+    def _log(self) -> "SummaryWriter | _NoLog":
+        if not self.run.processes.first:
+            return _NoLog()
+        purge = self.step + 1 if self.step else None
+        return SummaryWriter(str(self.run.folder.logs), purge_step=purge)
 
     def log_parts(
         self, log: SummaryWriter, bar: tqdm, parts: Parts, lr: float, shown: tuple[str, ...]
     ) -> None:
-        """Log the loss parts and the learning rate; put the parts `shown` beside the bar."""
+        """Log the loss parts and the learning rate; put the parts `shown` beside the bar.
+
+        parts: this process's share of each.
+        """
+        parts = self.run.processes.sum_parts(parts)
         self.check_finite(parts)
         for name, value in parts.items():
             log.add_scalar(name, value.item(), self.step)
@@ -308,12 +376,14 @@ class Solver:
         self.save("latest")
 
     def stop_if_asked(self, interruption: Interruption) -> None:
-        """Save and raise `Stopped` if Ctrl-C or SIGTERM came."""
-        if interruption.signum is not None:
+        """Save and raise `Stopped` if Ctrl-C or SIGTERM came, to whichever process."""
+        signum = self.run.processes.largest(interruption.signum or 0)
+        if signum:
             self.check_finite({})
+            self.synchronize()
             self.save("latest")
             raise Stopped(
-                interruption.signum,
+                signum,
                 f"stopped after step {self.step}, saved {self.run.folder.checkpoint('latest')}; "
                 "run the same command again (without --overwrite True) to go on",
             )
@@ -349,37 +419,48 @@ class Solver:
 
     @torch.inference_mode()
     def patch_histogram(self, dataset: PatchDataset | Subset, batch_size: int) -> np.ndarray:
-        """`fcd.metrics.histogram` (2, BINS) of the scores of all patches against their masks."""
+        """`fcd.metrics.histogram` (2, BINS) of the scores of all patches against their masks.
+
+        batch_size: of each process.
+        """
         counts = np.zeros((2, metrics.BINS), np.int64)
         for batch in tqdm(
-            get_loader(dataset, batch_size, self.run.num_workers),
+            get_loader(self._own(dataset), batch_size, self.run.num_workers),
             "scoring patches",
             leave=False,
             dynamic_ncols=True,
+            disable=not self.run.processes.first,
         ):
             score = self.score(self.inputs(batch)).float().cpu().numpy()
             counts += metrics.histogram(batch["mask"].numpy(), score)
-        return counts
+        return self.run.processes.sum_counts(counts)
+
+    def _own(self, dataset: PatchDataset | Subset) -> PatchDataset | Subset:
+        """The patches of `dataset` that this process scores."""
+        processes = self.run.processes
+        own = processes.share(range(len(dataset)))
+        return dataset if processes.count == 1 else Subset(dataset, own)
 
     @torch.inference_mode()
     def image_histogram(self, dataset: PatchDataset, batch_size: int) -> np.ndarray:
         """Histogram (2, BINS) of the patches' image scores against their image-level labels."""
         codes = np.array([labels.CLEAR, labels.CLOUD])
         counts = np.zeros((2, metrics.BINS), np.int64)
-        for batch in get_loader(dataset, batch_size, self.run.num_workers):
+        for batch in get_loader(self._own(dataset), batch_size, self.run.num_workers):
             score = self.image_score(self.inputs(batch)).float().cpu().numpy()
             counts += metrics.histogram(codes[batch["label"][:, 0].long().numpy()], score)
-        return counts
+        return self.run.processes.sum_counts(counts)
 
     def validate(
         self, dataset: PatchDataset, batch_size: int, select: str, threshold: float | None
     ) -> tuple[np.ndarray, float]:
         """Confusion (2, 2) of the pixels or of the patches, and the threshold it belongs to.
 
-        select: `pixel` or `image`; threshold: None takes the one with the best macro F1.
+        batch_size: of all processes; select: `pixel` or `image`; threshold: None takes the one
+        with the best macro F1.
         """
         count = self.patch_histogram if select == "pixel" else self.image_histogram
-        counts = count(dataset, batch_size)
+        counts = count(dataset, self.run.processes.per_process(batch_size))
         if threshold is None:
             threshold, _ = metrics.best_threshold(counts)
         cells = metrics.confusion_by_threshold(counts)
@@ -405,10 +486,10 @@ class Solver:
             "reference": patches.reference_of(image_dir),
             "sample": sample,
         }
-        if path.exists():
-            known = read_json(path)
-            if all(known.get(name) == value for name, value in asked.items()):
-                return known
+        known = read_json(path) if self.run.processes.first and path.exists() else None
+        known = self.run.processes.broadcast(known)
+        if known and all(known.get(name) == value for name, value in asked.items()):
+            return known
         record = asked | {"pixel_labels": 0}
         if isinstance(choice, float):
             record |= {"threshold": choice, "chosen_by": f"{choice:g}, fixed"}
@@ -430,7 +511,8 @@ class Solver:
                     "macro_f1": f1,
                     "pixel_labels": int(counts.sum()) if manual else 0,
                 }
-        write_json(path, record)
+        if self.run.processes.first:
+            write_json(path, record)
         return record
 
     @torch.inference_mode()
@@ -443,7 +525,8 @@ class Solver:
 
         with scene.open() as reader:
             height, width = reader.grid.height, reader.grid.width
-            with tqdm(total=height, desc=scene.key, unit="row", leave=False) as bar:
+            silent = not self.run.processes.first
+            with tqdm(total=height, desc=scene.key, unit="row", leave=False, disable=silent) as bar:
                 for strip in score_strips(
                     reader.bands,
                     height,
@@ -519,7 +602,13 @@ class Solver:
         """
         value, supervision = threshold["threshold"], self.supervision(threshold)
         evaluation = Evaluation(self.run.folder.results, method, value, supervision, reference)
-        evaluate(scenes, lambda scene: self.predictions(scene, tiles, value), evaluation, config)
+        evaluate(
+            scenes,
+            lambda scene: self.predictions(scene, tiles, value),
+            evaluation,
+            config,
+            self.run.processes,
+        )
 
     # Export:
 
@@ -546,6 +635,19 @@ class Solver:
             f"exported: {path}, cloud above a score of {threshold:.4g}; "
             f"largest difference to PyTorch {difference:.1e}"
         )
+
+
+class _NoLog(nullcontext):
+    """The TensorBoard log of a process that writes none."""
+
+    def __enter__(self) -> "_NoLog":
+        return self
+
+    def add_scalar(self, *_: Any) -> None:
+        """Nothing."""
+
+    def add_image(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
 
 
 # --- Fixed-Point GAN ---------------------------------------------------------------------------
@@ -663,15 +765,16 @@ class FCDSolver(Solver):
         shown = self._sample_patches(val_set or train_set)
         batches = self.batches(train_set, settings.batch_size, settings.num_iters, settings.balance)
         parts: Parts = {}
+        processes = self.run.processes
         with self.loop(settings.num_iters, "step") as (bar, log, interruption):
-            for batch in batches:
+            for batch, part in batches:
                 self.step += 1
                 generator = self.randomness(self.step)
-                (x_real,) = random_horizontal_flip(generator, self.inputs(batch))
+                (x_real,) = random_horizontal_flip(generator, self.inputs(batch), part=part)
                 c_org = batch["label"].to(self.device)
-                order = torch.randperm(len(c_org), generator=generator).to(self.device)
-                c_trg = c_org[order]
-                alpha = torch.rand(len(c_org), 1, 1, 1, generator=generator).to(self.device)
+                order = torch.randperm(part.size, generator=generator)[part.rows]
+                c_trg = batch["all_labels"][order].to(self.device)
+                alpha = part.uniform(generator, 1, 1, 1).to(self.device)
                 self._set_learning_rate(settings)
 
                 with torch.no_grad():
@@ -680,27 +783,30 @@ class FCDSolver(Solver):
                     self.D, x_real, x_fake, c_org, alpha, settings.weights
                 )
                 self.d_optimizer.zero_grad()
-                d_loss.backward()
+                (d_loss * part.weight).backward()
+                processes.sum_gradients(self.D.parameters())
                 self.d_optimizer.step()
-                parts |= detached(d_parts)
+                parts |= detached(d_parts, part.weight)
 
                 if self.step % settings.n_critic == 0:
                     g_loss, g_parts = generator_loss(
                         self.G, self.D, x_real, c_org, c_trg, settings.weights, settings.same_domain
                     )
                     self.g_optimizer.zero_grad()
-                    g_loss.backward(inputs=list(self.G.parameters()))
+                    (g_loss * part.weight).backward(inputs=list(self.G.parameters()))
+                    processes.sum_gradients(self.G.parameters())
                     self.g_optimizer.step()
-                    parts |= detached(g_parts)
+                    parts |= detached(g_parts, part.weight)
 
                 bar.update()
                 if self.step % self.run.log_step == 0:
                     lr = self.g_optimizer.param_groups[0]["lr"]
                     self.log_parts(log, bar, parts, lr, ("D/loss_cls", "G/loss_cls", "G/loss_id"))
-                if self.step % settings.sample_step == 0:
+                if self.step % settings.sample_step == 0 and processes.first:
                     self._show(log, shown)
                 if self.step % settings.model_save_step == 0 or self.step == settings.num_iters:
                     self.check_finite(parts)
+                    self.synchronize()
                     self._validate_and_save(log, val_set, settings.batch_size, settings.select)
                 self.stop_if_asked(interruption)
 
@@ -757,7 +863,8 @@ class FCDSolver(Solver):
     def visualize(self, dataset: PatchDataset, count: int) -> Path:
         """Write the translations of `count` patches to samples/translations.png."""
         path = self.run.folder.samples / "translations.png"
-        figures.write_png(path, self.translations(self._sample_patches(dataset, count)))
+        if self.run.processes.first:
+            figures.write_png(path, self.translations(self._sample_patches(dataset, count)))
         return path
 
     # Threshold and masks:
@@ -771,12 +878,18 @@ class FCDSolver(Solver):
 
         difference: float32 in [0, 1], NaN nodata; mask: 0 nodata, 128 clear, 255 cloud. A
         scene whose masks are there already, from this checkpoint and threshold, is skipped.
+        Each process masks its share of the scenes.
         """
+        processes = self.run.processes
         folder = self.run.folder.results / "tifs"
         threshold = threshold_record["threshold"]
-        write_json(folder / patches.PROVENANCE, asdict(self.supervision(threshold_record)))
+        if processes.first:
+            write_json(folder / patches.PROVENANCE, asdict(self.supervision(threshold_record)))
         tags = self.predictor(threshold, tiles).tags
-        for scene in tqdm(scenes, "generating masks", unit="scene", dynamic_ncols=True):
+        own, silent = processes.share(scenes), not processes.first
+        for scene in tqdm(
+            own, "generating masks", unit="scene", dynamic_ncols=True, disable=silent
+        ):
             grid, mask_path = scene.check(), patches.mask_tif(folder, scene)
             if has_tags(mask_path, tags):
                 continue
@@ -807,6 +920,7 @@ class FCDSolver(Solver):
                     mask_tif.write(labels.tif_from_patch(mask), 1, window=window)
                     score = np.where(strip.valid, strip.score, np.float32(np.nan))
                     difference_tif.write(score, 1, window=window)
+        processes.wait()
         return folder
 
     def supervision(self, threshold: dict[str, Any]) -> Supervision:
@@ -1050,6 +1164,9 @@ class SupervisedSolver(Solver):
         After each epoch the macro F1 on `val_set` chooses the best checkpoint and lowers the
         learning rate on a plateau: of the pixels, or of the image labels if the target is
         `label` or `settings.select` is "image". Without `val_set` the last epoch is the best.
+
+        With several processes batch norm takes the statistics of each process's part of a
+        batch; all else is as with one process.
         """
         if settings.freeze_encoder:
             self.network.encoder.requires_grad_(False)
@@ -1063,21 +1180,24 @@ class SupervisedSolver(Solver):
         stop = settings.n_epochs * per_epoch
         batches = self.batches(train_set, settings.batch_size, stop, settings.balance)
         with self.loop(stop, "step") as (bar, log, interruption):
-            for batch in batches:
+            for batch, part in batches:
                 self.step += 1
                 generator = self.randomness(self.step)
                 self._training_mode(settings)
-                loss, parts = self._loss(batch, generator)
+                loss, parts = self._loss(batch, part, generator)
+                parts = detached(parts, part.weight)
                 self.optimizer.zero_grad()
-                loss.backward()
+                (loss * part.weight).backward()
+                self.run.processes.sum_gradients(trained)
                 self.optimizer.step()
 
                 bar.update()
                 if self.step % self.run.log_step == 0:
                     lr = self.optimizer.param_groups[0]["lr"]
-                    self.log_parts(log, bar, detached(parts), lr, tuple(parts))
+                    self.log_parts(log, bar, parts, lr, tuple(parts))
                 if self.step % per_epoch == 0:
                     self.check_finite(parts)
+                    self.synchronize()
                     self._validate_and_save(log, settings, val_set)
                 self.stop_if_asked(interruption)
         self.network.eval()
@@ -1087,15 +1207,27 @@ class SupervisedSolver(Solver):
         if settings.freeze_encoder:
             self.network.encoder.eval()  # frozen means the batch-norm statistics too
 
-    def _loss(self, batch: dict, generator: torch.Generator) -> tuple[Tensor, Parts]:
+    def _loss(self, batch: dict, part: Part, generator: torch.Generator) -> tuple[Tensor, Parts]:
+        """Loss of this part of a batch; times `part.weight`, summed, it is the batch's."""
         x, label = self.inputs(batch), batch["label"].to(self.device)
         if self.task.target == "label":
-            (x,) = random_horizontal_flip(generator, x)
+            (x,) = random_horizontal_flip(generator, x, part=part)
             loss = F.binary_cross_entropy_with_logits(self._image_logit(x), label)
             return loss, {"train/loss_label": loss}
-        x, mask = random_horizontal_flip(generator, x, batch["mask"].to(self.device))
+        x, mask = random_horizontal_flip(generator, x, batch["mask"].to(self.device), part=part)
         logits, image_logit = self._masks(x)
-        return segmentation_loss(logits, mask, image_logit, label)
+        return segmentation_loss(logits, mask, image_logit, label, self._pixels(mask, part))
+
+    def _pixels(self, mask: Tensor, part: Part) -> Tensor | None:
+        """What to divide the loss of this part's pixels by: it is weighted as the samples are.
+
+        The whole batch's loss is a mean over its valid pixels, of which a part may have more or
+        less than its share.
+        """
+        if self.run.processes.count == 1:
+            return None
+        own = (mask != labels.INVALID).sum() * (part.weight > 0)
+        return self.run.processes.sum(own).clamp(min=1) * (part.weight or 1)
 
     def _validate_and_save(
         self, log: SummaryWriter, settings: SupervisedTraining, val_set: PatchDataset | None

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from data_loader import PatchDataset, training_normalization, validation_set
-from fcd import options, patches
+from fcd import distributed, options, patches
 from fcd.cam import CHANNEL_WEIGHTS
 from fcd.errors import UserError
 from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
@@ -35,7 +35,8 @@ def build_parser() -> Parser:
         "--batch_size",
         type=positive,
         default=TRAINING.batch_size,
-        help="patches per training step; tiles scored at a time in the other modes",
+        help="patches per training step, of all processes together; tiles that a process scores "
+        "at a time in the other modes",
     )
     options.add_run_flags(parser)
 
@@ -153,8 +154,18 @@ def main() -> int:
     if flags.imagenet and flags.network != "resnet50":
         raise UserError(f"--imagenet True is for --network resnet50, not {flags.network}")
     folder = RunFolder(flags.experiment_name)
-    used = Run(folder, options.device(flags.device), flags.seed, flags.num_workers, flags.log_step)
-    return MODES[flags.mode](flags, used)
+    device = options.device(flags.device)
+    with distributed.joined(device) as processes:
+        used = Run(
+            folder,
+            device,
+            flags.seed,
+            flags.num_workers,
+            flags.log_step,
+            flags.profile,
+            processes,
+        )
+        return MODES[flags.mode](flags, used)
 
 
 def train(flags: argparse.Namespace, used: Run) -> int:
@@ -163,7 +174,7 @@ def train(flags: argparse.Namespace, used: Run) -> int:
     mask_file = None if labels_only else flags.train_mask_file
     train_set = PatchDataset(flags.image_dir, "train", mask_file, flags.keep_ratio)
     val_set = validation_set(flags.image_dir)
-    _check_batches(flags, train_set)
+    _check_batches(used.processes.per_process(flags.batch_size), flags, train_set)
     if train_set.image_size % SupervisedSolver.tile_multiple:
         raise UserError(
             f"the patches in {flags.image_dir} are {train_set.image_size} pixels wide; the U-Net "
@@ -197,18 +208,22 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         masks = Supervision(**patches.mask_provenance(flags.image_dir, mask_file))
     solver.add_labels(train_set, masks)
     return options.carry_out(
-        lambda: solver.train(settings, train_set, val_set), used.folder, vars(flags), used.device
+        lambda: solver.train(settings, train_set, val_set),
+        used.folder,
+        vars(flags),
+        used.device,
+        used.processes,
     )
 
 
-def _check_batches(flags: argparse.Namespace, train_set: PatchDataset) -> None:
+def _check_batches(per_process: int, flags: argparse.Namespace, train_set: PatchDataset) -> None:
     """Raise `UserError` if batch norm would see a single value: one patch, features 1×1."""
-    alone = min(flags.batch_size, len(train_set)) == 1 and not flags.freeze_encoder
+    alone = min(per_process, len(train_set)) == 1 and not flags.freeze_encoder
     if alone and flags.network != "resnet50" and train_set.image_size <= 32:
         raise UserError(
             f"--batch_size {flags.batch_size} with {len(train_set)} training patches of "
-            f"{train_set.image_size} pixels: batch norm needs at least two in a batch; give a "
-            "larger --batch_size or --keep_ratio"
+            f"{train_set.image_size} pixels: batch norm needs at least two in the batch of a "
+            "process; give a larger --batch_size or --keep_ratio"
         )
 
 
@@ -234,7 +249,7 @@ def predict(flags: argparse.Namespace, used: Run) -> int:
     threshold = flags.threshold
     if threshold in ("f1", "otsu"):
         threshold = _threshold(flags, solver)["threshold"]
-    return options.predict(flags, paths, solver.predictor(threshold, tiles))
+    return options.predict(flags, paths, solver.predictor(threshold, tiles), used.processes)
 
 
 def export(flags: argparse.Namespace, used: Run) -> int:

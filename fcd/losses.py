@@ -105,15 +105,21 @@ def generator_loss(
 
 
 def segmentation_loss(
-    logits: Tensor, mask: Tensor, image_logit: Tensor | None, label: Tensor
+    logits: Tensor,
+    mask: Tensor,
+    image_logit: Tensor | None,
+    label: Tensor,
+    pixels: Tensor | None = None,
 ) -> tuple[Tensor, Parts]:
     """Cross-entropy over the valid pixels, + BCE on the image label with a classifier head.
 
     logits (N, 2, H, W), mask (N, H, W) patch codes, image_logit (N, 1) or None, label (N, 1).
-    A batch without a valid pixel has cross-entropy 0.
+    pixels: what the sum over the valid pixels is divided by; None: their number. A batch without
+    a valid pixel has cross-entropy 0.
     """
     target = labels.target_from_patch(mask)
-    pixels = (target != labels.IGNORE_INDEX).sum().clamp(min=1)
+    if pixels is None:
+        pixels = (target != labels.IGNORE_INDEX).sum().clamp(min=1)
     total = F.cross_entropy(logits, target, ignore_index=labels.IGNORE_INDEX, reduction="sum")
     parts = {"train/loss_mask": total / pixels}
     if image_logit is not None:
@@ -121,9 +127,9 @@ def segmentation_loss(
     return sum(parts.values()), parts
 
 
-def detached(parts: Parts) -> Parts:
-    """Loss parts without their graph, to be logged later."""
-    return {name: value.detach() for name, value in parts.items()}
+def detached(parts: Parts, weight: float = 1.0) -> Parts:
+    """Loss parts without their graph, times `weight`, to be logged later."""
+    return {name: value.detach() * weight for name, value in parts.items()}
 
 
 def difference_map(generator: nn.Module, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 
 import torch
 
+from fcd import distributed
+from fcd.distributed import Processes
 from fcd.errors import UserError
 from fcd.files import locked, read_json, write_json
 from fcd.inputs import expand
@@ -34,6 +36,7 @@ _EXECUTION_FLAGS = {
     "num_workers",
     "overwrite",
     "log_step",
+    "profile",
     "sample_step",
     "threshold",
     "threshold_patches",
@@ -70,7 +73,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print `message` in one line and exit with code 2."""
-        self.exit(2, f"error: {message} (all flags: python {self.prog} --help)\n")
+        with distributed.failing() as first:
+            if first:
+                line = f"error: {message} (all flags: python {self.prog} --help)\n"
+                self._print_message(line, sys.stderr)
+        self.exit(2)
 
 
 def _stored_arguments(path: Path) -> list[str]:
@@ -92,18 +99,28 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry script: a `UserError` becomes one line on stderr and exit code 2.
 
     SIGTERM ends it like an error does, so that no half-written file stays; training loops
-    answer it themselves.
+    answer it themselves. Of several processes only the first to fail says why.
     """
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     try:
         code = main()
     except UserError as error:
-        # A loader process hands its error on inside a traceback, whose last line is the error.
-        print(f"error: {str(error).rstrip().rpartition('UserError: ')[2]}", file=sys.stderr)
+        with distributed.failing() as first:
+            if first:
+                # A loader process hands its error on inside a traceback, as its last line.
+                line = str(error).rstrip().rpartition("UserError: ")[2]
+                print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        with distributed.failing() as first:
+            if first:
+                print("stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except Exception:
+        with distributed.failing() as first:
+            if first:
+                raise
+        sys.exit(1)
     sys.exit(code or 0)
 
 
@@ -159,12 +176,29 @@ def threshold(text: str) -> str | float:
 
 
 def device(name: str) -> torch.device:
-    """`auto` (CUDA, else MPS, else CPU) or a torch device name; checked to be there."""
+    """`auto` (CUDA, else MPS, else CPU) or a torch device name; checked to be there.
+
+    Each of the processes that torchrun starts on a machine takes one CUDA device, or the CPU.
+    """
+    local = distributed.local_rank()
     if name == "auto":
         if torch.cuda.is_available():
             name = "cuda"
         else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
+            name = "mps" if torch.backends.mps.is_available() and local is None else "cpu"
+    if local is not None and name != "cpu":
+        if name != "cuda":
+            raise UserError(
+                f"--device {name} cannot be shared by several processes; give --device cuda, of "
+                "which each takes its own, or --device cpu"
+            )
+        devices = torch.cuda.device_count()
+        if 0 < devices <= local:
+            raise UserError(
+                f"torchrun started more processes on this machine than it has CUDA devices "
+                f"({devices}); give --nproc_per_node {devices}"
+            )
+        name = f"cuda:{local}"
     try:
         torch.zeros(1, device=name)
         return torch.device(name)
@@ -189,10 +223,18 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="config.json of an earlier run: its flags, except those given beside this one",
     )
     group.add_argument(
-        "--device", default="auto", help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps"
+        "--device",
+        default="auto",
+        help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps; "
+        "with torchrun auto, cpu or cuda: each process takes its own CUDA device",
     )
     group.add_argument("--seed", type=natural, default=0, help="seed of weights and batches")
-    group.add_argument("--num_workers", type=natural, default=4, help="processes that read patches")
+    group.add_argument(
+        "--num_workers",
+        type=natural,
+        default=4,
+        help="processes that read patches, for each that computes",
+    )
     group.add_argument(
         "--overwrite",
         type=boolean,
@@ -214,6 +256,14 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "None: the experiment's name",
     )
     group.add_argument("--log_step", type=positive, default=10, help="steps between log entries")
+    group.add_argument(
+        "--profile",
+        type=natural,
+        default=0,
+        metavar="STEPS",
+        help="training: profile this many steps, the first three left out; the trace goes to "
+        "runs/NAME for TensorBoard, the costliest operations are printed",
+    )
 
     group.add_argument(
         "--select",
@@ -329,16 +379,18 @@ def scene_paths(flags: argparse.Namespace) -> list[str]:
     return expand(flags.scenes)
 
 
-def predict(flags: argparse.Namespace, paths: list[str], predictor: Predictor) -> int:
-    """Mask the scenes `paths`, those of this process if torchrun started several; exit code."""
-    rank, world = (int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1)))
+def predict(
+    flags: argparse.Namespace, paths: list[str], predictor: Predictor, processes: Processes
+) -> int:
+    """Mask this process's share of the scenes `paths`; return the exit code."""
     failed = predict_scenes(
-        paths[rank::world],
+        processes.share(paths),
         predictor,
         flags.output_dir,
         bands=flags.bands,
         write_score=flags.write_score,
         overwrite=flags.overwrite,
+        progress=processes.first,
     )
     return int(failed > 0)
 
@@ -410,8 +462,10 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def describe(flags: dict[str, Any], used_device: torch.device) -> dict[str, Any]:
-    """Everything a run is described by: flags, git commit, library versions, device."""
+def describe(
+    flags: dict[str, Any], used_device: torch.device, processes: int = 1
+) -> dict[str, Any]:
+    """Everything a run is described by: flags, git commit, library versions, device, processes."""
     packages = ("torch", "torchvision", "segmentation-models-pytorch", "rasterio", "numpy")
     commit = git_commit()
     return {
@@ -421,19 +475,30 @@ def describe(flags: dict[str, Any], used_device: torch.device) -> dict[str, Any]
         | {package: metadata.version(package) for package in packages},
         "device": str(used_device)
         + (f" ({torch.cuda.get_device_name(used_device)})" if used_device.type == "cuda" else ""),
+        "processes": processes,
     }
 
 
-def start_run(folder: RunFolder, flags: dict[str, Any], used_device: torch.device) -> None:
+def start_run(
+    folder: RunFolder, flags: dict[str, Any], used_device: torch.device, processes: Processes
+) -> None:
     """Write `config.json` before the first step of a training run.
 
     A run that is continued keeps the config.json it began with, to which `continued` adds
-    commit, versions and device if they are others now. With `flags["overwrite"]` what an
+    commit, versions, device and processes if they are others now. With `flags["overwrite"]` what an
     earlier run left is removed. Otherwise raises `UserError` if the folder holds checkpoints of
-    a run with other settings.
+    a run with other settings. The first of the `processes` does it, the others wait.
     """
-    path, flags = folder.root / "config.json", _plain(flags)
-    described = describe(flags, used_device)
+    if processes.first:
+        _start_run(folder, _plain(flags), used_device, processes.count)
+    processes.wait()
+
+
+def _start_run(
+    folder: RunFolder, flags: dict[str, Any], used_device: torch.device, processes: int
+) -> None:
+    path = folder.root / "config.json"
+    described = describe(flags, used_device, processes)
     if flags["overwrite"]:
         for left in (folder.models, folder.samples, folder.results, folder.logs):
             shutil.rmtree(left, ignore_errors=True)
@@ -452,7 +517,7 @@ def start_run(folder: RunFolder, flags: dict[str, Any], used_device: torch.devic
             )
         now = {name: value for name, value in described.items() if name != "flags"}
         last = [config, *config.get("continued", [])][-1]
-        if any(last[name] != value for name, value in now.items()):
+        if any(last.get(name) != value for name, value in now.items()):
             config["continued"] = [*config.get("continued", []), now]
             write_json(path, config)
         return
@@ -470,18 +535,23 @@ def run_config(folder: RunFolder, checkpoint: Path | None, flags: dict[str, Any]
 
 
 def carry_out(
-    train: Callable[[], None], folder: RunFolder, flags: dict[str, Any], used_device: torch.device
+    train: Callable[[], None],
+    folder: RunFolder,
+    flags: dict[str, Any],
+    used_device: torch.device,
+    processes: Processes,
 ) -> int:
     """Write `config.json` (see `start_run`), call `train`, say how it ended; return the exit code.
 
-    Raises `UserError` if another process is training in this folder.
+    Raises `UserError` if another run is training in this folder.
     """
     try:
-        with _held(folder.root):
-            start_run(folder, flags, used_device)
+        with _held(folder.root) if processes.first else nullcontext():
+            start_run(folder, flags, used_device, processes)
             train()
     except Stopped as stop:
-        print(stop, file=sys.stderr)
+        if processes.first:
+            print(stop, file=sys.stderr)
         return stop.exit_code
     print(
         f"trained: {folder.checkpoint('best')}; curves: tensorboard --logdir={folder.logs.parent}"

@@ -69,6 +69,7 @@ def predict_scenes(
     bands: str | None = None,
     write_score: str = "none",
     overwrite: bool = False,
+    progress: bool = True,
 ) -> int:
     """Write mask, quicklook and, if asked, score of each scene; return how many failed.
 
@@ -76,7 +77,8 @@ def predict_scenes(
     `bands`). write_score: `none`, `uint8` (0 nodata, 1 to 255 for 0 to 1) or `float32`. Files
     are those of `predict_scene`; summary.csv gets a line a scene. A scene whose files are there
     already, made with the same weights and settings, is skipped unless `overwrite`. A scene that
-    cannot be read is told on stderr and in summary.csv, and the others go on.
+    cannot be read is told on stderr and in summary.csv, and the others go on. progress: show a
+    bar.
     Raises `UserError` if `output_dir` cannot be written to.
     """
     output_dir = Path(output_dir)
@@ -85,7 +87,8 @@ def predict_scenes(
     except OSError as error:
         raise UserError(f"--output_dir {output_dir} cannot be made: {error.strerror}") from error
     failed, skipped, taken = 0, 0, {}
-    for path in tqdm(paths, "predicting", unit="scene", dynamic_ncols=True):
+    bar = tqdm(paths, "predicting", unit="scene", dynamic_ncols=True, disable=not progress)
+    for path in bar:
         name = ""
         try:
             scene = scene_from(path, predictor.num_channels, bands)

@@ -139,6 +139,13 @@ class Evaluation:
         for name, rgb in result.pictures.items():
             figures.write_png(report_page.picture_path(self.results_dir, result.key, name), rgb)
 
+    def merge(self, other: "Evaluation") -> None:
+        """Take in the scenes of `other`, whose pictures are written."""
+        self._counts |= other._counts
+        if other._histogram is not None:
+            before = 0 if self._histogram is None else self._histogram
+            self._histogram = before + other._histogram
+
     def results(self, config: dict[str, Any]) -> dict[str, Any]:
         """What goes into metrics.json; a figure that is not defined is None."""
         biomes: dict[str, np.ndarray] = {}

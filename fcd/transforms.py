@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
+from fcd.distributed import Part
 from fcd.errors import UserError
 
 DN_MAX = 65535  # uint16
@@ -88,10 +89,13 @@ def to_device(dn: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def random_horizontal_flip(
-    generator: torch.Generator, *batches: torch.Tensor
+    generator: torch.Generator, *batches: torch.Tensor, part: Part | None = None
 ) -> tuple[torch.Tensor, ...]:
-    """Flip each sample left-right with probability 1/2, all `batches` (N, …, W) alike."""
-    flip = torch.rand(len(batches[0]), generator=generator) < 0.5
+    """Flip each sample left-right with probability 1/2, all `batches` (N, …, W) alike.
+
+    part: which part of a batch they are, if not the whole.
+    """
+    flip = (part or Part(len(batches[0]))).uniform(generator) < 0.5
     return tuple(
         torch.where(flip.view(-1, *[1] * (batch.dim() - 1)).to(batch.device), batch.flip(-1), batch)
         for batch in batches

@@ -1,3 +1,7 @@
+import multiprocessing
+import signal
+import subprocess
+
 import numpy as np
 import pytest
 import tifffile
@@ -101,3 +105,19 @@ def test_a_single_patch_left_over_joins_the_batch_before():
     assert [len(batch) for batch in batches] == [4, 5, 4, 5]
     assert sorted(batches[0] + batches[1]) == list(range(9))
     assert [batches_per_epoch(n, 4) for n in (1, 3, 4, 5, 6, 8, 9, 10)] == [1, 1, 1, 1, 2, 2, 2, 3]
+
+
+def test_a_loader_obeys_its_own_process_alone(image_dir):
+    batches = iter(get_loader(PatchDataset(image_dir, "train"), 4, 1))
+    next(batches)
+    (loader,) = multiprocessing.active_children()
+    # As torchrun and batch systems do, which ask every process to end.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        subprocess.run(["bash", "-c", f"kill -{int(signum)} {loader.pid}"], check=True)
+    assert len(list(batches)) == 3
+    batches = iter(get_loader(PatchDataset(image_dir, "train"), 4, 1))
+    next(batches)
+    (loader,) = multiprocessing.active_children()
+    loader.terminate()
+    loader.join(20)
+    assert loader.exitcode == 0

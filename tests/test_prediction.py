@@ -14,6 +14,7 @@ from rio_cogeo import cog_validate
 import main
 import supervised_main
 from fcd import labels, options
+from fcd.distributed import Processes
 from fcd.errors import UserError
 from fcd.files import replacing
 from fcd.inputs import scene_from
@@ -295,18 +296,14 @@ def test_bad_scenes_end_with_code_1_and_no_scenes_with_2(runs, monkeypatch, caps
     assert "--scenes gone: there is no such file" in capsys.readouterr().err
 
 
-def test_torchrun_splits_the_scenes(runs, monkeypatch):
-    root, _ = runs
-    monkeypatch.chdir(root)
+def test_two_processes_share_the_scenes_and_the_summary(tmp_path):
     names = [ONE, TWO, TWO.replace("LC08", "LC09")]
-    for name in names[1:]:
-        write(root / "more" / name, name, craft=f"LANDSAT_{name[3]}")
-    flags = ["--mode", "predict", "--device", "cpu", "--output_dir", "split", "--scenes", "scene"]
-    for rank, expected in (("0", {names[0], names[2]}), ("1", set(names))):
-        monkeypatch.setenv("RANK", rank)
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        assert call(supervised_main, *flags, "more/*") == 0
-        assert set(summary(root / "split")) == expected
+    for name in names:
+        write(tmp_path / name, name, craft=f"LANDSAT_{name[3]}")
+    paths = [str(tmp_path / name) for name in names]
+    for rank, expected in ((0, {names[0], names[2]}), (1, set(names))):
+        predict_scenes(Processes(rank, 2).share(paths), PREDICTOR, tmp_path / "out", progress=False)
+        assert set(summary(tmp_path / "out")) == expected
 
 
 def test_bfloat16_is_close(runs, monkeypatch):

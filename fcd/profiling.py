@@ -1,0 +1,57 @@
+"""Where the time of a training step goes: a trace for TensorBoard and a short table."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule
+from tqdm import tqdm
+
+from fcd.files import replacing
+
+T = TypeVar("T")
+
+WAIT, WARM_UP = 2, 1  # steps before the trace: memory and kernels settle, then the profiler
+ROWS = 10
+
+
+def profiled(batches: Iterable[T], steps: int, folder: Path) -> Iterator[T]:
+    """Pass `batches` on, and profile what is done with `steps` of them after the first three.
+
+    Writes `folder`/profile.pt.trace.json (for TensorBoard's profiler plugin, chrome://tracing or
+    ui.perfetto.dev) and prints the operations that took most time. A loop that ends before
+    leaves no trace.
+    """
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(ProfilerActivity.CUDA)
+    rest = iter(batches)
+    plan = schedule(wait=WAIT, warmup=WARM_UP, active=steps, repeat=1)
+    with profile(activities=activities, schedule=plan, acc_events=True) as profiler:
+        for _, batch in zip(range(WAIT + WARM_UP + steps), rest, strict=False):
+            yield batch
+            profiler.step()
+    if profiler.step_num == WAIT + WARM_UP + steps:
+        path = folder / "profile.pt.trace.json"
+        with replacing(path) as temporary:
+            profiler.export_chrome_trace(str(temporary))
+        tqdm.write(f"{_table(profiler, steps)}\ntrace: {path}")
+    yield from rest
+
+
+def _table(profiler: profile, steps: int) -> str:
+    """The operations by the time of their own, on the device if there is one: ms a step, share."""
+    events = profiler.key_averages()
+    on_device = any(event.self_device_time_total for event in events)
+    time = "self_device_time_total" if on_device else "self_cpu_time_total"
+    operations = [e for e in events if not e.key.startswith("ProfilerStep")]
+    total = sum(getattr(event, time) for event in operations)
+    lines = [f"{'ms/step':>9} {'share':>6} {'calls/step':>10}  operation"]
+    for event in sorted(operations, key=lambda e: getattr(e, time), reverse=True)[:ROWS]:
+        own = getattr(event, time)  # microseconds
+        lines.append(
+            f"{own / steps / 1000:9.2f} {own / total:6.1%} {event.count / steps:10.1f}  "
+            f"{event.key[:60]}"
+        )
+    return "\n".join(lines)

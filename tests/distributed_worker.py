@@ -1,0 +1,166 @@
+"""What test_distributed.py does with one process and, under torchrun, with several.
+
+`everything` trains, validates, masks and tests in the current folder; `main` joins the
+processes, does it, and then checks what a single process cannot show.
+"""
+
+import json
+import os
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import torch.nn.functional as F
+
+import solver as solver_module
+from data_loader import PatchDataset
+from fcd import distributed
+from fcd.distributed import Processes
+from fcd.errors import UserError
+from fcd.options import RunFolder
+from fcd.scenes import find_scenes
+from fcd.transforms import Normalization
+from solver import FCDSolver, GANSize, GANTraining, Run, SupervisedSolver, SupervisedTraining, Task
+from tests.conftest import draw, write_scene
+
+CPU = torch.device("cpu")
+SIZE = GANSize(g_conv_dim=4, g_repeat_num=1, d_conv_dim=4, d_repeat_num=3)
+# 13 patches: batches of 8 and 5 (parts of 3 and 2), or of 4, 4 and 5; of 6 and 7; of 10 and 3,
+# where two samples each are too many and the second process has nothing to do.
+BATCH_SIZES = (8, 10)
+TRAINING = GANTraining(
+    num_iters=4, num_iters_decay=2, g_lr=1e-3, d_lr=1e-3, n_critic=2, sample_step=4,
+    model_save_step=4,
+)  # fmt: skip
+TILES = solver_module.Tiles(32, 8, 4)
+
+
+def make_data(root):
+    """13 training and 5 validation patches with invalid pixels, 3 scenes."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 13), ("val", 5)):
+        for number in range(count):
+            cloudy = number % 2
+            folder = root / "p" / split / ["clear", "cloudy"][cloudy] / f"S_{number:05d}_00000"
+            folder.mkdir(parents=True)
+            image = rng.integers(8000, 12000, (32, 32, 10)).astype(np.uint16)
+            mask = np.ones((32, 32), np.uint8)
+            if cloudy:
+                image[:16] += 20_000
+                mask[:16] = 2
+            mask[:, : 2 * number] = 0  # parts differ in their share of the valid pixels
+            tifffile.imwrite(folder / "image.tif", image, photometric="minisblack")
+            tifffile.imwrite(folder / "mask.tif", mask, photometric="minisblack")
+    for index in range(3):
+        name = f"LC80{index}0120142{index}0LGN00"
+        write_scene(root / "scenes" / "Water" / name, name, *draw(50, 70, index))
+
+
+def gan(name, processes, **run):
+    run = Run(RunFolder(name), CPU, seed=3, log_step=1, processes=processes, **run)
+    return FCDSolver(run, SIZE, 32, Normalization.paper(10))
+
+
+def unet(name, processes):
+    run = Run(RunFolder(name), CPU, seed=3, log_step=1, processes=processes)
+    task = Task("unet", "mask", "resnet18", classifier_head=True)
+    return SupervisedSolver(run, task, 32, Normalization.paper(10))
+
+
+class Plain(torch.optim.SGD):
+    """In place of Adam, which would blow up the rounding of gradients that are nearly zero."""
+
+    def __init__(self, parameters, lr, *_, **__):
+        super().__init__(parameters, lr)
+
+
+def everything(processes: Processes) -> None:
+    """Train with odd last batches, validate, choose a threshold, mask, test."""
+    train, val = PatchDataset("p", "train"), PatchDataset("p", "val", "mask.tif")
+    with exact_arithmetic():
+        _train(processes, train, val)
+
+    # Untrained: the same weights to the bit, whatever the number of processes.
+    solver = gan("scored", processes)
+    cells = {
+        select: [c.tolist(), t]
+        for select in ("pixel", "image")
+        for c, t in [solver.validate(val, 4, select, None)]
+    }
+    record = solver.choose_threshold("f1", Path("p"), 5, 2)
+    scenes = find_scenes("scenes")
+    solver.generate_masks(scenes, TILES, record)
+    solver.test(scenes, TILES, record, "FCD", {})
+    if processes.first:
+        Path("cells.json").write_text(json.dumps(cells))
+
+
+@contextmanager
+def exact_arithmetic():
+    """Double precision and plain steps: what differs then is no rounding."""
+    normalize, cross_entropy = Normalization.normalize, F.binary_cross_entropy_with_logits
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Normalization, "normalize", lambda *a: normalize(*a).double())
+        patch.setattr(
+            F, "binary_cross_entropy_with_logits", lambda x, y: cross_entropy(x, y.double())
+        )
+        patch.setattr(solver_module, "Adam", Plain)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def _train(processes, train, val):
+    for batch_size in BATCH_SIZES:
+        gan(f"gan{batch_size}", processes).train(
+            replace(TRAINING, batch_size=batch_size), train, val
+        )
+        # Batch norm in evaluation mode: its statistics are each process's own in training.
+        supervised = unet(f"unet{batch_size}", processes)
+        supervised._training_mode = lambda _, network=supervised.network: network.eval()
+        settings = SupervisedTraining(batch_size, n_epochs=1, lr=1e-2)
+        supervised.train(settings, PatchDataset("p", "train", "mask.tif"), val)
+
+
+def main(folder):
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    written, rename = [], os.replace
+    os.replace = lambda source, target: (written.append(str(target)), rename(source, target))
+    with distributed.joined(CPU) as processes:
+        everything(processes)
+        seen = {"written": written}
+
+        solver = unet("apart", processes)
+        generator = solver.randomness(7)
+        seen["generator"] = torch.rand(3, generator=generator).tolist()
+        seen["dropout"] = torch.rand(3).tolist()
+
+        statistics = solver.network.encoder.bn1.running_mean
+        statistics.fill_(float(processes.rank))
+        solver.synchronize()
+        seen["averaged"] = statistics.unique().tolist()
+
+        with torch.no_grad():
+            next(solver.network.parameters())[0, 0, 0, 0] += 1e-6 * processes.rank
+        for name, check in [
+            ("apart", solver.synchronize),
+            ("patches", lambda: solver.batches(
+                PatchDataset("p", "train", keep_ratio=1 - 0.5 * processes.rank), 2, 1, False)),
+        ]:  # fmt: skip
+            try:
+                check()
+            except UserError as error:
+                seen[name] = str(error)
+        Path(f"seen{processes.rank}.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
