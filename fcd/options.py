@@ -1,7 +1,6 @@
 """Command-line parts the entry scripts share: flag types, shared flags, errors, run folders."""
 
 import argparse
-import os
 import platform
 import re
 import shutil
