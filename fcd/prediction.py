@@ -28,6 +28,7 @@ from fcd.scenes import Grid, Scene, raster_writer
 
 SUMMARY = "summary.csv"
 QUICKLOOK_SIZE = 1024  # longest side of each of the two pictures, pixels
+GDAL_CACHE = 128 << 20  # bytes of blocks that GDAL keeps; a share of all memory unless it is told
 SCORES = ("none", "uint8", "float32")
 # A score in [0, 1] as 1 to 255, 0 is nodata; scale and offset in the file undo it.
 SCORE_SCALE, SCORE_OFFSET = 1 / 254, -1 / 254
@@ -127,6 +128,7 @@ def predict_scene(
     step = -(-max(grid.height, grid.width) // QUICKLOOK_SIZE)
     kept: list[tuple[np.ndarray, np.ndarray]] = []
     with ExitStack() as stack:
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE))
         # Left in the opposite order: the mask, which says that a scene is done, comes last.
         mask_tif = stack.enter_context(_mask_writer(_mask_path(output_dir, scene), grid, predictor))
         score_tif = None
