@@ -245,7 +245,8 @@ def run(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         draw(root / "work")
-        for name in COMMANDS:
+        names = list(COMMANDS)
+        for name in names[: 1 + max(map(names.index, flags.only))]:
             kills = flags.kills if name in flags.only else 0
             row = try_command(name, root, kills, random.Random(f"{flags.seed} {name}"))
             rows.append(row)
