@@ -107,17 +107,22 @@ def test_a_single_patch_left_over_joins_the_batch_before():
     assert [batches_per_epoch(n, 4) for n in (1, 3, 4, 5, 6, 8, 9, 10)] == [1, 1, 1, 1, 2, 2, 2, 3]
 
 
-def test_a_loader_obeys_its_own_process_alone(image_dir):
+def _begun(image_dir):
+    """The batches after the first, and the process that loads them."""
+    before = set(multiprocessing.active_children())  # of other tests
     batches = iter(get_loader(PatchDataset(image_dir, "train"), 4, 1))
     next(batches)
-    (loader,) = multiprocessing.active_children()
+    (loader,) = set(multiprocessing.active_children()) - before
+    return batches, loader
+
+
+def test_a_loader_obeys_its_own_process_alone(image_dir):
+    batches, loader = _begun(image_dir)
     # As torchrun and batch systems do, which ask every process to end.
     for signum in (signal.SIGTERM, signal.SIGINT):
         subprocess.run(["bash", "-c", f"kill -{int(signum)} {loader.pid}"], check=True)
     assert len(list(batches)) == 3
-    batches = iter(get_loader(PatchDataset(image_dir, "train"), 4, 1))
-    next(batches)
-    (loader,) = multiprocessing.active_children()
+    batches, loader = _begun(image_dir)
     loader.terminate()
     loader.join(20)
     assert loader.exitcode == 0
