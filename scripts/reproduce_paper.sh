@@ -73,8 +73,8 @@ fi
 
 names=(QA)
 for seed in $seeds; do
-    for name in FCD- FCD-unlabelled- StarGAN- CAM- GradCAM- GradCAMpp- UCAM- FCDPlus- FCDPlus1Pct- \
-        Supervised- Pre- Pre1Pct- Rand1Pct-; do
+    for name in FCD- FCD-unlabelled- StarGAN- CAM- GradCAM- GradCAMpp- UCAM- FCDPlus- \
+        FCDPlus-unlabelled- FCDPlus1Pct- Supervised- Pre- Pre1Pct- Rand1Pct-; do
         names+=("$name$seed")
     done
 done

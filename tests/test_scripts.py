@@ -15,10 +15,10 @@ from tests.conftest import ROOT
 
 ROWS = {
     "QA band", "FCD", "FCD, no pixel label", "StarGAN", "CAM", "Grad-CAM", "Grad-CAM++", "U-CAM",
-    "FCD+", "FCD+1%", "Supervised", "Pre", "Pre1%", "Rand1%"
+    "FCD+", "FCD+, no pixel label", "FCD+1%", "Supervised", "Pre", "Pre1%", "Rand1%"
 }  # fmt: skip
 # Without one pixel label, and with a threshold and a checkpoint that are not chosen by one.
-LABEL_FREE = {"QA band", "FCD, no pixel label"}
+LABEL_FREE = {"QA band", "FCD, no pixel label", "FCD+, no pixel label"}
 TINY = [
     "--jobs", "2", "--seeds", "0", "--device", "cpu",
     "--gan", "--num_iters 4 --num_iters_decay 2 --model_save_step 4 --g_conv_dim 4 "
