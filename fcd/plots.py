@@ -1,5 +1,6 @@
 """Plots as SVG text, sharp at any size: they follow the page's colours where there is a page."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -70,12 +71,15 @@ def curve(
         return _TOP + height * (1 - value)
 
     parts = []
-    for tick in np.linspace(0, 1, 6):
+    for tick in round_steps(1):
         parts += [
             _line(_LEFT, y(tick), _LEFT + width, y(tick), "grid"),
             _text(_LEFT - 7, y(tick) + 4, f"{tick:.1f}", "soft", "end"),
-            _line(x(tick * x_max), _TOP, x(tick * x_max), _TOP + height, "grid"),
-            _text(x(tick * x_max), _TOP + height + 17, f"{tick * x_max:.3g}", "soft", "middle"),
+        ]
+    for tick in round_steps(x_max):
+        parts += [
+            _line(x(tick), _TOP, x(tick), _TOP + height, "grid"),
+            _text(x(tick), _TOP + height + 17, f"{tick:g}", "soft", "middle"),
         ]
     parts += [
         _text(_LEFT + width / 2, _HEIGHT - 6, x_label, "", "middle"),
@@ -92,6 +96,13 @@ def curve(
             f"<title>{escape(mark.name)}</title></circle>"
         )
     return _svg(_WIDTH, _HEIGHT, alt, "".join(parts))
+
+
+def round_steps(upper: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten from 0 to at most `upper`, six or fewer."""
+    power = 10.0 ** math.floor(math.log10(upper / 5))
+    step = next(digit * power for digit in (1, 2, 5, 10) if upper / (digit * power) < 5.5)
+    return [float(f"{step * k:.10g}") for k in range(int(upper / step + 1e-9) + 1)]
 
 
 def bar_panel(title: str, bars: Sequence[Bar]) -> str:
