@@ -34,7 +34,8 @@ say() {
     python "$@"
 }
 
-# What a row trains with: gan (main.py), unet and tuned (supervised_main.py).
+# What a row trains with: gan (main.py); unet, tuned (trained weights, 1 % of the patches) and few
+# (1 % of the patches, an untrained decoder, which takes more steps) (supervised_main.py).
 if $demo; then
     dir=${dir:-$root/demo-table}
     mkdir -p "$dir"
@@ -45,6 +46,7 @@ if $demo; then
         --sample_step 1000 --model_save_step 200 --normalize stretch --balance True)
     unet=(--encoder resnet18 --normalize stretch --batch_size 32 --n_epochs 3 --lr 5e-4)
     tuned=(--encoder resnet18 --normalize stretch --batch_size 32 --n_epochs 10 --lr 1e-4)
+    few=(--encoder resnet18 --normalize stretch --batch_size 8 --n_epochs 15 --lr 5e-4)
     masks=(--data_path scenes --output_dir patches)
     if [ ! -f patches/split.csv ]; then
         say -m fcd.synthetic --output_dir scenes
@@ -56,11 +58,13 @@ else
     gan=()
     unet=()
     tuned=(--lr 1e-5)
+    few=()
     masks=()
 fi
 gan+=("${more_gan[@]}")
 unet+=("${more_unet[@]}")
 tuned+=("${more_unet[@]}")
+few+=("${more_unet[@]}")
 
 folder() { # NAME: the folder of an experiment
     echo "outputs/${1//+/Plus}"

@@ -17,9 +17,9 @@ for seed in $seeds; do
     encoder=(--encoder_weights "outputs/Encoder-$seed/models/best.pt")
     train_row supervised_main.py "Pre-$seed" "$seed" "${unet[@]}" "${encoder[@]}"
     test_row supervised_main.py Pre "Pre-$seed"
-    train_row supervised_main.py "Pre1Pct-$seed" "$seed" "${unet[@]}" "${encoder[@]}" \
+    train_row supervised_main.py "Pre1Pct-$seed" "$seed" "${few[@]}" "${encoder[@]}" \
         --keep_ratio 0.01 --freeze_encoder True
     test_row supervised_main.py Pre1% "Pre1Pct-$seed"
-    train_row supervised_main.py "Rand1Pct-$seed" "$seed" "${unet[@]}" --keep_ratio 0.01
+    train_row supervised_main.py "Rand1Pct-$seed" "$seed" "${few[@]}" --keep_ratio 0.01
     test_row supervised_main.py Rand1% "Rand1Pct-$seed"
 done
