@@ -1,6 +1,8 @@
 """Predicted masks, read back by GDAL, where the score and with it every pixel is known."""
 
 import csv
+import os
+import shutil
 import signal
 import sys
 
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 from rio_cogeo import cog_validate
 
+import fcd
 import main
 import supervised_main
 from fcd import labels, options
@@ -19,7 +22,7 @@ from fcd.errors import UserError
 from fcd.files import replacing
 from fcd.inputs import scene_from
 from fcd.options import RunFolder
-from fcd.prediction import Prediction, Predictor, predict_scenes
+from fcd.prediction import Prediction, Predictor, predict_array, predict_scenes
 from fcd.scenes import RGB_BANDS, find_scenes
 from fcd.transforms import Normalization
 from solver import (
@@ -271,6 +274,24 @@ def test_the_command_equals_the_python_call(runs, monkeypatch):
     assert ((mask == 255) == (score > 0.5)).all()
 
 
+def test_an_array_has_the_mask_and_score_of_the_files(runs, tmp_path):
+    root, dn = runs
+    checkpoint = shutil.copy(root / "outputs/FCDPlus/models/best.pt", tmp_path / "my model.pt")
+    predictor = load_solver(checkpoint, "cpu").predictor()
+    assert predictor.tags["FCD_EXPERIMENT"] == "my model"
+    assert predictor.tags["FCD_VERSION"] == fcd.__version__
+    mask, score = predict_array(dn, predictor)
+    predict_scenes([str(root / "scene")], predictor, tmp_path / "out", write_score="float32")
+    with (
+        rasterio.open(tmp_path / "out" / f"{ONE}_mask.tif") as mask_tif,
+        rasterio.open(tmp_path / "out" / f"{ONE}_score.tif") as score_tif,
+    ):
+        np.testing.assert_array_equal(mask, mask_tif.read(1))
+        np.testing.assert_array_equal(score, score_tif.read(1))  # NaN and all
+    with pytest.raises(UserError, match=r"shape \(9, 40, 30\), the network takes \(10, H, W\)"):
+        predict_array(dn[:9], predictor)
+
+
 def test_fcd_needs_a_threshold_that_somebody_chose(runs, monkeypatch, capsys):
     root, _ = runs
     monkeypatch.chdir(root)
@@ -373,5 +394,8 @@ def test_blending_removes_the_seam_on_a_real_scene():
 
 def test_no_scene_is_lost_to_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(UserError, match=r"--output_dir .*out cannot be made"):
+    with pytest.raises(UserError, match=r"--output_dir .*out cannot be written to: File exists"):
         predict_scenes(["x"], PREDICTOR, tmp_path / "out")
+    if os.path.isdir("/proc"):  # a folder that nobody writes to, root neither
+        with pytest.raises(UserError, match="--output_dir /proc cannot be written to"):
+            predict_scenes(["x"], PREDICTOR, "/proc")
