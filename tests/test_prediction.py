@@ -16,6 +16,7 @@ from rio_cogeo import cog_validate
 import fcd
 import main
 import supervised_main
+from benchmarks.seam import random_generator, scores, seam
 from fcd import labels, options
 from fcd.distributed import Processes
 from fcd.errors import UserError
@@ -363,31 +364,12 @@ def test_sigterm_leaves_no_half_written_file(tmp_path, monkeypatch):
 # --- the seam ---------------------------------------------------------------------------------
 
 
-def seam(solver, scene, tile, overlap):
-    """Mean jump of the score across tile borders, over the mean jump elsewhere.
-
-    A jump is averaged along the side of a tile: what differs from tile to tile stays, the
-    texture of the image goes.
-    """
-    tiles = solver.tiles(tile, overlap)
-    score = np.concatenate([strip.score for strip in solver.strips(scene, tiles)])
-    stride = tile - overlap
-    whole = len(score) // stride * stride
-    steps = np.diff(score[:whole], axis=1).reshape(-1, stride, score.shape[1] - 1)
-    jump = np.abs(steps.mean(axis=1)).mean(axis=0)
-    # Tiles begin `overlap` pixels outside of the scene.
-    borders = np.arange(stride, len(jump), stride) - 1
-    return jump[borders].mean() / np.delete(jump, borders).mean()
-
-
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real pixels are not there")
 def test_blending_removes_the_seam_on_a_real_scene():
-    torch.manual_seed(0)
-    solver = FCDSolver(
-        Run(RunFolder("seam"), CPU), GANSize(4, 1, 4, 3), 64, Normalization.paper(10)
-    )
     (scene,) = find_scenes(REAL / "biome_layout")
-    before, after = seam(solver, scene, 64, 0), seam(solver, scene, 64, 32)
+    before, after = (
+        seam(scores(random_generator(64), scene, 64, overlap), 64, overlap) for overlap in (0, 32)
+    )
     assert before > 2
     assert after < 1.2
 
