@@ -41,7 +41,7 @@ from fcd.losses import (
 )
 from fcd.options import RunFolder, git_commit
 from fcd.page import number
-from fcd.prediction import Prediction, Predictor, has_tags
+from fcd.prediction import ArrayScene, Prediction, Predictor, has_tags
 from fcd.profiling import profiled
 from fcd.reference import NAMES, QA, TRUTH, Reference
 from fcd.report import Evaluation, SceneEvaluation, Supervision
@@ -516,7 +516,7 @@ class Solver:
         return record
 
     @torch.inference_mode()
-    def strips(self, scene: Scene, tiles: Tiles) -> Iterator[Strip]:
+    def strips(self, scene: Scene | ArrayScene, tiles: Tiles) -> Iterator[Strip]:
         """Score a whole scene; see `fcd.tiling.score_strips`."""
 
         def score(x: Tensor) -> Tensor:
@@ -541,7 +541,9 @@ class Solver:
                     yield strip
                     bar.update(len(strip.score))
 
-    def predictions(self, scene: Scene, tiles: Tiles, threshold: float) -> Iterator[Prediction]:
+    def predictions(
+        self, scene: Scene | ArrayScene, tiles: Tiles, threshold: float
+    ) -> Iterator[Prediction]:
         """Score a scene and threshold the score."""
         for strip in self.strips(scene, tiles):
             mask = labels.patch_from_score(strip.score, strip.valid, threshold)
@@ -555,6 +557,7 @@ class Solver:
         value = self.known_threshold() if threshold is None else threshold
         tiles = tiles or self.tiles()
         tags = {
+            "FCD_VERSION": fcd.__version__,
             "FCD_EXPERIMENT": self.run.folder.experiment,
             "FCD_SCORE": self.score_name,
             "FCD_WEIGHTS": self.fingerprint(),
@@ -1270,7 +1273,10 @@ def load_solver(checkpoint: Path | str, device: str = "auto") -> FCDSolver | Sup
     checkpoint: `outputs/<name>/models/best.pt` or a copy of it. Raises `UserError` if it is none.
     """
     path = Path(checkpoint)
-    name = path.resolve().parent.parent.name.replace("Plus", "+")
+    place = path.resolve()
+    name = (
+        place.parents[1].name.replace("Plus", "+") if place.parent.name == "models" else path.stem
+    )
     run = Run(RunFolder(name), options.device(device))
     state = checkpoints.load(path)
     kind = FCDSolver if "G" in state else SupervisedSolver

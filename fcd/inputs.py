@@ -6,6 +6,7 @@ metadata say counts, never the name of a folder.
 
 import glob
 import os
+import posixpath
 import re
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -43,7 +44,8 @@ class Member(os.PathLike):
         return self.member.rpartition("/")[2]
 
     def __fspath__(self) -> str:
-        return f"/vsitar/{self.archive.resolve()}/{self.member}"
+        # GDAL knows the members of an archive without the ./ that some have.
+        return f"/vsitar/{self.archive.resolve()}/{posixpath.normpath(self.member)}"
 
     def __str__(self) -> str:
         return f"{self.archive}: {self.member}"

@@ -4,6 +4,8 @@ from solver import load_solver
 from fcd.prediction import predict_scenes
 
 predict_scenes(["LC09_….tar"], load_solver("outputs/FCDPlus/models/best.pt").predictor(), "masks")
+
+`predict_array` does the same to DN in memory, without any file.
 """
 
 import csv
@@ -11,13 +13,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import rasterio
 from rasterio.errors import RasterioIOError
+from rasterio.transform import Affine
 from tqdm import tqdm
 
 from fcd import figures, labels
@@ -59,7 +63,48 @@ class Predictor:
     threshold: float
     tags: dict[str, str]
     """What the masks are made with, for their metadata; other tags, another mask."""
-    predict: Callable[[Scene], Iterator[Prediction]]
+    predict: Callable[["Scene | ArrayScene"], Iterator[Prediction]]
+
+
+@dataclass(frozen=True)
+class ArrayScene:
+    """DN in memory, (C, H, W), as much of a `Scene` as a `Predictor` asks for."""
+
+    dn: np.ndarray
+    key = "array"
+
+    @contextmanager
+    def open(self) -> Iterator["ArrayScene"]:
+        """Nothing is opened."""
+        yield self
+
+    @property
+    def grid(self) -> Grid:
+        """Size alone, no place."""
+        return Grid(*self.dn.shape[1:], None, Affine.identity())
+
+    def bands(self, start: int, stop: int) -> np.ndarray:
+        """The rows `start` to `stop`."""
+        return self.dn[:, start:stop]
+
+
+def predict_array(dn: np.ndarray, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
+    """Mask and score of DN in memory, the same as the files of `predict_scenes` hold.
+
+    dn: (C, H, W) digital numbers, the bands in the order of training, of Landsat
+    `fcd.scenes.BANDS`; fill, in any band, is nodata. Returns the mask (H, W) uint8: 0 nodata,
+    128 clear, 255 cloud; and the score (H, W) float32 in [0, 1], NaN where nodata.
+    Raises `UserError` if the array has another shape.
+    """
+    if dn.ndim != 3 or len(dn) != predictor.num_channels or not dn.size:
+        raise UserError(
+            f"the array has shape {dn.shape}, the network takes ({predictor.num_channels}, H, W)"
+        )
+    parts = list(predictor.predict(ArrayScene(dn)))
+    mask = np.concatenate([part.mask for part in parts])
+    score = np.concatenate([part.score for part in parts])
+    score[mask == labels.INVALID] = np.nan
+    return labels.tif_from_patch(mask), score
 
 
 def predict_scenes(
@@ -85,8 +130,11 @@ def predict_scenes(
     output_dir = Path(output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=output_dir).close()
     except OSError as error:
-        raise UserError(f"--output_dir {output_dir} cannot be made: {error.strerror}") from error
+        raise UserError(
+            f"--output_dir {output_dir} cannot be written to: {error.strerror}"
+        ) from error
     failed, skipped, taken = 0, 0, {}
     bar = tqdm(paths, "predicting", unit="scene", dynamic_ncols=True, disable=not progress)
     for path in bar:

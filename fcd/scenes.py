@@ -105,12 +105,16 @@ class Scene:
         if need_qa and self.qa is None:
             problems.append(f"missing quality band {self.name}_BQA.TIF or {self.name}_QA_PIXEL.TIF")
         sizes, places = {}, {}
-        for part in (*self.bands, "FIXEDMASK", *(("BQA", "QA_PIXEL") if need_qa else ())):
+        asked = [*["FIXEDMASK"] * need_truth, *["BQA", "QA_PIXEL"] * need_qa]
+        for part in (*self.bands, *asked):
             if path := self.files.get(part):
                 try:
                     with ungeoreferenced_is_fine(), rasterio.open(path) as dataset:
                         sizes[part] = dataset.shape
                         places[part] = (dataset.crs, dataset.transform)
+                        dtype = dataset.dtypes[0]
+                        if self.bands == BANDS and part in BANDS and dtype != "uint16":
+                            problems.append(f"{path.name} holds {dtype}, Level-1 DN are uint16")
                 except RasterioIOError as error:
                     problems.append(f"{path.name} cannot be read ({error})")
         places.pop("FIXEDMASK", None)  # it has no position of its own
@@ -185,7 +189,7 @@ class SceneReader:
             return dataset.read(number, window=window, out_shape=shape)
         except RasterioIOError as error:
             raise SceneError(
-                f"{self._scene.files[part]} is damaged ({error}); download the scene again"
+                f"{file} is damaged ({error.__cause__ or error}); download the scene again"
             ) from error
 
     # Each method reads the rows `start` to `stop` (all by default) in full width, or every

@@ -4,6 +4,8 @@ import ast
 import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -79,6 +81,16 @@ def test_the_readmes_file_tree_is_whole():
     for path in [*ROOT.glob("*.py"), *(ROOT / "fcd").glob("*.py")]:
         if path.stem != "__init__":
             assert re.search(rf"\b{path.stem}\.py\b", tree), path
+
+
+def test_the_pages_build_as_a_site(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "predict" / "index.html").read_text(encoding="utf-8")
+    assert "<h1" in page
+    assert "seam.png" in page
+    assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//', page), "offline"
 
 
 NINE = """\

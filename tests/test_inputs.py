@@ -52,10 +52,10 @@ def write(folder, name=ONE, seed=0, **metadata):
     return dn
 
 
-def pack(folder, path, mode):
+def pack(folder, path, mode, prefix=""):
     with tarfile.open(path, mode) as archive:
         for file in sorted(folder.iterdir()):
-            archive.add(file, file.name)
+            archive.add(file, prefix + file.name)
     return path
 
 
@@ -75,6 +75,7 @@ def test_folder_archive_and_mtl_are_the_same_scene(tmp_path, name):
         tmp_path / "in a folder",
         pack(folder, tmp_path / "a.tar", "w"),
         pack(folder, tmp_path / "b.tar.gz", "w:gz"),
+        pack(folder, tmp_path / "as tar . does.tar", "w", "./"),
         folder / f"{name}_MTL.txt",
     ]
     expected = {PRE: Collection.PRE, ONE: Collection.ONE}.get(name, Collection.TWO)
@@ -170,6 +171,26 @@ def test_a_band_is_missing_or_elsewhere_or_nowhere(tmp_path):
             dataset.write(pixels)
     with pytest.raises(SceneError, match=f"{ONE}_B1.TIF has no CRS"):
         scene_from(str(tmp_path / "nowhere"), 10).check()
+
+
+def test_bands_that_hold_no_dn(tmp_path):
+    write(tmp_path / "s")
+    path = tmp_path / "s" / f"{ONE}_B3.TIF"
+    with rasterio.open(path) as dataset:
+        profile, pixels = dataset.profile | {"dtype": "float32"}, dataset.read()
+    with rasterio.open(path, "w", **profile) as dataset:
+        dataset.write((pixels / 65535).astype(np.float32))
+    with pytest.raises(SceneError, match=f"{ONE}_B3.TIF holds float32, Level-1 DN are uint16"):
+        scene_from(str(tmp_path / "s"), 10).check()
+
+
+def test_a_manual_mask_that_nobody_asks_for_may_be_damaged(tmp_path):
+    write(tmp_path / "s")
+    (tmp_path / "s" / f"{ONE}_fixedmask.img").write_bytes(b"no mask")
+    scene = scene_from(str(tmp_path / "s"), 10)
+    assert scene.check().height == 40
+    with pytest.raises(SceneError, match=r"fixedmask\.img cannot be read"):
+        scene.check(need_truth=True)
 
 
 def write_raster(path, pixels, **profile):

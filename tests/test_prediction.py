@@ -1,6 +1,8 @@
 """Predicted masks, read back by GDAL, where the score and with it every pixel is known."""
 
 import csv
+import os
+import shutil
 import signal
 import sys
 
@@ -11,15 +13,17 @@ import torch
 from PIL import Image
 from rio_cogeo import cog_validate
 
+import fcd
 import main
 import supervised_main
+from benchmarks.seam import random_generator, scores, seam
 from fcd import labels, options
 from fcd.distributed import Processes
 from fcd.errors import UserError
 from fcd.files import replacing
 from fcd.inputs import scene_from
 from fcd.options import RunFolder
-from fcd.prediction import Prediction, Predictor, predict_scenes
+from fcd.prediction import Prediction, Predictor, predict_array, predict_scenes
 from fcd.scenes import RGB_BANDS, find_scenes
 from fcd.transforms import Normalization
 from solver import (
@@ -271,6 +275,24 @@ def test_the_command_equals_the_python_call(runs, monkeypatch):
     assert ((mask == 255) == (score > 0.5)).all()
 
 
+def test_an_array_has_the_mask_and_score_of_the_files(runs, tmp_path):
+    root, dn = runs
+    checkpoint = shutil.copy(root / "outputs/FCDPlus/models/best.pt", tmp_path / "my model.pt")
+    predictor = load_solver(checkpoint, "cpu").predictor()
+    assert predictor.tags["FCD_EXPERIMENT"] == "my model"
+    assert predictor.tags["FCD_VERSION"] == fcd.__version__
+    mask, score = predict_array(dn, predictor)
+    predict_scenes([str(root / "scene")], predictor, tmp_path / "out", write_score="float32")
+    with (
+        rasterio.open(tmp_path / "out" / f"{ONE}_mask.tif") as mask_tif,
+        rasterio.open(tmp_path / "out" / f"{ONE}_score.tif") as score_tif,
+    ):
+        np.testing.assert_array_equal(mask, mask_tif.read(1))
+        np.testing.assert_array_equal(score, score_tif.read(1))  # NaN and all
+    with pytest.raises(UserError, match=r"shape \(9, 40, 30\), the network takes \(10, H, W\)"):
+        predict_array(dn[:9], predictor)
+
+
 def test_fcd_needs_a_threshold_that_somebody_chose(runs, monkeypatch, capsys):
     root, _ = runs
     monkeypatch.chdir(root)
@@ -342,36 +364,20 @@ def test_sigterm_leaves_no_half_written_file(tmp_path, monkeypatch):
 # --- the seam ---------------------------------------------------------------------------------
 
 
-def seam(solver, scene, tile, overlap):
-    """Mean jump of the score across tile borders, over the mean jump elsewhere.
-
-    A jump is averaged along the side of a tile: what differs from tile to tile stays, the
-    texture of the image goes.
-    """
-    tiles = solver.tiles(tile, overlap)
-    score = np.concatenate([strip.score for strip in solver.strips(scene, tiles)])
-    stride = tile - overlap
-    whole = len(score) // stride * stride
-    steps = np.diff(score[:whole], axis=1).reshape(-1, stride, score.shape[1] - 1)
-    jump = np.abs(steps.mean(axis=1)).mean(axis=0)
-    # Tiles begin `overlap` pixels outside of the scene.
-    borders = np.arange(stride, len(jump), stride) - 1
-    return jump[borders].mean() / np.delete(jump, borders).mean()
-
-
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real pixels are not there")
 def test_blending_removes_the_seam_on_a_real_scene():
-    torch.manual_seed(0)
-    solver = FCDSolver(
-        Run(RunFolder("seam"), CPU), GANSize(4, 1, 4, 3), 64, Normalization.paper(10)
-    )
     (scene,) = find_scenes(REAL / "biome_layout")
-    before, after = seam(solver, scene, 64, 0), seam(solver, scene, 64, 32)
+    before, after = (
+        seam(scores(random_generator(64), scene, 64, overlap), 64, overlap) for overlap in (0, 32)
+    )
     assert before > 2
     assert after < 1.2
 
 
 def test_no_scene_is_lost_to_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(UserError, match=r"--output_dir .*out cannot be made"):
+    with pytest.raises(UserError, match=r"--output_dir .*out cannot be written to: File exists"):
         predict_scenes(["x"], PREDICTOR, tmp_path / "out")
+    if os.path.isdir("/proc"):  # a folder that nobody writes to, root neither
+        with pytest.raises(UserError, match="--output_dir /proc cannot be written to"):
+            predict_scenes(["x"], PREDICTOR, "/proc")

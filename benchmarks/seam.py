@@ -1,0 +1,79 @@
+"""The seam between tiles: scores of one scene without and with overlap, measured and drawn.
+
+    python -m benchmarks.seam SCENE --picture seam.png
+
+Instance norm gives every tile statistics of its own, so that the score jumps where two tiles
+meet. SCENE is what `--scenes` of the mains takes; without `--checkpoint` the generator is small
+and has random weights, which is where instance norm alone shows.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fcd.figures import write_png
+from fcd.inputs import scene_from
+from fcd.options import RunFolder
+from fcd.scenes import BANDS, Scene
+from fcd.transforms import Normalization
+from solver import FCDSolver, GANSize, Run, Solver, load_solver
+
+
+def random_generator(tile: int) -> FCDSolver:
+    """A small generator with the weights of seed 0."""
+    run = Run(RunFolder("seam"), torch.device("cpu"))
+    return FCDSolver(run, GANSize(4, 1, 4, 3), tile, Normalization.paper(len(BANDS)))
+
+
+def scores(solver: Solver, scene: Scene, tile: int, overlap: int) -> np.ndarray:
+    """The scene's scores (H, W)."""
+    strips = solver.strips(scene, solver.tiles(tile, overlap))
+    return np.concatenate([strip.score for strip in strips])
+
+
+def seam(score: np.ndarray, tile: int, overlap: int) -> float:
+    """Mean jump of `score` (H, W) across tile borders, over the mean jump elsewhere.
+
+    A jump is averaged along the side of a tile: what differs from tile to tile stays, the
+    texture of the image goes.
+    """
+    stride = tile - overlap
+    whole = len(score) // stride * stride
+    steps = np.diff(score[:whole], axis=1).reshape(-1, stride, score.shape[1] - 1)
+    jump = np.abs(steps.mean(axis=1)).mean(axis=0)
+    # Tiles begin `overlap` pixels outside of the scene.
+    borders = np.arange(stride, len(jump), stride) - 1
+    return float(jump[borders].mean() / np.delete(jump, borders).mean())
+
+
+def drawn(before: np.ndarray, after: np.ndarray, side: int = 320) -> np.ndarray:
+    """Corners of two score maps side by side as RGB uint8: one scale, 16 greys (a small file)."""
+    low, high = np.percentile(before, (1, 99))
+    corners = np.hstack([before[:side, :side], np.full((side, 8), high), after[:side, :side]])
+    grey = np.rint(15 * np.clip((corners - low) / (high - low), 0, 1)).astype(np.uint8) * 17
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def main() -> None:
+    """Print the seam at each overlap; draw the scores of the first and the last side by side."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scene")
+    parser.add_argument("--checkpoint", default=None, help="of FCD; None: random weights")
+    parser.add_argument("--tile_size", type=int, default=64)
+    parser.add_argument("--overlaps", type=int, nargs="+", default=[0, 8, 32])
+    parser.add_argument("--picture", type=Path, default=None, help="PNG to write")
+    flags = parser.parse_args()
+    tile = flags.tile_size
+    solver = load_solver(flags.checkpoint, "cpu") if flags.checkpoint else random_generator(tile)
+    scene = scene_from(flags.scene, solver.normalization.num_channels)
+    maps = [scores(solver, scene, tile, overlap) for overlap in flags.overlaps]
+    for overlap, score in zip(flags.overlaps, maps, strict=True):
+        print(f"overlap {overlap}: {seam(score, tile, overlap):.2f}")
+    if flags.picture:
+        write_png(flags.picture, drawn(maps[0], maps[-1]))
+
+
+if __name__ == "__main__":
+    main()
