@@ -220,10 +220,7 @@ class Solver:
         """
         run, all_labels = self.run, dataset.labels
         if run.processes.count > 1:
-            names = "".join(f"{folder.name} {label}\n" for folder, label in dataset.patches)
-            run.processes.require_equal(
-                "training patches", hashlib.sha256(names.encode()).hexdigest()[:12]
-            )
+            run.processes.require_equal("training patches", dataset.summary()["fingerprint"])
         order = StepBatches(
             all_labels, batch_size, run.seed, self.step, stop, balance, run.processes
         )
@@ -467,7 +464,12 @@ class Solver:
         return cells[round(threshold * metrics.BINS)], threshold
 
     def choose_threshold(
-        self, choice: str | float, image_dir: Path, sample: int, batch_size: int
+        self,
+        choice: str | float,
+        image_dir: Path,
+        sample: int,
+        batch_size: int,
+        skip_bad: bool = False,
     ) -> dict[str, Any]:
         """The threshold of the score, and how many pixel labels it took.
 
@@ -494,7 +496,9 @@ class Solver:
         if isinstance(choice, float):
             record |= {"threshold": choice, "chosen_by": f"{choice:g}, fixed"}
         else:
-            cloudy = PatchDataset(image_dir, "train", "mask.tif", only_cloudy=True)
+            cloudy = PatchDataset(
+                image_dir, "train", "mask.tif", only_cloudy=True, skip_bad=skip_bad
+            )
             order = np.random.default_rng(THRESHOLD_SEED).permutation(len(cloudy))[:sample]
             counts = self.patch_histogram(Subset(cloudy, sorted(order.tolist())), batch_size)
             where = f"the scores of {len(order)} cloudy training patches"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from data_loader import PatchDataset, training_normalization, validation_set
+from data_loader import PatchDataset, summaries, training_normalization, validation_set
 from fcd import distributed, options, patches
 from fcd.cam import CHANNEL_WEIGHTS
 from fcd.errors import UserError
@@ -172,8 +172,10 @@ def train(flags: argparse.Namespace, used: Run) -> int:
     """`--mode train`."""
     labels_only = flags.train_encoder_only or flags.network != "unet"
     mask_file = None if labels_only else flags.train_mask_file
-    train_set = PatchDataset(flags.image_dir, "train", mask_file, flags.keep_ratio)
-    val_set = validation_set(flags.image_dir)
+    train_set = PatchDataset(
+        flags.image_dir, "train", mask_file, flags.keep_ratio, skip_bad=flags.skip_bad
+    )
+    val_set = validation_set(flags.image_dir, flags.skip_bad)
     _check_batches(used.processes.per_process(flags.batch_size), flags, train_set)
     if train_set.image_size % SupervisedSolver.tile_multiple:
         raise UserError(
@@ -211,6 +213,7 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         lambda: solver.train(settings, train_set, val_set),
         used.folder,
         vars(flags),
+        summaries(train_set, val_set),
         used.device,
         used.processes,
     )
@@ -283,6 +286,7 @@ def _threshold(flags: argparse.Namespace, solver: SupervisedSolver) -> dict:
         flags.image_dir,
         flags.threshold_patches,
         flags.batch_size,
+        flags.skip_bad,
     )
 
 

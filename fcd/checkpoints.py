@@ -32,11 +32,14 @@ def save(path: Path, state: dict[str, Any], previous: Path | None = None) -> Non
     """Write `state` (tensors, numbers, strings, lists, dicts) to `path`, whole or not at all.
 
     The bytes are on the disk before an earlier `path` is replaced; it becomes `previous`, if
-    that is given.
+    that is given. Raises `OutputError` if they cannot be written.
     """
     with replacing(path) as temporary:
         with temporary.open("wb") as stream:
-            torch.save(state, stream)
+            try:
+                torch.save(state, stream)
+            except RuntimeError as error:  # of PyTorch's zip writer, when the disk is full
+                raise OSError(str(error).splitlines()[0]) from error
             stream.flush()
             os.fsync(stream.fileno())
         if previous and path.exists():

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fcd.errors import UserError
+from fcd.errors import OutputError, UserError
 
 
 @contextmanager
@@ -19,19 +19,29 @@ def replacing(path: Path | str) -> Iterator[Path]:
     The suffix is kept, so that writers which choose a format by suffix work. On an
     exception the temporary file is removed and an earlier `path` stays as it was. What a process
     that was killed has left of the same file is removed, too.
+    Raises `OutputError` if the file cannot be written (the disk is full, a folder is read-only).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror or error}); what was there before is kept"
+        ) from error
+
+
+def _remove_leftovers(path: Path) -> None:
     for left in path.parent.glob(".*.partial-*"):
         match = re.fullmatch(rf"\.{re.escape(path.stem)}\.partial-(\d+)\..*", left.name)
         if match and not _is_running(int(match[1])):
             left.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-import tifffile
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
-from fcd import figures, labels, metrics
+from fcd import figures, labels, metrics, patch_files
 from fcd.errors import UserError
 from fcd.files import read_json, replacing, write_json
 from fcd.reference import QA, TRUTH, Reference
@@ -246,9 +245,8 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> di
 
 def _write_patch(folder: Path, dn: np.ndarray, mask: np.ndarray) -> None:
     folder.mkdir(parents=True)
-    image = np.ascontiguousarray(dn.transpose(1, 2, 0))
-    tifffile.imwrite(folder / "image.tif", image, photometric="minisblack", planarconfig="contig")
-    tifffile.imwrite(folder / "mask.tif", mask, photometric="minisblack")
+    patch_files.write(folder / "image.tif", dn.transpose(1, 2, 0))
+    patch_files.write(folder / "mask.tif", mask)
 
 
 def scene_cloud_share(reference: Reference) -> float:
@@ -299,7 +297,7 @@ def add_generated_masks(
             for label, folder in enumerate(labels.CLASS_FOLDERS):
                 for patch in record[folder]:
                     patch_dir = image_dir / record["split"] / folder / patch
-                    truth = tifffile.imread(patch_dir / "mask.tif")
+                    truth = patch_files.read(patch_dir / "mask.tif", 2)
                     row, column = patch_position(patch)
                     tif = dataset.read(1, window=Window(column, row, cutting.size, cutting.size))
                     mask = labels.patch_from_tif(tif, str(path))
@@ -308,7 +306,7 @@ def add_generated_masks(
                         mask[:] = labels.CLEAR
                     mask[invalid] = labels.INVALID
                     with replacing(patch_dir / name) as temporary:
-                        tifffile.imwrite(temporary, mask, photometric="minisblack")
+                        patch_files.write(temporary, mask)
                     counts += metrics.confusion(truth, mask)
     except RasterioIOError as error:
         raise UserError(

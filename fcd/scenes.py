@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import tifffile
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.transform import Affine
@@ -111,6 +113,10 @@ class Scene:
                     with ungeoreferenced_is_fine(), rasterio.open(path) as dataset:
                         sizes[part] = dataset.shape
                         places[part] = (dataset.crs, dataset.transform)
+                        if dataset.driver == "ENVI" and path.stat().st_size < math.prod(
+                            sizes[part]
+                        ):
+                            problems.append(f"{path.name} is cut off")  # GDAL would read fill
                 except RasterioIOError as error:
                     problems.append(f"{path.name} cannot be read ({error})")
         places.pop("FIXEDMASK", None)  # it has no position of its own
@@ -266,6 +272,7 @@ def raster_writer(
 
     cloud_optimised: as a Cloud-Optimised GeoTIFF with overviews (of codes and scores alike the
     nearest pixel), which is put together in memory, one byte or four a pixel.
+    Raises `OutputError` if it cannot be written.
     """
     profile = {
         "height": grid.height,
@@ -296,11 +303,32 @@ def raster_writer(
             "predictor": 3 if floating else 2,
             "zlevel": 1,
         }
-    with replacing(path) as temporary, rasterio.open(temporary, "w", **profile) as dataset:
-        if colormap:
-            dataset.write_colormap(1, colormap)
-        if tags:
-            dataset.update_tags(**tags)
-        if (scale, offset) != (1, 0):
-            dataset.scales, dataset.offsets = (scale,), (offset,)
-        yield dataset
+    with replacing(path) as temporary:
+        try:
+            with rasterio.open(temporary, "w", **profile) as dataset:
+                if colormap:
+                    dataset.write_colormap(1, colormap)
+                if tags:
+                    dataset.update_tags(**tags)
+                if (scale, offset) != (1, 0):
+                    dataset.scales, dataset.offsets = (scale,), (offset,)
+                yield dataset
+        except CPLE_BaseError as error:  # what closing a COG raises on a full disk
+            raise OSError(str(error)) from error
+        _check_all_there(temporary)
+
+
+def _check_all_there(path: Path) -> None:
+    """Raise OSError if a tile is missing: GDAL closes a GeoTIFF on a full disk without a word."""
+    try:
+        with tifffile.TiffFile(path) as tif:
+            size = path.stat().st_size
+            tiles = [
+                (start, count)
+                for page in tif.pages
+                for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+            ]
+    except (tifffile.TiffFileError, ValueError, IndexError) as error:
+        raise OSError(f"it is cut off ({error})") from error
+    if not tiles or not all(count and start + count <= size for start, count in tiles):
+        raise OSError("it is cut off")

@@ -19,6 +19,8 @@ VALID_MIN = 2 / DN_MAX - 1
 class Normalization:
     """Linear map of each band from [low, high] in DN to [-1, 1]; `nodata` becomes exactly -1.
 
+    In floating-point sources NaN and infinity are nodata, too.
+
     ``paper``: DN / 65535, then (x - 0.5) / 0.5, the same for every band.
     ``stretch``: low and high are the 0.1 and 99.9 percentiles of the band in the training
     split; thin cloud, a tenth of the DN range, then takes a far larger share of [-1, 1].
@@ -71,10 +73,18 @@ class Normalization:
 
     def normalize(self, dn: torch.Tensor) -> torch.Tensor:
         """DN (N, C, H, W), any number type -> float32 in [-1, 1] on the same device."""
-        dn = dn.float()
+        floating, dn = dn.is_floating_point(), dn.float()
         low, high = self._bounds(dn)
         x = ((dn - low) * (2 / (high - low)) - 1).clamp_(VALID_MIN, 1.0)
-        return x.masked_fill_(dn == self.nodata, FILL)
+        nodata = dn == self.nodata
+        return x.masked_fill_(nodata | ~dn.isfinite() if floating else nodata, FILL)
+
+    def is_valid(self, dn: np.ndarray) -> np.ndarray:
+        """Where no band of `dn` (C, ...) is nodata: (...) bool."""
+        valid = dn != self.nodata
+        if np.issubdtype(dn.dtype, np.floating):
+            valid &= np.isfinite(dn)
+        return valid.all(axis=0)
 
     def denormalize(self, x: torch.Tensor) -> torch.Tensor:
         """Network values (N, C, H, W) in [-1, 1] -> DN as float32; fill becomes `nodata`."""
