@@ -196,7 +196,7 @@ def finished(
         record = patches.read_record(image_dir, scene)
         if record is None:
             continue
-        if Cutting(**record["cutting"]) != cutting or record["split"] != split[scene.name]:
+        if patches.cutting_of(record) != cutting or record["split"] != split[scene.name]:
             raise UserError(
                 f"{image_dir} holds patches of {scene.name} cut otherwise ({record['split']}, "
                 f"{record['cutting']}); remove it or choose another --output_dir"

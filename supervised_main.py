@@ -10,10 +10,11 @@ from data_loader import PatchDataset, summaries, training_normalization, validat
 from fcd import distributed, options, patches
 from fcd.cam import CHANNEL_WEIGHTS
 from fcd.errors import UserError
+from fcd.files import from_plain
 from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
 from fcd.report import Supervision
 from fcd.scenes import find_scenes
-from solver import Run, SupervisedSolver, SupervisedTraining, Task
+from solver import ENCODERS, NETWORKS, Run, SupervisedSolver, SupervisedTraining, Task
 
 TRAINING = SupervisedTraining()  # the paper's defaults
 
@@ -43,14 +44,14 @@ def build_parser() -> Parser:
     group = parser.add_argument_group("network (modes after training read it from the checkpoint)")
     group.add_argument(
         "--network",
-        choices=["unet", "resnet50", "ucam"],
+        choices=NETWORKS,
         default="unet",
         help="unet: masks; resnet50, ucam: classifiers trained on image-level labels alone, "
         "scored by class activation maps",
     )
     group.add_argument(
         "--encoder",
-        choices=["resnet18", "resnet34", "resnet50"],
+        choices=ENCODERS,
         default="resnet34",
         help="encoder of the U-Net",
     )
@@ -207,7 +208,8 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         solver.start_from(flags.model_weights, encoder_only=False)
     masks = None
     if mask_file not in (None, "mask.tif"):
-        masks = Supervision(**patches.mask_provenance(flags.image_dir, mask_file))
+        seen = patches.mask_provenance(flags.image_dir, mask_file)
+        masks = from_plain(Supervision, seen, patches.provenance_path(flags.image_dir, mask_file))
     solver.add_labels(train_set, masks)
     return options.carry_out(
         lambda: solver.train(settings, train_set, val_set),

@@ -84,9 +84,7 @@ class Parser(argparse.ArgumentParser):
 def _stored_arguments(path: Path) -> list[str]:
     """The flags in a run's config.json as a command line; `UserError` if it is no such file."""
     config = read_json(path)
-    flags = config.get("flags") if isinstance(config, dict) else None
-    if not isinstance(flags, dict):
-        raise UserError(f"--config {path} holds no flags; give the config.json of a run")
+    flags = _flags(config, path)
     # What --overwrite removes must be asked for on the command line.
     kept = {n: v for n, v in flags.items() if v is not None and n not in ("config", "overwrite")}
     return [
@@ -94,6 +92,13 @@ def _stored_arguments(path: Path) -> list[str]:
         for name, value in kept.items()
         for text in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
     ]
+
+
+def _flags(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    flags = config.get("flags")
+    if not isinstance(flags, dict):
+        raise UserError(f"{path} holds no flags; give the config.json of a run")
+    return flags
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -544,7 +549,7 @@ def _start_run(
             shutil.rmtree(left, ignore_errors=True)
     elif path.exists() and folder.resumable():
         config = read_json(path)
-        before = config["flags"]
+        before = _flags(config, path)
         changed = [
             f"--{name} {before.get(name)} then, {value} now"
             for name, value in flags.items()
@@ -556,22 +561,28 @@ def _start_run(
                 "another --experiment_name, or --overwrite True to train it anew"
             )
         then = config.get("data", data)  # runs of earlier versions do not say
+        continued = config.get("continued", [])
+        if not isinstance(continued, list) or not all(isinstance(c, dict) for c in continued):
+            raise UserError(f"{path} is damaged (continued); --overwrite True trains anew")
         if then != data:
             raise UserError(
                 f"{folder.root} was trained on other patches ({_in_words(then)} then, "
                 f"{_in_words(data)} now); bring them back, or choose another --experiment_name"
             )
         now = {name: v for name, v in described.items() if name not in ("flags", "data")}
-        last = [config, *config.get("continued", [])][-1]
+        last = [config, *continued][-1]
         if any(last.get(name) != value for name, value in now.items()):
-            config["continued"] = [*config.get("continued", []), now]
+            config["continued"] = [*continued, now]
             write_json(path, config)
         return
     write_json(path, described)
 
 
-def _in_words(data: dict[str, Any]) -> str:
-    return ", ".join(f"{split} {part['patches']:,}" for split, part in data.items())
+def _in_words(data: Any) -> str:
+    """How many patches of each split; `data` comes from a file."""
+    splits = data.items() if isinstance(data, dict) else ()
+    counts = [(s, part.get("patches")) for s, part in splits if isinstance(part, dict)]
+    return ", ".join(f"{split} {count}" for split, count in counts) or "unknown"
 
 
 def run_config(folder: RunFolder, checkpoint: Path | None, flags: dict[str, Any]) -> dict[str, Any]:

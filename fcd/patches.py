@@ -2,6 +2,7 @@
 
 import csv
 import random
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ from rasterio.windows import Window
 
 from fcd import figures, labels, metrics, patch_files
 from fcd.errors import UserError
-from fcd.files import read_json, replacing, write_json
+from fcd.files import from_plain, read_json, replacing, write_json
 from fcd.reference import QA, TRUTH, Reference
 from fcd.scenes import FILL_DN, RGB_BANDS, Scene, SceneReader
 
@@ -96,7 +97,7 @@ def scenes_of_split(scenes: Iterable[Scene], image_dir: Path | str, kind: str) -
 
     Raises `UserError` if there are none, or one of them is not on disk any more.
     """
-    records = [read_json(path) for path in sorted(Path(image_dir, RECORDS).glob("*.json"))]
+    records = _records(image_dir)
     wanted = {record["scene"] for record in records if record["split"] == kind}
     if not wanted:
         others = ", ".join(sorted({record["split"] for record in records}))
@@ -178,7 +179,39 @@ def record_path(image_dir: Path | str, scene: Scene) -> Path:
 def read_record(image_dir: Path | str, scene: Scene) -> dict | None:
     """The record of a finished scene, or None."""
     path = record_path(image_dir, scene)
-    return read_json(path) if path.exists() else None
+    return _checked_record(path) if path.exists() else None
+
+
+def _records(image_dir: Path | str) -> list[dict]:
+    return [_checked_record(path) for path in sorted(Path(image_dir, RECORDS).glob("*.json"))]
+
+
+def _checked_record(path: Path) -> dict:
+    """The record at `path`; `UserError` if it is none, or names what is no patch."""
+    record = read_json(path)
+    cutting = record.get("cutting")
+    wrong = [name for name in ("biome", "scene") if not isinstance(record.get(name), str)]
+    wrong += [] if record.get("split") in SPLITS else ["split"]
+    wrong += [] if isinstance(record.get("cloud_share"), int | float) else ["cloud_share"]
+    for folder in labels.CLASS_FOLDERS:
+        names = record.get(folder)
+        if not isinstance(names, list) or not all(map(_is_patch_name, names)):
+            wrong.append(folder)
+    if wrong:
+        raise UserError(
+            f"{path} is damaged ({', '.join(wrong)}); remove it and prepare the scene again"
+        )
+    from_plain(Cutting, cutting, path)
+    return record
+
+
+def _is_patch_name(name: object) -> bool:
+    return isinstance(name, str) and bool(re.fullmatch(r"[^/\\\0]+_\d{5,9}_\d{5,9}", name))
+
+
+def cutting_of(record: dict) -> Cutting:
+    """How the scene of a record was cut."""
+    return Cutting(**record["cutting"])
 
 
 def reference_of(image_dir: Path | str) -> str:
@@ -187,8 +220,7 @@ def reference_of(image_dir: Path | str) -> str:
     `fcd.reference.TRUTH` or `QA`, from the records of the scenes. Raises `UserError` if they
     differ.
     """
-    records = [read_json(path) for path in sorted(Path(image_dir, RECORDS).glob("*.json"))]
-    found = {Cutting(**record["cutting"]).reference for record in records}
+    found = {cutting_of(record).reference for record in _records(image_dir)}
     if len(found) > 1:
         raise UserError(
             f"{image_dir} holds scenes labelled by manual masks and scenes labelled by QA bands; "
@@ -284,7 +316,7 @@ def add_generated_masks(
     confusion (2, 2) against mask.tif, for the log.
     Raises `UserError` if the mask cannot be read or has another size than the scene.
     """
-    path, cutting = mask_tif(masks, scene), Cutting(**record["cutting"])
+    path, cutting = mask_tif(masks, scene), cutting_of(record)
     counts = np.zeros((2, 2), np.int64)
     try:
         with rasterio.open(path) as dataset:

@@ -25,6 +25,7 @@ from fcd.files import replacing
 
 # The ten 30 m bands in network order; B8 (panchromatic, 15 m) is not used.
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11")
+MAX_SIDE = 65_535  # pixels; a Landsat scene has 8,000
 FILL_DN = 0  # digital number of a pixel outside the footprint
 RGB_BANDS = tuple(BANDS.index(band) for band in ("B4", "B3", "B2"))
 
@@ -113,11 +114,8 @@ class Scene:
                     with ungeoreferenced_is_fine(), rasterio.open(path) as dataset:
                         sizes[part] = dataset.shape
                         places[part] = (dataset.crs, dataset.transform)
-                        if dataset.driver == "ENVI" and path.stat().st_size < math.prod(
-                            sizes[part]
-                        ):
-                            problems.append(f"{path.name} is cut off")  # GDAL would read fill
-                except RasterioIOError as error:
+                        problems += self._unusable(part, dataset)
+                except OSError as error:  # RasterioIOError is one
                     problems.append(f"{path.name} cannot be read ({error})")
         places.pop("FIXEDMASK", None)  # it has no position of its own
         problems += self._misplaced(places)
@@ -131,6 +129,23 @@ class Scene:
         if problems:
             raise SceneError(f"scene {self.name} in {self.folder}: {'; '.join(problems)}")
         return self.grid()
+
+    def _unusable(self, part: str, dataset: rasterio.DatasetReader) -> list[str]:
+        """What pixels cannot be used, in words."""
+        file, name, dtype = self.files[part], self.files[part].name, dataset.dtypes[0]
+        if part == "FIXEDMASK":
+            fits = dtype == "uint8"
+        elif part in ("BQA", "QA_PIXEL") or self.bands == BANDS:
+            fits = dtype in ("uint8", "uint16")
+        else:
+            fits = not dtype.startswith("complex")
+        told = [] if fits else [f"{name} holds {dtype}"]
+        raw = dataset.driver == "ENVI" and isinstance(file, Path)
+        if raw and file.stat().st_size < math.prod(dataset.shape):
+            told.append(f"{name} is cut off")  # GDAL would read fill
+        if max(dataset.shape) > MAX_SIDE:
+            told.append(f"{name} is larger than {MAX_SIDE:,} pixels")
+        return told
 
     def _misplaced(self, places: dict[str, tuple[CRS | None, Affine]]) -> list[str]:
         """Bands that lie elsewhere than the first, or nowhere, in words."""

@@ -1,5 +1,7 @@
 """DN to network input and back: the only home of normalisation and augmentation."""
 
+import math
+import operator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -9,6 +11,7 @@ from fcd.distributed import Part
 from fcd.errors import UserError
 
 DN_MAX = 65535  # uint16
+MAX_BANDS = 1000  # of a checkpoint that is believed
 FILL = -1.0  # what a fill pixel becomes, exactly
 # The smallest value a valid pixel can take, that of DN 1 in `paper` normalisation: a dark
 # valid pixel must stay distinct from fill, which the generator leaves untouched.
@@ -54,8 +57,14 @@ class Normalization:
 
     @classmethod
     def from_state(cls, state: dict) -> "Normalization":
-        """Undo `state`."""
-        return cls(**{**state, "low": tuple(state["low"]), "high": tuple(state["high"])})
+        """Undo `state`; TypeError, KeyError or ValueError if it is none."""
+        low, high = (tuple(map(float, state[name])) for name in ("low", "high"))
+        if not 0 < len(low) == len(high) <= MAX_BANDS:
+            raise ValueError(f"normalization of {len(low)} and {len(high)} bands")
+        numbers = (*low, *high, float(state["nodata"]))
+        if not all(map(math.isfinite, numbers)) or not all(map(operator.lt, low, high)):
+            raise ValueError("normalization whose bounds are none")
+        return cls(str(state["kind"]), low, high, state["nodata"])
 
     def state(self) -> dict:
         """Plain values for a checkpoint or a JSON file."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -320,21 +321,20 @@ def test_a_truncated_band_spoils_its_scene_alone(tmp_path, call, part):
 # --- nothing more can be written -----------------------------------------------------------------
 
 
-@pytest.fixture
-def full_disk():
-    """No file of this process may grow beyond some bytes."""
+@contextmanager
+def full_disk(size):
+    """No file of this process may grow beyond `size` bytes; nor may that of pytest's own output."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [0, 100, 1000, 20_000, 150_000])
 @pytest.mark.parametrize("kind", ["scene tif", "COG", "checkpoint", "JSON", "patch"])
-def test_a_full_disk_is_told_and_the_earlier_file_stays(tmp_path, full_disk, size, kind):
+def test_a_full_disk_is_told_and_the_earlier_file_stays(tmp_path, size, kind):
     noise = np.random.default_rng(0).integers(0, 256, (500, 500)).astype(np.uint8)
     write_scene(tmp_path / "s" / "S1", "S1", *draw(500, 500, 0))
     grid = find_scenes("s")[0].grid()
@@ -356,8 +356,7 @@ def test_a_full_disk_is_told_and_the_earlier_file_stays(tmp_path, full_disk, siz
         "JSON": lambda: write_json(path, [0.5] * 50_000),
         "patch": lambda: patch_files.write(tmp_path / "o" / "new.tif", noise),
     }[kind]
-    full_disk(size)
-    with pytest.raises(OutputError, match="cannot be written"):
+    with full_disk(size), pytest.raises(OutputError, match="cannot be written"):
         write()
     assert path.read_bytes() == b"earlier"
     if kind != "patch":  # of which a folder appears as a whole
@@ -378,10 +377,10 @@ def test_a_tif_that_fits_is_no_full_disk(tmp_path):
                     assert (dataset.read(1) == values).all()
 
 
-def test_a_full_disk_ends_training_in_one_line(call, patches, full_disk):
+def test_a_full_disk_ends_training_in_one_line(call, patches):
     train = [*GAN, "--image_dir", "p", "--num_workers", 0]
-    full_disk(30_000)
-    code, line, _ = call(main, *train)
+    with full_disk(30_000):
+        code, line, _ = call(main, *train)
     assert code == 2
     assert line.startswith("error: outputs/FCD/models/best.pt cannot be written (")
 

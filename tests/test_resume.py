@@ -62,9 +62,9 @@ def gan(name, **run):
     )
 
 
-def unet(name, target="mask"):
+def unet(name, target="mask", **run):
     task = Task("unet", target, "resnet18", classifier_head=True)
-    run = Run(RunFolder(name), CPU, seed=3, log_step=1)
+    run = Run(RunFolder(name), CPU, seed=3, log_step=1, **run)
     return SupervisedSolver(run, task, 32, Normalization.paper(10))
 
 
