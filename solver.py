@@ -330,8 +330,8 @@ class Solver:
     def _log(self) -> "SummaryWriter | _NoLog":
         if not self.run.processes.first:
             return _NoLog()
-        purge = self.step + 1 if self.step else None
-        return SummaryWriter(str(self.run.folder.logs), purge_step=purge)
+        # What an earlier start has logged of steps that are now done again is not shown.
+        return SummaryWriter(str(self.run.folder.logs), purge_step=self.step + 1)
 
     def log_parts(
         self, log: SummaryWriter, bar: tqdm, parts: Parts, lr: float, shown: tuple[str, ...]

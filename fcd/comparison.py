@@ -125,9 +125,14 @@ def _check(metrics: dict[str, Any], path: Path) -> None:
 
 def _are_scores(by_name: Any) -> bool:
     """Whether these are the scores of biomes or scenes, each a share or None."""
-    if not isinstance(by_name, dict) or not all(isinstance(s, dict) for s in by_name.values()):
+    if not isinstance(by_name, dict):
         return False
-    return all(_is_share(flat(scores).get(f)) for scores in by_name.values() for f in FIGURES)
+    return all(
+        isinstance(scores, dict)
+        and _is_share(scores.get("accuracy", ""))
+        and all(_is_share(flat(scores).get(figure)) for figure in FIGURES)
+        for scores in by_name.values()
+    )
 
 
 def _is_share(value: Any) -> bool:

@@ -23,28 +23,9 @@ from tests.conftest import ROOT, draw, write_scene
 from tests.test_resume import GAN, equal, gan, image_dir, unet  # noqa: F401
 
 SCENES = ["LC80000012014001LGN00", "LC80000022014001LGN00", "LC80000032014001LGN00"]
-TINY_GAN = [
-    "--image_size",
-    "32",
-    "--g_conv_dim",
-    "4",
-    "--g_repeat_num",
-    "1",
-    "--d_conv_dim",
-    "4",
-    "--d_repeat_num",
-    "3",
-    "--num_iters",
-    "4",
-    "--num_iters_decay",
-    "2",
-    "--n_critic",
-    "2",
-    "--sample_step",
-    "4",
-    "--model_save_step",
-    "2",
-]
+TINY_GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
+            "--d_repeat_num", "3", "--num_iters", "4", "--num_iters_decay", "2", "--n_critic", "2",
+            "--sample_step", "4", "--model_save_step", "2"]  # fmt: skip
 TINY_UNET = ["--encoder", "resnet18", "--n_epochs", "1", "--batch_size", "4"]
 
 
@@ -125,9 +106,9 @@ def test_a_clock_that_goes_back_changes_nothing(image_dir, monkeypatch):  # noqa
         now[0] -= 60
         return now[0]
 
-    monkeypatch.setattr(time, "time", backwards)
-    gan("back").train(GAN, train, val)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", backwards)
+        gan("back").train(GAN, train, val)
     assert equal(*(checkpoints.load(f"outputs/{n}/models/latest.pt") for n in ("usual", "back")))
 
 
