@@ -1,19 +1,25 @@
 """Patches with image-level labels, in batches that depend on seed and step alone."""
 
+import hashlib
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tifffile
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
 
-from fcd import labels, patches
+from fcd import labels, patch_files, patches
 from fcd.distributed import ALONE, Processes
 from fcd.errors import UserError
+from fcd.patch_files import DamagedPatch
 from fcd.transforms import Normalization
 
 SUBSET_SEED = 42  # keep_ratio takes the same patches in every experiment
@@ -31,8 +37,11 @@ class PatchDataset(Dataset):
         mask_file: mask.tif, generated_mask.tif, …; None reads no mask.
         keep_ratio: share of the patches to keep, the same ones every time.
         only_cloudy: leave out patches labelled clear.
+        skip_bad: read every patch once and leave out, for good, those that are damaged.
 
-    `reference` says what the labels and mask.tif come from (`fcd.patches.reference_of`).
+    `reference` says what the labels and mask.tif come from (`fcd.patches.reference_of`),
+    `left_out` which patches are damaged. Without `skip_bad` a damaged patch raises `DamagedPatch`
+    when it is read.
 
     Raises:
         UserError: a folder is missing or empty, or a patch has no `mask_file`.
@@ -45,6 +54,7 @@ class PatchDataset(Dataset):
         mask_file: str | None = None,
         keep_ratio: float = 1.0,
         only_cloudy: bool = False,
+        skip_bad: bool = False,
     ) -> None:
         self.mask_file = mask_file
         self.reference = patches.reference_of(image_dir)
@@ -70,6 +80,41 @@ class PatchDataset(Dataset):
                     f"{missing[0]} has no {mask_file} ({len(missing)} of {len(self.patches)} "
                     "patches have none); run python prepare_landsat8_biome.py --generated_masks DIR"
                 )
+        self.left_out: list[str] = self._leave_out_damaged(split) if skip_bad else []
+
+    def _leave_out_damaged(self, split: str) -> list[str]:
+        """Take patches that cannot be read out of `patches`; return their names."""
+        with ThreadPoolExecutor(8) as pool:
+            read = pool.map(self._damage, self.patches)
+            bar = tqdm(
+                read, f"checking {split} patches", len(self.patches), leave=False,
+                dynamic_ncols=True,
+            )  # fmt: skip
+            damage = list(bar)
+        bad = [error for error in damage if error]
+        for error in bad:
+            print(f"left out: {error}")
+        whole = [patch for patch, error in zip(self.patches, damage, strict=True) if not error]
+        if {label for _, label in whole} != {label for _, label in self.patches}:
+            raise UserError(f"every clear or every cloudy patch is damaged, such as {bad[0]}")
+        names = [p.name for (p, _), error in zip(self.patches, damage, strict=True) if error]
+        self.patches = whole
+        return names
+
+    def _damage(self, patch: tuple[Path, int]) -> DamagedPatch | None:
+        try:
+            self._read_image(patch[0])
+            if self.mask_file:
+                self._read_mask(patch[0])
+        except DamagedPatch as error:
+            return error
+        return None
+
+    def summary(self) -> dict[str, Any]:
+        """Which patches these are, for config.json: they must be the same when a run goes on."""
+        names = "".join(f"{folder.name} {label}\n" for folder, label in self.patches)
+        digest = hashlib.sha256(names.encode()).hexdigest()[:12]
+        return {"patches": len(self.patches), "fingerprint": digest, "left_out": self.left_out}
 
     @property
     def labels(self) -> torch.Tensor:
@@ -79,51 +124,70 @@ class PatchDataset(Dataset):
     @property
     def image_size(self) -> int:
         """Side of the patches in pixels, from the first one."""
-        return self[0]["image"].shape[-1]
+        return self._shape[0]
 
     @property
     def num_channels(self) -> int:
         """Number of bands, from the first patch."""
-        return self[0]["image"].shape[0]
+        return self._shape[2]
+
+    @cached_property
+    def _shape(self) -> tuple[int, int, int]:
+        """(H, W, C) that all patches must have, from the first one that can be read."""
+        for folder, _ in self.patches:
+            with suppress(DamagedPatch):
+                return patch_files.read(folder / "image.tif", 3).shape
+        raise UserError(f"every patch is damaged, such as {self.patches[0][0]}")
 
     def labelled_pixels(self) -> int:
         """Number of pixels whose mask says clear or cloud."""
-        return sum(
-            int(np.count_nonzero(_read(folder / self.mask_file, 2))) for folder, _ in self.patches
-        )
+        return sum(int(np.count_nonzero(self._read_mask(folder))) for folder, _ in self.patches)
 
     def __len__(self) -> int:
         return len(self.patches)
 
     def __getitem__(self, index: int) -> dict:
         folder, label = self.patches[index]
-        image = _read(folder / "image.tif", 3)
+        image = self._read_image(folder)
         sample = {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             "label": torch.tensor([label], dtype=torch.float32),
             "name": folder.name,
         }
         if self.mask_file:
-            sample["mask"] = torch.from_numpy(_read(folder / self.mask_file, 2))
+            sample["mask"] = torch.from_numpy(self._read_mask(folder))
         return sample
 
+    def _read_image(self, folder: Path) -> np.ndarray:
+        """DN (H, W, C) of a patch; `DamagedPatch` if they cannot be read or have another shape."""
+        path = folder / "image.tif"
+        image = patch_files.read(path, 3)
+        if image.shape != self._shape:
+            raise DamagedPatch.of(path, f"its shape is {image.shape}, that of others {self._shape}")
+        return image
 
-def _read(path: Path, dimensions: int) -> np.ndarray:
-    try:
-        array = tifffile.imread(path)
-    except (OSError, ValueError, IndexError, tifffile.TiffFileError) as error:
-        raise UserError(f"{path} cannot be read ({error}); prepare the patches again") from error
-    if array.ndim != dimensions:
-        raise UserError(f"{path} has shape {array.shape}, expected {dimensions} dimensions")
-    return array
+    def _read_mask(self, folder: Path) -> np.ndarray:
+        """Patch codes (H, W) of a patch; `DamagedPatch` if they cannot be read or are none."""
+        path = folder / self.mask_file
+        mask = patch_files.read(path, 2)
+        if mask.shape != self._shape[:2]:
+            raise DamagedPatch.of(path, f"its shape is {mask.shape}, that of images {self._shape}")
+        if mask.dtype != np.uint8 or mask.max() > labels.CLOUD:
+            raise DamagedPatch.of(path, f"it holds {mask.dtype} up to {mask.max()}, no patch codes")
+        return mask
 
 
-def validation_set(image_dir: Path | str) -> PatchDataset | None:
+def validation_set(image_dir: Path | str, skip_bad: bool = False) -> PatchDataset | None:
     """The validation patches with their masks, or None (said aloud) if there is no such split."""
     if Path(image_dir, "val").is_dir():
-        return PatchDataset(image_dir, "val", "mask.tif")
+        return PatchDataset(image_dir, "val", "mask.tif", skip_bad=skip_bad)
     print(f"{image_dir} has no val split: the last checkpoint will count as the best one")
     return None
+
+
+def summaries(train_set: PatchDataset, val_set: PatchDataset | None) -> dict[str, Any]:
+    """What a run is trained and validated on; see `PatchDataset.summary`."""
+    return {"train": train_set.summary()} | ({"val": val_set.summary()} if val_set else {})
 
 
 def training_normalization(kind: str, dataset: PatchDataset) -> Normalization:
@@ -213,6 +277,17 @@ def _obey_parent(parent: int) -> None:
     os._exit(0)
 
 
+class _Loader(DataLoader):
+    """Tells the end of one of its processes always as PyTorch mostly does."""
+
+    def __iter__(self) -> Iterator[dict]:
+        try:
+            yield from super().__iter__()
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            # It was killed while it handed a batch over. Patches raise `DamagedPatch` instead.
+            raise RuntimeError(f"DataLoader worker: {type(error).__name__}") from error
+
+
 def get_loader(
     dataset: PatchDataset,
     batch_size: int,
@@ -225,7 +300,7 @@ def get_loader(
     In the order of `batches`, or once from first to last.
     """
     order = {"batch_sampler": batches} if batches is not None else {"batch_size": batch_size}
-    return DataLoader(
+    return _Loader(
         dataset,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from data_loader import PatchDataset, training_normalization, validation_set
+from data_loader import PatchDataset, summaries, training_normalization, validation_set
 from fcd import cfmask, distributed, options, patches
 from fcd.errors import UserError
 from fcd.losses import LossWeights
@@ -178,8 +178,8 @@ def main() -> int:
 def train(flags: argparse.Namespace, used: Run) -> int:
     """`--mode train`."""
     used.processes.per_process(flags.batch_size)
-    train_set = PatchDataset(flags.image_dir, "train")
-    val_set = validation_set(flags.image_dir)
+    train_set = PatchDataset(flags.image_dir, "train", skip_bad=flags.skip_bad)
+    val_set = validation_set(flags.image_dir, flags.skip_bad)
     if train_set.image_size != flags.image_size:
         raise UserError(
             f"--image_size {flags.image_size}: the patches in {flags.image_dir} are "
@@ -212,6 +212,7 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         lambda: solver.train(settings, train_set, val_set),
         used.folder,
         vars(flags),
+        summaries(train_set, val_set),
         used.device,
         used.processes,
     )
@@ -264,6 +265,7 @@ def _threshold(flags: argparse.Namespace, solver: FCDSolver) -> dict:
         flags.image_dir,
         flags.threshold_patches,
         flags.batch_size,
+        flags.skip_bad,
     )
     print(f"threshold {threshold['threshold']:.4f}: {threshold['chosen_by']}")
     return threshold
@@ -272,7 +274,7 @@ def _threshold(flags: argparse.Namespace, solver: FCDSolver) -> dict:
 def visualize(flags: argparse.Namespace, used: Run) -> int:
     """`--mode visualize`."""
     solver = FCDSolver.load(used, _weights(flags, used))
-    dataset = PatchDataset(flags.image_dir, "train", "mask.tif")
+    dataset = PatchDataset(flags.image_dir, "train", "mask.tif", skip_bad=flags.skip_bad)
     print(f"pictures: {solver.visualize(dataset, flags.num_pictures)}")
     return 0
 

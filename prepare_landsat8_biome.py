@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -195,7 +196,7 @@ def finished(
         record = patches.read_record(image_dir, scene)
         if record is None:
             continue
-        if Cutting(**record["cutting"]) != cutting or record["split"] != split[scene.name]:
+        if patches.cutting_of(record) != cutting or record["split"] != split[scene.name]:
             raise UserError(
                 f"{image_dir} holds patches of {scene.name} cut otherwise ({record['split']}, "
                 f"{record['cutting']}); remove it or choose another --output_dir"
@@ -235,7 +236,10 @@ def cut_scenes(
 def parallel(
     jobs: dict[str, Callable[[], Any]], workers: int, title: str
 ) -> Iterator[tuple[str, Any]]:
-    """Run `jobs` in `workers` processes; yield name and result or `SceneError` as they end."""
+    """Run `jobs` in `workers` processes; yield name and result or `SceneError` as they end.
+
+    Raises `UserError` if one of the processes is killed.
+    """
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
         names = {pool.submit(job): name for name, job in jobs.items()}
@@ -244,6 +248,11 @@ def parallel(
                 as_completed(names), title, len(names), unit="scene", dynamic_ncols=True
             ):
                 error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    raise UserError(
+                        f"{title}: a process was killed, mostly for lack of memory; lower "
+                        "--num_workers and run the same command again, what is done is kept"
+                    ) from error
                 if error is not None and not isinstance(error, SceneError):
                     raise error
                 yield names[future], error or future.result()

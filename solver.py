@@ -27,7 +27,7 @@ from fcd.cam import cam_score
 from fcd.distributed import ALONE, Part, Processes
 from fcd.errors import UserError
 from fcd.export import DNScore, write_onnx
-from fcd.files import read_json, write_json
+from fcd.files import from_plain, read_json, write_json
 from fcd.interruption import Interruption, Stopped
 from fcd.losses import (
     LossWeights,
@@ -58,6 +58,7 @@ SELECTIONS = {
 QA_SELECTION = "best macro F1 on the validation patches' QA bands"  # `pixel`, without manual masks
 # The networks' zero padding writes a frame of about this many pixels into the scores of a tile.
 FRAME = 32
+MAX_IMAGE_SIZE = 16_384  # of a checkpoint that is believed, pixels
 
 # --- what the solvers share ------------------------------------------------------------------
 
@@ -220,10 +221,7 @@ class Solver:
         """
         run, all_labels = self.run, dataset.labels
         if run.processes.count > 1:
-            names = "".join(f"{folder.name} {label}\n" for folder, label in dataset.patches)
-            run.processes.require_equal(
-                "training patches", hashlib.sha256(names.encode()).hexdigest()[:12]
-            )
+            run.processes.require_equal("training patches", dataset.summary()["fingerprint"])
         order = StepBatches(
             all_labels, batch_size, run.seed, self.step, stop, balance, run.processes
         )
@@ -285,7 +283,8 @@ class Solver:
                 print(f"{error}; going back to the checkpoint before", file=sys.stderr)
                 damage = error
             else:
-                self.restore(state, path)
+                with _another_kind(path):
+                    self.restore(state, path)
                 return True
         if damage:
             raise UserError(f"{damage}, and so is any before; --overwrite True trains anew")
@@ -296,8 +295,8 @@ class Solver:
         self.source = source
         for name, network in self.networks().items():
             checkpoints.load_weights(network, state[name], source)
-        self.step, self.best = state["step"], state["best"]
-        self.choice = Choice(**state["choice"])
+        self.step, self.best = int(state["step"]), float(state["best"])
+        self.choice = from_plain(Choice, state["choice"], source)
         self.normalization = Normalization.from_state(state["normalization"])
 
     def check_equal(self) -> None:
@@ -331,8 +330,8 @@ class Solver:
     def _log(self) -> "SummaryWriter | _NoLog":
         if not self.run.processes.first:
             return _NoLog()
-        purge = self.step + 1 if self.step else None
-        return SummaryWriter(str(self.run.folder.logs), purge_step=purge)
+        # What an earlier start has logged of steps that are now done again is not shown.
+        return SummaryWriter(str(self.run.folder.logs), purge_step=self.step + 1)
 
     def log_parts(
         self, log: SummaryWriter, bar: tqdm, parts: Parts, lr: float, shown: tuple[str, ...]
@@ -467,7 +466,12 @@ class Solver:
         return cells[round(threshold * metrics.BINS)], threshold
 
     def choose_threshold(
-        self, choice: str | float, image_dir: Path, sample: int, batch_size: int
+        self,
+        choice: str | float,
+        image_dir: Path,
+        sample: int,
+        batch_size: int,
+        skip_bad: bool = False,
     ) -> dict[str, Any]:
         """The threshold of the score, and how many pixel labels it took.
 
@@ -486,7 +490,7 @@ class Solver:
             "reference": patches.reference_of(image_dir),
             "sample": sample,
         }
-        known = read_json(path) if self.run.processes.first and path.exists() else None
+        known = _threshold_record(path) if self.run.processes.first else None
         known = self.run.processes.broadcast(known)
         if known and all(known.get(name) == value for name, value in asked.items()):
             return known
@@ -494,7 +498,9 @@ class Solver:
         if isinstance(choice, float):
             record |= {"threshold": choice, "chosen_by": f"{choice:g}, fixed"}
         else:
-            cloudy = PatchDataset(image_dir, "train", "mask.tif", only_cloudy=True)
+            cloudy = PatchDataset(
+                image_dir, "train", "mask.tif", only_cloudy=True, skip_bad=skip_bad
+            )
             order = np.random.default_rng(THRESHOLD_SEED).permutation(len(cloudy))[:sample]
             counts = self.patch_histogram(Subset(cloudy, sorted(order.tolist())), batch_size)
             where = f"the scores of {len(order)} cloudy training patches"
@@ -579,7 +585,7 @@ class Solver:
         """
         for folder in (self.run.folder.results, self.source.parent.parent / "results"):
             path = folder / "threshold.json"
-            known = read_json(path) if path.exists() else {}
+            known = _threshold_record(path) or {}
             mine = (self.score_name, self.fingerprint())
             if (known.get("score"), known.get("weights")) == mine:
                 return known["threshold"]
@@ -638,6 +644,18 @@ class Solver:
             f"exported: {path}, cloud above a score of {threshold:.4g}; "
             f"largest difference to PyTorch {difference:.1e}"
         )
+
+
+def _threshold_record(path: Path) -> dict[str, Any] | None:
+    """What results/threshold.json holds, or None; `UserError` if that is no threshold."""
+    if not path.exists():
+        return None
+    record = read_json(path)
+    value, cost = record.get("threshold"), record.get("pixel_labels")
+    fits = isinstance(value, int | float) and 0 <= value <= 1 and isinstance(cost, int)
+    if not fits or not isinstance(record.get("chosen_by"), str):
+        raise UserError(f"{path} holds no threshold; remove it, and it is chosen again")
+    return record
 
 
 class _NoLog(nullcontext):
@@ -700,11 +718,8 @@ class FCDSolver(Solver):
         self.image_labels = 0  # seen in training
         self.labels_from = NAMES[TRUTH]
         torch.manual_seed(run.seed)
-        channels = normalization.num_channels
-        self.G = Generator(size.g_conv_dim, 1, size.g_repeat_num, channels).to(self.device)
-        self.D = Discriminator(image_size, size.d_conv_dim, 1, size.d_repeat_num, channels).to(
-            self.device
-        )
+        generator, discriminator = _gan(size, image_size, normalization.num_channels)
+        self.G, self.D = generator.to(self.device), discriminator.to(self.device)
         self.g_optimizer = self.d_optimizer = None
 
     @classmethod
@@ -715,7 +730,16 @@ class FCDSolver(Solver):
             state = _described(state)
         with _another_kind(path):
             normalization = Normalization.from_state(state["normalization"])
-            solver = cls(run, GANSize(**state["size"]), state["image_size"], normalization)
+            size, side = from_plain(GANSize, state["size"], path), _side(state["image_size"])
+            if asdict(size) != _sizes(state["G"], state["D"]):
+                raise ValueError(f"its weights are not those of {size}")
+            with torch.device("meta"):  # a forged size must not fill the memory
+                built = _gan(size, side, normalization.num_channels)
+            for network, name in zip(built, ("G", "D"), strict=True):
+                for key, value in network.state_dict().items():
+                    if state[name][key].shape != value.shape:
+                        raise ValueError(f"{key} of {name} is not that of {size}")
+            solver = cls(run, size, side, normalization)
             solver.restore(state, path)
         return solver
 
@@ -939,15 +963,39 @@ class FCDSolver(Solver):
         )
 
 
+def _gan(size: GANSize, image_size: int, num_channels: int) -> tuple[Generator, Discriminator]:
+    return (
+        Generator(size.g_conv_dim, 1, size.g_repeat_num, num_channels),
+        Discriminator(image_size, size.d_conv_dim, 1, size.d_repeat_num, num_channels),
+    )
+
+
 @contextmanager
 def _another_kind(path: Path) -> Iterator[None]:
     """Missing or unknown entries of a checkpoint, in one line."""
     try:
         yield
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UserError(
             f"{path} is a checkpoint of another kind or version ({error}); train anew"
         ) from error
+
+
+def _side(image_size: Any) -> int:
+    """The side of a checkpoint's patches; ValueError if it is no size."""
+    if not isinstance(image_size, int) or not 1 <= image_size <= MAX_IMAGE_SIZE:
+        raise ValueError(f"image_size is {image_size!r}")
+    return image_size
+
+
+def _sizes(g: dict[str, Tensor], d: dict[str, Tensor]) -> dict[str, int]:
+    """The fields of `GANSize` that the weights have."""
+    return {
+        "g_conv_dim": len(g["main.0.weight"]),
+        "g_repeat_num": sum(name.endswith(".main.0.weight") for name in g),
+        "d_conv_dim": len(d["main.0.weight"]),
+        "d_repeat_num": sum(n.startswith("main.") and n.endswith(".weight") for n in d),
+    }
 
 
 def _described(state: dict[str, Any]) -> dict[str, Any]:
@@ -958,18 +1006,12 @@ def _described(state: dict[str, Any]) -> dict[str, Any]:
     if "size" in state:
         return state
     g, d = state["G"], state["D"]
-    d_repeat_num = sum(name.startswith("main.") and name.endswith(".weight") for name in d)
-    size = GANSize(
-        g_conv_dim=len(g["main.0.weight"]),
-        g_repeat_num=sum(name.endswith(".main.0.weight") for name in g),
-        d_conv_dim=len(d["main.0.weight"]),
-        d_repeat_num=d_repeat_num,
-    )
+    size = _sizes(g, d)
     return {
         "G": g,
         "D": d,
-        "size": asdict(size),
-        "image_size": d["conv2.weight"].shape[-1] * 2**d_repeat_num,
+        "size": size,
+        "image_size": d["conv2.weight"].shape[-1] * 2 ** size["d_repeat_num"],
         "normalization": Normalization.paper(d["main.0.weight"].shape[1]).state(),
         "step": 0,
         "best": -math.inf,
@@ -979,6 +1021,10 @@ def _described(state: dict[str, Any]) -> dict[str, Any]:
 
 
 # --- supervised networks -------------------------------------------------------------------
+
+
+NETWORKS, TARGETS = ("unet", "resnet50", "ucam"), ("mask", "label")
+ENCODERS = ("resnet18", "resnet34", "resnet50")
 
 
 @dataclass(frozen=True)
@@ -994,6 +1040,12 @@ class Task:
     target: str = "mask"
     encoder: str = "resnet34"
     classifier_head: bool = False
+
+    def __post_init__(self) -> None:
+        known = ((self.network, NETWORKS), (self.target, TARGETS), (self.encoder, ENCODERS))
+        for value, values in known:
+            if value not in values:
+                raise ValueError(f"{value!r} is none of {', '.join(values)}")
 
     def build(self, num_channels: int) -> nn.Module:
         """The network, with random weights."""
@@ -1043,7 +1095,8 @@ class SupervisedSolver(Solver):
         state = checkpoints.load(path, ("network", "task", "image_size", "normalization"))
         with _another_kind(path):
             normalization = Normalization.from_state(state["normalization"])
-            solver = cls(run, Task(**state["task"]), state["image_size"], normalization)
+            task = from_plain(Task, state["task"], path)
+            solver = cls(run, task, _side(state["image_size"]), normalization)
             solver.restore(state, path)
         solver.network.eval()
         return solver
@@ -1090,7 +1143,7 @@ class SupervisedSolver(Solver):
     def restore(self, state: dict[str, Any], source: Path) -> None:
         """See `Solver.restore`."""
         super().restore(state, source)
-        self.seen = Supervision(**state["supervision"])
+        self.seen = from_plain(Supervision, state["supervision"], source)
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
@@ -1099,6 +1152,8 @@ class SupervisedSolver(Solver):
         """Begin with the weights of another run, and inherit what labels it has seen."""
         state = checkpoints.load(path, ("network", "normalization", "supervision", "choice"))
         weights, network = state["network"], self.network
+        if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+            raise UserError(f"{path} is a checkpoint of another kind: its network has no names")
         if encoder_only:
             prefix, network = "encoder.", self.network.encoder
             weights = {
@@ -1110,11 +1165,11 @@ class SupervisedSolver(Solver):
             head = "classification_head."
             weights = {n: value for n, value in weights.items() if not n.startswith(head)}
         checkpoints.load_weights(network, weights, path)
-        self.normalization = Normalization.from_state(state["normalization"])
-        choice = Choice(**state["choice"])
-        self.seen = _with_checkpoint(
-            Supervision(**state["supervision"]), f"weights: {choice.by}", choice.pixel_labels
-        )
+        with _another_kind(path):
+            self.normalization = Normalization.from_state(state["normalization"])
+        choice = from_plain(Choice, state["choice"], path)
+        seen = from_plain(Supervision, state["supervision"], path)
+        self.seen = _with_checkpoint(seen, f"weights: {choice.by}", choice.pixel_labels)
 
     def use_cam(self, method: str) -> None:
         """Score by the class activation map `method`."""

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import torch
 
-from data_loader import PatchDataset, training_normalization, validation_set
+from data_loader import PatchDataset, summaries, training_normalization, validation_set
 from fcd import distributed, options, patches
 from fcd.cam import CHANNEL_WEIGHTS
 from fcd.errors import UserError
+from fcd.files import from_plain
 from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
 from fcd.report import Supervision
 from fcd.scenes import find_scenes
-from solver import Run, SupervisedSolver, SupervisedTraining, Task
+from solver import ENCODERS, NETWORKS, Run, SupervisedSolver, SupervisedTraining, Task
 
 TRAINING = SupervisedTraining()  # the paper's defaults
 
@@ -43,14 +44,14 @@ def build_parser() -> Parser:
     group = parser.add_argument_group("network (modes after training read it from the checkpoint)")
     group.add_argument(
         "--network",
-        choices=["unet", "resnet50", "ucam"],
+        choices=NETWORKS,
         default="unet",
         help="unet: masks; resnet50, ucam: classifiers trained on image-level labels alone, "
         "scored by class activation maps",
     )
     group.add_argument(
         "--encoder",
-        choices=["resnet18", "resnet34", "resnet50"],
+        choices=ENCODERS,
         default="resnet34",
         help="encoder of the U-Net",
     )
@@ -172,8 +173,10 @@ def train(flags: argparse.Namespace, used: Run) -> int:
     """`--mode train`."""
     labels_only = flags.train_encoder_only or flags.network != "unet"
     mask_file = None if labels_only else flags.train_mask_file
-    train_set = PatchDataset(flags.image_dir, "train", mask_file, flags.keep_ratio)
-    val_set = validation_set(flags.image_dir)
+    train_set = PatchDataset(
+        flags.image_dir, "train", mask_file, flags.keep_ratio, skip_bad=flags.skip_bad
+    )
+    val_set = validation_set(flags.image_dir, flags.skip_bad)
     _check_batches(used.processes.per_process(flags.batch_size), flags, train_set)
     if train_set.image_size % SupervisedSolver.tile_multiple:
         raise UserError(
@@ -205,12 +208,14 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         solver.start_from(flags.model_weights, encoder_only=False)
     masks = None
     if mask_file not in (None, "mask.tif"):
-        masks = Supervision(**patches.mask_provenance(flags.image_dir, mask_file))
+        seen = patches.mask_provenance(flags.image_dir, mask_file)
+        masks = from_plain(Supervision, seen, patches.provenance_path(flags.image_dir, mask_file))
     solver.add_labels(train_set, masks)
     return options.carry_out(
         lambda: solver.train(settings, train_set, val_set),
         used.folder,
         vars(flags),
+        summaries(train_set, val_set),
         used.device,
         used.processes,
     )
@@ -283,6 +288,7 @@ def _threshold(flags: argparse.Namespace, solver: SupervisedSolver) -> dict:
         flags.image_dir,
         flags.threshold_patches,
         flags.batch_size,
+        flags.skip_bad,
     )
 
 

@@ -2,8 +2,10 @@
 
 import os
 import pickle
+import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,12 @@ _NUMPY_SCALARS = [
 ]
 
 
+# What PyTorch raises on a file that is no checkpoint, depending on where it is none.
+_DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
+           ArithmeticError, MemoryError, RuntimeError, NotImplementedError, struct.error,
+           pickle.UnpicklingError)  # fmt: skip
+
+
 class DamagedCheckpoint(UserError):
     """A checkpoint whose bytes are not those that were written."""
 
@@ -32,11 +40,14 @@ def save(path: Path, state: dict[str, Any], previous: Path | None = None) -> Non
     """Write `state` (tensors, numbers, strings, lists, dicts) to `path`, whole or not at all.
 
     The bytes are on the disk before an earlier `path` is replaced; it becomes `previous`, if
-    that is given.
+    that is given. Raises `OutputError` if they cannot be written.
     """
     with replacing(path) as temporary:
         with temporary.open("wb") as stream:
-            torch.save(state, stream)
+            try:
+                torch.save(state, stream)
+            except RuntimeError as error:  # of PyTorch's zip writer, when the disk is full
+                raise OSError(str(error).splitlines()[0]) from error
             stream.flush()
             os.fsync(stream.fileno())
         if previous and path.exists():
@@ -46,32 +57,52 @@ def save(path: Path, state: dict[str, Any], previous: Path | None = None) -> Non
 def load(path: Path | str, needs: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
-    Raises `DamagedCheckpoint` if its bytes have changed, `UserError` if it is missing, holds
-    more than plain values and tensors, or lacks one of the entries `needs`.
+    Raises `DamagedCheckpoint` if its bytes have changed or it holds more than plain values and
+    tensors, `UserError` if it is missing or lacks one of the entries `needs`.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; train first, or name another --experiment_name")
-    if zipfile.is_zipfile(path):
-        _check_sums(path)
+    if not zipfile.is_zipfile(path):
+        # Before 1.6 PyTorch wrote another format, whose reader trusts more.
+        raise DamagedCheckpoint(f"{path} is no checkpoint or is damaged (not a zip file)")
+    _check_sums(path)
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        claimed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(state))
+    except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DamagedCheckpoint(f"{path} is no checkpoint or is damaged ({reason})") from error
+    if claimed > path.stat().st_size:  # tensors may repeat what is stored once
+        raise DamagedCheckpoint(f"{path} is damaged (its tensors would take {claimed:,} bytes)")
     missing = [name for name in needs if not isinstance(state, dict) or name not in state]
-    if missing:
-        raise UserError(f"{path} holds no {', '.join(missing)}: it is a checkpoint of another kind")
+    if missing or not isinstance(state, dict):
+        told = ", ".join(missing) or "entries"
+        raise UserError(f"{path} holds no {told}: it is a checkpoint of another kind")
     return state
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors in nested dicts and lists."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
 
 
 def _check_sums(path: Path) -> None:
     """Raise `DamagedCheckpoint` if an entry differs from its checksum, which torch ignores."""
     try:
         with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > path.stat().st_size:  # PyTorch compresses nothing
+                raise DamagedCheckpoint(
+                    f"{path} is damaged (it would unpack to {unpacked:,} bytes)"
+                )
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, *_DAMAGE) as error:
         raise DamagedCheckpoint(f"{path} is damaged ({error})") from error
     if damaged:
         raise DamagedCheckpoint(f"{path} is damaged (checksum of {damaged})")
@@ -81,6 +112,8 @@ def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], source: o
     """Load `weights`; a network of another shape becomes one line that names the first mismatch."""
     try:
         network.load_state_dict(weights)
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{source} is a checkpoint of another kind: {error}") from error
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
         raise UserError(

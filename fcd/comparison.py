@@ -6,7 +6,6 @@ Runs of the same method (other seeds) become one row: mean ± sample standard de
 """
 
 import csv
-import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from typing import Any
 
 from fcd import files, options, page, plots
 from fcd.errors import UserError
+from fcd.reference import NAMES, TRUTH
+from fcd.report import Supervision
 from fcd.report_page import (
     flat,
     picture_path,
@@ -101,9 +102,41 @@ def read_run(folder: Path) -> Run:
     if not path.is_file():
         raise UserError(f"{path} is missing; {remedy}")
     try:
-        return Run(folder, json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
+        metrics = files.read_json(path)
+        _check(metrics, path)
+    except UserError as error:
         raise UserError(f"{path} is damaged ({error}); {remedy}") from error
+    return Run(folder, metrics)
+
+
+def _check(metrics: dict[str, Any], path: Path) -> None:
+    """Raise `UserError` unless `metrics` hold what the tables and figures take from them."""
+    files.from_plain(Supervision, metrics.get("supervision"), path)
+    groups = {"overall": {"all": metrics.get("overall")}} | {
+        name: metrics.get(name) for name in ("biomes", "scenes")
+    }
+    wrong = [name for name, scores in groups.items() if not _are_scores(scores)]
+    wrong += [] if _is_share(metrics.get("threshold", "")) else ["threshold"]
+    texts = {"method": metrics.get("method"), "reference": metrics.get("reference", NAMES[TRUTH])}
+    wrong += [name for name, text in texts.items() if not isinstance(text, str)]
+    if wrong:
+        raise UserError(f"no evaluation: {', '.join(wrong)}")
+
+
+def _are_scores(by_name: Any) -> bool:
+    """Whether these are the scores of biomes or scenes, each a share or None."""
+    if not isinstance(by_name, dict):
+        return False
+    return all(
+        isinstance(scores, dict)
+        and _is_share(scores.get("accuracy", ""))
+        and all(_is_share(flat(scores).get(figure)) for figure in FIGURES)
+        for scores in by_name.values()
+    )
+
+
+def _is_share(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and 0 <= value <= 1)
 
 
 def group(runs: Sequence[Run]) -> list[Method]:
@@ -250,8 +283,11 @@ def read_published(path: Path) -> list[dict[str, str]]:
     """Figures of others, in per cent; `UserError` unless each names its source and its split."""
     if not path.is_file():
         raise UserError(f"--published {path} is no file")
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--published {path} cannot be read: {error}") from error
     for number, row in enumerate(rows, 2):
         missing = [name for name in _PUBLISHED_COLUMNS if row.get(name) is None]
         missing += [

@@ -11,3 +11,7 @@ class UserError(Exception):
 
 class SceneError(UserError):
     """A scene that is incomplete or unreadable; names the scene and what is wrong with it."""
+
+
+class OutputError(UserError):
+    """A file that cannot be written: a full disk, a folder one may not write to."""

@@ -6,10 +6,13 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from fcd.errors import UserError
+from fcd.errors import OutputError, UserError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -19,19 +22,29 @@ def replacing(path: Path | str) -> Iterator[Path]:
     The suffix is kept, so that writers which choose a format by suffix work. On an
     exception the temporary file is removed and an earlier `path` stays as it was. What a process
     that was killed has left of the same file is removed, too.
+    Raises `OutputError` if the file cannot be written (the disk is full, a folder is read-only).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror or error}); what was there before is kept"
+        ) from error
+
+
+def _remove_leftovers(path: Path) -> None:
     for left in path.parent.glob(".*.partial-*"):
         match = re.fullmatch(rf"\.{re.escape(path.stem)}\.partial-(\d+)\..*", left.name)
         if match and not _is_running(int(match[1])):
             left.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:
@@ -69,9 +82,30 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file; `UserError` if it is missing or damaged."""
+def read_json(path: Path | str) -> dict[str, Any]:
+    """Read a JSON file that holds an object; `UserError` if it is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} cannot be read: it holds no JSON object")
+    return value
+
+
+def from_plain(kind: type[T], values: Any, source: object) -> T:
+    """The dataclass `kind` from the `values` that a file holds of it, which is not trusted.
+
+    Fields of number, text and truth are compared with their annotation. Raises `UserError`,
+    which names `source`, if one is missing, unknown or of another type, or a number is negative.
+    """
+    known = {field.name: field for field in fields(kind)}
+    if not isinstance(values, dict) or not values.keys() <= known.keys():
+        raise UserError(f"{source} is damaged or of another version: no {kind.__name__} in it")
+    for name, field in known.items():
+        value = values.get(name, field.default)
+        fits = type(value) is field.type or (field.type is float and type(value) is int)
+        if value is MISSING or not fits or (type(value) in (int, float) and not 0 <= value < 2**63):
+            told = "nothing" if value is MISSING else repr(value)[:50]
+            raise UserError(f"{source} is damaged or of another version: {name} is {told}")
+    return kind(**values)

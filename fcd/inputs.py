@@ -17,7 +17,7 @@ import rasterio
 from rasterio.errors import RasterioIOError
 
 from fcd.errors import SceneError, UserError
-from fcd.mtl import parse_mtl
+from fcd.mtl import MAX_CHARACTERS, parse_mtl
 from fcd.scenes import BANDS, SCENE_FILE, Band, Scene, ungeoreferenced_is_fine
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -54,7 +54,7 @@ class Member(os.PathLike):
         """The file's content as text."""
         with tarfile.open(self.archive) as archive:
             stream = archive.extractfile(self.member)
-            return stream.read().decode(encoding, errors) if stream else ""
+            return stream.read(4 * MAX_CHARACTERS).decode(encoding, errors) if stream else ""
 
 
 File = Path | Member

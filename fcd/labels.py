@@ -40,6 +40,8 @@ _PATCH_FROM_TIF = {TIF_NODATA: INVALID, TIF_CLEAR: CLEAR, TIF_CLOUD: CLOUD}
 
 
 def _recode(codes: np.ndarray, table: dict[int, int], source: str) -> np.ndarray:
+    if codes.dtype != np.uint8:
+        raise UserError(f"{source} holds {codes.dtype}, masks hold uint8")
     lookup = np.full(256, 255, np.uint8)
     lookup[list(table)] = list(table.values())
     recoded = lookup[codes]

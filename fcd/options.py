@@ -1,6 +1,7 @@
 """Command-line parts the entry scripts share: flag types, shared flags, errors, run folders."""
 
 import argparse
+import errno
 import platform
 import re
 import shutil
@@ -44,6 +45,7 @@ _EXECUTION_FLAGS = {
     "tile_size",
     "overlap",
     "amp",
+    "skip_bad",
     "scenes",
     "output_dir",
     "bands",
@@ -82,9 +84,7 @@ class Parser(argparse.ArgumentParser):
 def _stored_arguments(path: Path) -> list[str]:
     """The flags in a run's config.json as a command line; `UserError` if it is no such file."""
     config = read_json(path)
-    flags = config.get("flags") if isinstance(config, dict) else None
-    if not isinstance(flags, dict):
-        raise UserError(f"--config {path} holds no flags; give the config.json of a run")
+    flags = _flags(config, path)
     # What --overwrite removes must be asked for on the command line.
     kept = {n: v for n, v in flags.items() if v is not None and n not in ("config", "overwrite")}
     return [
@@ -94,9 +94,18 @@ def _stored_arguments(path: Path) -> list[str]:
     ]
 
 
+def _flags(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    flags = config.get("flags")
+    if not isinstance(flags, dict):
+        raise UserError(f"{path} holds no flags; give the config.json of a run")
+    return flags
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry script: a `UserError` becomes one line on stderr and exit code 2.
 
+    So do what the system refuses (a full disk, a folder that is read-only) and the end of a process
+    that reads patches.
     SIGTERM ends it like an error does, so that no half-written file stays; training loops
     answer it themselves. Of several processes only the first to fail says why.
     """
@@ -107,7 +116,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         with distributed.failing() as first:
             if first:
                 # A loader process hands its error on inside a traceback, as its last line.
-                line = str(error).rstrip().rpartition("UserError: ")[2]
+                line = str(error).rstrip().rpartition(f"{type(error).__name__}: ")[2]
                 print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -115,12 +124,30 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             if first:
                 print("stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    except Exception:
+    except Exception as error:
         with distributed.failing() as first:
-            if first:
+            line = _from_outside(error)
+            if first and line is None:
                 raise
-        sys.exit(1)
+            if first:
+                print(f"error: {line}", file=sys.stderr)
+        sys.exit(1 if line is None else 2)
     sys.exit(code or 0)
+
+
+def _from_outside(error: Exception) -> str | None:
+    """An error that is the system's and not the program's, in one line; None for others."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; what was written before is kept"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"nothing more can be written ({error.strerror}); what was written before is kept"
+    # PyTorch tells it so, from a signal handler: it can come out anywhere.
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        return (
+            f"a process that reads patches has ended ({str(error).splitlines()[0]}), mostly for "
+            "lack of memory: lower --num_workers; what was written before is kept"
+        )
+    return None
 
 
 def boolean(text: str) -> bool:
@@ -301,6 +328,15 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="draw clear and cloudy patches equally often in training",
     )
 
+    group.add_argument(
+        "--skip_bad",
+        type=boolean,
+        default=False,
+        metavar="BOOL",
+        help="read every patch before the first step and leave out those that are damaged (they "
+        "are listed in config.json); False: stop at the first one and name it",
+    )
+
     group = parser.add_argument_group("whole scenes")
     group.add_argument(
         "--test_split",
@@ -479,31 +515,41 @@ def describe(
 
 
 def start_run(
-    folder: RunFolder, flags: dict[str, Any], used_device: torch.device, processes: Processes
+    folder: RunFolder,
+    flags: dict[str, Any],
+    data: dict[str, Any],
+    used_device: torch.device,
+    processes: Processes,
 ) -> None:
     """Write `config.json` before the first step of a training run.
+
+    data: what is trained on, by split (`PatchDataset.summary`).
 
     A run that is continued keeps the config.json it began with, to which `continued` adds
     commit, versions, device and processes if they are others now. With `flags["overwrite"]` what an
     earlier run left is removed. Otherwise raises `UserError` if the folder holds checkpoints of
-    a run with other settings. The first of the `processes` does it, the others wait.
+    a run with other settings or patches. The first of the `processes` does it, the others wait.
     """
     if processes.first:
-        _start_run(folder, _plain(flags), used_device, processes.count)
+        _start_run(folder, _plain(flags), data, used_device, processes.count)
     processes.wait()
 
 
 def _start_run(
-    folder: RunFolder, flags: dict[str, Any], used_device: torch.device, processes: int
+    folder: RunFolder,
+    flags: dict[str, Any],
+    data: dict[str, Any],
+    used_device: torch.device,
+    processes: int,
 ) -> None:
     path = folder.root / "config.json"
-    described = describe(flags, used_device, processes)
+    described = describe(flags, used_device, processes) | {"data": data}
     if flags["overwrite"]:
         for left in (folder.models, folder.samples, folder.results, folder.logs):
             shutil.rmtree(left, ignore_errors=True)
     elif path.exists() and folder.resumable():
         config = read_json(path)
-        before = config["flags"]
+        before = _flags(config, path)
         changed = [
             f"--{name} {before.get(name)} then, {value} now"
             for name, value in flags.items()
@@ -514,13 +560,29 @@ def _start_run(
                 f"{folder.root} holds a run with other settings ({'; '.join(changed)}); choose "
                 "another --experiment_name, or --overwrite True to train it anew"
             )
-        now = {name: value for name, value in described.items() if name != "flags"}
-        last = [config, *config.get("continued", [])][-1]
+        then = config.get("data", data)  # runs of earlier versions do not say
+        continued = config.get("continued", [])
+        if not isinstance(continued, list) or not all(isinstance(c, dict) for c in continued):
+            raise UserError(f"{path} is damaged (continued); --overwrite True trains anew")
+        if then != data:
+            raise UserError(
+                f"{folder.root} was trained on other patches ({_in_words(then)} then, "
+                f"{_in_words(data)} now); bring them back, or choose another --experiment_name"
+            )
+        now = {name: v for name, v in described.items() if name not in ("flags", "data")}
+        last = [config, *continued][-1]
         if any(last.get(name) != value for name, value in now.items()):
-            config["continued"] = [*config.get("continued", []), now]
+            config["continued"] = [*continued, now]
             write_json(path, config)
         return
     write_json(path, described)
+
+
+def _in_words(data: Any) -> str:
+    """How many patches of each split; `data` comes from a file."""
+    splits = data.items() if isinstance(data, dict) else ()
+    counts = [(s, part.get("patches")) for s, part in splits if isinstance(part, dict)]
+    return ", ".join(f"{split} {count}" for split, count in counts) or "unknown"
 
 
 def run_config(folder: RunFolder, checkpoint: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
@@ -537,6 +599,7 @@ def carry_out(
     train: Callable[[], None],
     folder: RunFolder,
     flags: dict[str, Any],
+    data: dict[str, Any],
     used_device: torch.device,
     processes: Processes,
 ) -> int:
@@ -546,7 +609,7 @@ def carry_out(
     """
     try:
         with _held(folder.root) if processes.first else nullcontext():
-            start_run(folder, flags, used_device, processes)
+            start_run(folder, flags, data, used_device, processes)
             train()
     except Stopped as stop:
         if processes.first:
@@ -555,6 +618,8 @@ def carry_out(
     print(
         f"trained: {folder.checkpoint('best')}; curves: tensorboard --logdir={folder.logs.parent}"
     )
+    if left_out := sum(len(part["left_out"]) for part in data.values()):
+        print(f"{left_out} damaged patches were left out: see data in {folder.root}/config.json")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import random
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -10,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-import tifffile
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
-from fcd import figures, labels, metrics
+from fcd import figures, labels, metrics, patch_files
 from fcd.errors import UserError
-from fcd.files import read_json, replacing, write_json
+from fcd.files import from_plain, read_json, replacing, write_json
 from fcd.reference import QA, TRUTH, Reference
 from fcd.scenes import FILL_DN, RGB_BANDS, Scene, SceneReader
 
@@ -97,7 +97,7 @@ def scenes_of_split(scenes: Iterable[Scene], image_dir: Path | str, kind: str) -
 
     Raises `UserError` if there are none, or one of them is not on disk any more.
     """
-    records = [read_json(path) for path in sorted(Path(image_dir, RECORDS).glob("*.json"))]
+    records = _records(image_dir)
     wanted = {record["scene"] for record in records if record["split"] == kind}
     if not wanted:
         others = ", ".join(sorted({record["split"] for record in records}))
@@ -179,7 +179,39 @@ def record_path(image_dir: Path | str, scene: Scene) -> Path:
 def read_record(image_dir: Path | str, scene: Scene) -> dict | None:
     """The record of a finished scene, or None."""
     path = record_path(image_dir, scene)
-    return read_json(path) if path.exists() else None
+    return _checked_record(path) if path.exists() else None
+
+
+def _records(image_dir: Path | str) -> list[dict]:
+    return [_checked_record(path) for path in sorted(Path(image_dir, RECORDS).glob("*.json"))]
+
+
+def _checked_record(path: Path) -> dict:
+    """The record at `path`; `UserError` if it is none, or names what is no patch."""
+    record = read_json(path)
+    cutting = record.get("cutting")
+    wrong = [name for name in ("biome", "scene") if not isinstance(record.get(name), str)]
+    wrong += [] if record.get("split") in SPLITS else ["split"]
+    wrong += [] if isinstance(record.get("cloud_share"), int | float) else ["cloud_share"]
+    for folder in labels.CLASS_FOLDERS:
+        names = record.get(folder)
+        if not isinstance(names, list) or not all(map(_is_patch_name, names)):
+            wrong.append(folder)
+    if wrong:
+        raise UserError(
+            f"{path} is damaged ({', '.join(wrong)}); remove it and prepare the scene again"
+        )
+    from_plain(Cutting, cutting, path)
+    return record
+
+
+def _is_patch_name(name: object) -> bool:
+    return isinstance(name, str) and bool(re.fullmatch(r"[^/\\\0]+_\d{5,9}_\d{5,9}", name))
+
+
+def cutting_of(record: dict) -> Cutting:
+    """How the scene of a record was cut."""
+    return Cutting(**record["cutting"])
 
 
 def reference_of(image_dir: Path | str) -> str:
@@ -188,8 +220,7 @@ def reference_of(image_dir: Path | str) -> str:
     `fcd.reference.TRUTH` or `QA`, from the records of the scenes. Raises `UserError` if they
     differ.
     """
-    records = [read_json(path) for path in sorted(Path(image_dir, RECORDS).glob("*.json"))]
-    found = {Cutting(**record["cutting"]).reference for record in records}
+    found = {cutting_of(record).reference for record in _records(image_dir)}
     if len(found) > 1:
         raise UserError(
             f"{image_dir} holds scenes labelled by manual masks and scenes labelled by QA bands; "
@@ -246,9 +277,8 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> di
 
 def _write_patch(folder: Path, dn: np.ndarray, mask: np.ndarray) -> None:
     folder.mkdir(parents=True)
-    image = np.ascontiguousarray(dn.transpose(1, 2, 0))
-    tifffile.imwrite(folder / "image.tif", image, photometric="minisblack", planarconfig="contig")
-    tifffile.imwrite(folder / "mask.tif", mask, photometric="minisblack")
+    patch_files.write(folder / "image.tif", dn.transpose(1, 2, 0))
+    patch_files.write(folder / "mask.tif", mask)
 
 
 def scene_cloud_share(reference: Reference) -> float:
@@ -286,7 +316,7 @@ def add_generated_masks(
     confusion (2, 2) against mask.tif, for the log.
     Raises `UserError` if the mask cannot be read or has another size than the scene.
     """
-    path, cutting = mask_tif(masks, scene), Cutting(**record["cutting"])
+    path, cutting = mask_tif(masks, scene), cutting_of(record)
     counts = np.zeros((2, 2), np.int64)
     try:
         with rasterio.open(path) as dataset:
@@ -299,7 +329,7 @@ def add_generated_masks(
             for label, folder in enumerate(labels.CLASS_FOLDERS):
                 for patch in record[folder]:
                     patch_dir = image_dir / record["split"] / folder / patch
-                    truth = tifffile.imread(patch_dir / "mask.tif")
+                    truth = patch_files.read(patch_dir / "mask.tif", 2)
                     row, column = patch_position(patch)
                     tif = dataset.read(1, window=Window(column, row, cutting.size, cutting.size))
                     mask = labels.patch_from_tif(tif, str(path))
@@ -308,7 +338,7 @@ def add_generated_masks(
                         mask[:] = labels.CLEAR
                     mask[invalid] = labels.INVALID
                     with replacing(patch_dir / name) as temporary:
-                        tifffile.imwrite(temporary, mask, photometric="minisblack")
+                        patch_files.write(temporary, mask)
                     counts += metrics.confusion(truth, mask)
     except RasterioIOError as error:
         raise UserError(

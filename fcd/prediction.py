@@ -25,7 +25,7 @@ from rasterio.transform import Affine
 from tqdm import tqdm
 
 from fcd import figures, labels
-from fcd.errors import SceneError, UserError
+from fcd.errors import OutputError, SceneError, UserError
 from fcd.files import locked, replacing
 from fcd.inputs import scene_from
 from fcd.scenes import Grid, Scene, raster_writer
@@ -149,6 +149,8 @@ def predict_scenes(
                 skipped += 1
                 continue
             row = predict_scene(scene, predictor, output_dir, write_score)
+        except OutputError:
+            raise  # the next scene would fare no better
         except UserError as error:
             failed += 1
             tqdm.write(f"error: {error}", file=sys.stderr)

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import tifffile
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.transform import Affine
@@ -23,6 +25,7 @@ from fcd.files import replacing
 
 # The ten 30 m bands in network order; B8 (panchromatic, 15 m) is not used.
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11")
+MAX_SIDE = 65_535  # pixels; a Landsat scene has 8,000
 FILL_DN = 0  # digital number of a pixel outside the footprint
 RGB_BANDS = tuple(BANDS.index(band) for band in ("B4", "B3", "B2"))
 
@@ -112,10 +115,8 @@ class Scene:
                     with ungeoreferenced_is_fine(), rasterio.open(path) as dataset:
                         sizes[part] = dataset.shape
                         places[part] = (dataset.crs, dataset.transform)
-                        dtype = dataset.dtypes[0]
-                        if self.bands == BANDS and part in BANDS and dtype != "uint16":
-                            problems.append(f"{path.name} holds {dtype}, Level-1 DN are uint16")
-                except RasterioIOError as error:
+                        problems += self._unusable(part, dataset)
+                except OSError as error:  # RasterioIOError is one
                     problems.append(f"{path.name} cannot be read ({error})")
         places.pop("FIXEDMASK", None)  # it has no position of its own
         problems += self._misplaced(places)
@@ -129,6 +130,28 @@ class Scene:
         if problems:
             raise SceneError(f"scene {self.name} in {self.folder}: {'; '.join(problems)}")
         return self.grid()
+
+    def _unusable(self, part: str, dataset: rasterio.DatasetReader) -> list[str]:
+        """What pixels cannot be used, in words."""
+        file, name, dtype = self.files[part], self.files[part].name, dataset.dtypes[0]
+        told = []
+        if part == "FIXEDMASK":
+            fits = dtype == "uint8"
+        elif part in ("BQA", "QA_PIXEL"):
+            fits = dtype in ("uint8", "uint16")
+        elif self.bands == BANDS:
+            fits = dtype == "uint16"
+        else:
+            fits = not dtype.startswith("complex")
+        if not fits:
+            wanted = ", Level-1 DN are uint16" if part in BANDS else ""
+            told.append(f"{name} holds {dtype}{wanted}")
+        raw = dataset.driver == "ENVI" and isinstance(file, Path)
+        if raw and file.stat().st_size < math.prod(dataset.shape):
+            told.append(f"{name} is cut off")  # GDAL would read fill
+        if max(dataset.shape) > MAX_SIDE:
+            told.append(f"{name} is larger than {MAX_SIDE:,} pixels")
+        return told
 
     def _misplaced(self, places: dict[str, tuple[CRS | None, Affine]]) -> list[str]:
         """Bands that lie elsewhere than the first, or nowhere, in words."""
@@ -270,6 +293,7 @@ def raster_writer(
 
     cloud_optimised: as a Cloud-Optimised GeoTIFF with overviews (of codes and scores alike the
     nearest pixel), which is put together in memory, one byte or four a pixel.
+    Raises `OutputError` if it cannot be written.
     """
     profile = {
         "height": grid.height,
@@ -300,11 +324,32 @@ def raster_writer(
             "predictor": 3 if floating else 2,
             "zlevel": 1,
         }
-    with replacing(path) as temporary, rasterio.open(temporary, "w", **profile) as dataset:
-        if colormap:
-            dataset.write_colormap(1, colormap)
-        if tags:
-            dataset.update_tags(**tags)
-        if (scale, offset) != (1, 0):
-            dataset.scales, dataset.offsets = (scale,), (offset,)
-        yield dataset
+    with replacing(path) as temporary:
+        try:
+            with rasterio.open(temporary, "w", **profile) as dataset:
+                if colormap:
+                    dataset.write_colormap(1, colormap)
+                if tags:
+                    dataset.update_tags(**tags)
+                if (scale, offset) != (1, 0):
+                    dataset.scales, dataset.offsets = (scale,), (offset,)
+                yield dataset
+        except CPLE_BaseError as error:  # what closing a COG raises on a full disk
+            raise OSError(str(error)) from error
+        _check_all_there(temporary)
+
+
+def _check_all_there(path: Path) -> None:
+    """Raise OSError if a tile is missing: GDAL closes a GeoTIFF on a full disk without a word."""
+    try:
+        with tifffile.TiffFile(path) as tif:
+            size = path.stat().st_size
+            tiles = [
+                (start, count)
+                for page in tif.pages
+                for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+            ]
+    except (tifffile.TiffFileError, ValueError, IndexError) as error:
+        raise OSError(f"it is cut off ({error})") from error
+    if not tiles or not all(count and start + count <= size for start, count in tiles):
+        raise OSError("it is cut off")

@@ -24,7 +24,7 @@ class Strip:
     score: np.ndarray
     """(h, W) float32 in [0, 1]; 0 where not valid."""
     valid: np.ndarray
-    """(h, W) bool: no band holds the nodata value."""
+    """(h, W) bool: no band holds the nodata value, NaN or infinity."""
 
 
 def score_strips(
@@ -66,7 +66,7 @@ def score_strips(
     for top, (rows, dn) in _ahead(read_rows, range(-overlap, height, stride)):
         first = rows.min()
         padded = dn[:, rows - first][:, :, columns]
-        valid = (padded != normalization.nodata).all(axis=0)
+        valid = normalization.is_valid(padded)
         wanted = [left for left in tile_columns if valid[:, left : left + tile].any()]
         for start in range(0, len(wanted), batch_size):
             lefts = wanted[start : start + batch_size]

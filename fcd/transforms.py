@@ -1,5 +1,7 @@
 """DN to network input and back: the only home of normalisation and augmentation."""
 
+import math
+import operator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -9,6 +11,7 @@ from fcd.distributed import Part
 from fcd.errors import UserError
 
 DN_MAX = 65535  # uint16
+MAX_BANDS = 1000  # of a checkpoint that is believed
 FILL = -1.0  # what a fill pixel becomes, exactly
 # The smallest value a valid pixel can take, that of DN 1 in `paper` normalisation: a dark
 # valid pixel must stay distinct from fill, which the generator leaves untouched.
@@ -18,6 +21,8 @@ VALID_MIN = 2 / DN_MAX - 1
 @dataclass(frozen=True)
 class Normalization:
     """Linear map of each band from [low, high] in DN to [-1, 1]; `nodata` becomes exactly -1.
+
+    In floating-point sources NaN and infinity are nodata, too.
 
     ``paper``: DN / 65535, then (x - 0.5) / 0.5, the same for every band.
     ``stretch``: low and high are the 0.1 and 99.9 percentiles of the band in the training
@@ -52,8 +57,14 @@ class Normalization:
 
     @classmethod
     def from_state(cls, state: dict) -> "Normalization":
-        """Undo `state`."""
-        return cls(**{**state, "low": tuple(state["low"]), "high": tuple(state["high"])})
+        """Undo `state`; TypeError, KeyError or ValueError if it is none."""
+        low, high = (tuple(map(float, state[name])) for name in ("low", "high"))
+        if not 0 < len(low) == len(high) <= MAX_BANDS:
+            raise ValueError(f"normalization of {len(low)} and {len(high)} bands")
+        numbers = (*low, *high, float(state["nodata"]))
+        if not all(map(math.isfinite, numbers)) or not all(map(operator.lt, low, high)):
+            raise ValueError("normalization whose bounds are none")
+        return cls(str(state["kind"]), low, high, state["nodata"])
 
     def state(self) -> dict:
         """Plain values for a checkpoint or a JSON file."""
@@ -71,10 +82,18 @@ class Normalization:
 
     def normalize(self, dn: torch.Tensor) -> torch.Tensor:
         """DN (N, C, H, W), any number type -> float32 in [-1, 1] on the same device."""
-        dn = dn.float()
+        floating, dn = dn.is_floating_point(), dn.float()
         low, high = self._bounds(dn)
         x = ((dn - low) * (2 / (high - low)) - 1).clamp_(VALID_MIN, 1.0)
-        return x.masked_fill_(dn == self.nodata, FILL)
+        nodata = dn == self.nodata
+        return x.masked_fill_(nodata | ~dn.isfinite() if floating else nodata, FILL)
+
+    def is_valid(self, dn: np.ndarray) -> np.ndarray:
+        """Where no band of `dn` (C, ...) is nodata: (...) bool."""
+        valid = dn != self.nodata
+        if np.issubdtype(dn.dtype, np.floating):
+            valid &= np.isfinite(dn)
+        return valid.all(axis=0)
 
     def denormalize(self, x: torch.Tensor) -> torch.Tensor:
         """Network values (N, C, H, W) in [-1, 1] -> DN as float32; fill becomes `nodata`."""

@@ -90,8 +90,13 @@ def draw(folder: Path) -> None:
                     archive.addfile(member, io.BytesIO(content))
 
 
-def start(name: str, folder: Path, log: Path) -> int:
-    """Run a command in a forked process group: everything is imported already. Return its id."""
+def start(
+    name: str, folder: Path, log: Path, fault: Callable[[Path], None] = lambda _: None
+) -> int:
+    """Run a command in a forked process group: everything is imported already. Return its id.
+
+    fault: called with `folder` in the new process before the command.
+    """
     module, line = COMMANDS[name]
     arguments = line.format(scenes=" ".join(SCENES)).split()
     process = os.fork()
@@ -100,10 +105,11 @@ def start(name: str, folder: Path, log: Path) -> int:
     os.setsid()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else 0)
-    os.chdir(folder)
     with log.open("a") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
+    fault(folder)
+    os.chdir(folder)
     sys.argv = [f"{module.__name__}.py", *arguments]
     sys.modules["__main__"] = module  # what processes that it starts import
     try:

@@ -265,7 +265,7 @@ def test_a_damaged_patch_found_by_a_loader_process_is_one_line(call, tmp_path):
     code, err = call(main, "--image_dir", "p", *TINY, "--num_workers", "1", "--num_iters", "2")
     assert code == 2
     assert "Traceback" not in err
-    assert re.search(r"error: .*S_00000_00000.image\.tif cannot be read", err)
+    assert re.search(r"error: .*S_00000_00000.image\.tif is damaged", err)
 
 
 def test_no_git_is_no_error(tmp_path, monkeypatch):
@@ -311,7 +311,8 @@ def test_a_config_does_not_remove_a_run_again(call, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1]", "holds no flags"),
+        ("[1]", "cannot be read: it holds no JSON object"),
+        ("{}", "holds no flags"),
         ("{", "cannot be read"),
         ('{"flags": {"batch_size": -3}}', "-3 is not at least 1"),
         ('{"flags": {"rm": "x"}}', "unrecognized arguments: --rm x"),

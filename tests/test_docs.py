@@ -113,7 +113,10 @@ def test_the_readme_shows_the_nine_commands_verbatim():
 
 # --- troubleshooting -----------------------------------------------------------------------
 
-ERRORS = {"UserError", "SceneError", "DamagedCheckpoint", "ArgumentTypeError"}
+ERRORS = {
+    "UserError", "SceneError", "DamagedCheckpoint", "DamagedPatch", "OutputError", "OSError", "of",
+    "ArgumentTypeError",
+}  # fmt: skip
 
 
 def messages():

@@ -62,9 +62,9 @@ def gan(name, **run):
     )
 
 
-def unet(name, target="mask"):
+def unet(name, target="mask", **run):
     task = Task("unet", target, "resnet18", classifier_head=True)
-    run = Run(RunFolder(name), CPU, seed=3, log_step=1)
+    run = Run(RunFolder(name), CPU, seed=3, log_step=1, **run)
     return SupervisedSolver(run, task, 32, Normalization.paper(10))
 
 
@@ -261,3 +261,13 @@ def test_a_stop_between_two_renames_leaves_something_to_go_on_from(image_dir):
     gan("cut").train(GAN, train, None)
     whole, cut = (checkpoints.load(f"outputs/{run}/models/latest.pt") for run in ("whole", "cut"))
     assert equal(whole, cut)
+
+
+def test_curves_of_a_run_killed_before_its_first_checkpoint_are_not_shown_twice(image_dir):
+    train = PatchDataset(image_dir, "train")
+    gan("whole").train(GAN, train, None)
+    with gan("cut").loop(12, "step") as (_, log, _):
+        for step in range(1, 4):
+            log.add_scalar("D/loss_gp", -1.0, step)
+    gan("cut").train(GAN, train, None)
+    assert scalars("cut") == scalars("whole")

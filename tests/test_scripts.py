@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -109,3 +110,15 @@ def test_a_row_that_fails_is_named_and_the_others_go_on(tmp_path):
     assert sum("'none' is no whole number" in line for line in named) == 3
     assert "type the command again" in named[-1]
     assert (tmp_path / "rows/outputs/QA/results/metrics.json").exists()
+
+
+def test_licences_of_what_requirements_name_are_stated_and_permissive():
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/licences.py"], capture_output=True, text=True, check=True
+    )
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
+    licences = {name.lower().replace("_", "-"): licence for name, _, licence in rows}
+    named = re.findall(r"^([\w-]+)>=", (ROOT / "requirements.txt").read_text(), re.M)
+    assert len(named) > 15
+    for name in named:
+        assert re.search("MIT|BSD|Apache|HPND|MPL", licences[name]), name
