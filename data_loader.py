@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import tifffile
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fcd import labels, patches
 from fcd.distributed import ALONE, Processes
 from fcd.errors import UserError
+from fcd.tifs import TifReader
 from fcd.transforms import Normalization
 
 SUBSET_SEED = 42  # keep_ratio takes the same patches in every experiment
@@ -47,6 +48,7 @@ class PatchDataset(Dataset):
         only_cloudy: bool = False,
     ) -> None:
         self.mask_file = mask_file
+        self._read_tif = TifReader()
         self.reference = patches.reference_of(image_dir)
         self.patches: list[tuple[Path, int]] = []
         for label, name in enumerate(labels.CLASS_FOLDERS):
@@ -89,7 +91,8 @@ class PatchDataset(Dataset):
     def labelled_pixels(self) -> int:
         """Number of pixels whose mask says clear or cloud."""
         return sum(
-            int(np.count_nonzero(_read(folder / self.mask_file, 2))) for folder, _ in self.patches
+            int(np.count_nonzero(self._read(folder / self.mask_file, 2)))
+            for folder, _ in self.patches
         )
 
     def __len__(self) -> int:
@@ -97,25 +100,26 @@ class PatchDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         folder, label = self.patches[index]
-        image = _read(folder / "image.tif", 3)
+        image = self._read(folder / "image.tif", 3)
         sample = {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "image": torch.from_numpy(image).permute(2, 0, 1),
             "label": torch.tensor([label], dtype=torch.float32),
             "name": folder.name,
         }
         if self.mask_file:
-            sample["mask"] = torch.from_numpy(_read(folder / self.mask_file, 2))
+            sample["mask"] = torch.from_numpy(self._read(folder / self.mask_file, 2))
         return sample
 
-
-def _read(path: Path, dimensions: int) -> np.ndarray:
-    try:
-        array = tifffile.imread(path)
-    except (OSError, ValueError, IndexError, tifffile.TiffFileError) as error:
-        raise UserError(f"{path} cannot be read ({error}); prepare the patches again") from error
-    if array.ndim != dimensions:
-        raise UserError(f"{path} has shape {array.shape}, expected {dimensions} dimensions")
-    return array
+    def _read(self, path: Path, dimensions: int) -> np.ndarray:
+        try:
+            array = self._read_tif(path)
+        except (OSError, ValueError, IndexError, tifffile.TiffFileError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); prepare the patches again"
+            ) from error
+        if array.ndim != dimensions:
+            raise UserError(f"{path} has shape {array.shape}, expected {dimensions} dimensions")
+        return array
 
 
 def validation_set(image_dir: Path | str) -> PatchDataset | None:
@@ -213,6 +217,16 @@ def _obey_parent(parent: int) -> None:
     os._exit(0)
 
 
+def collate(samples: list[dict]) -> dict:
+    """A batch of `samples`; images (N, C, H, W) keep the bands of a pixel together in memory.
+
+    So they lie in the files, and so the networks want them: they are copied, never transposed.
+    """
+    interleaved = [sample | {"image": sample["image"].permute(1, 2, 0)} for sample in samples]
+    batch = default_collate(interleaved)
+    return batch | {"image": batch["image"].permute(0, 3, 1, 2)}
+
+
 def get_loader(
     dataset: PatchDataset,
     batch_size: int,
@@ -228,6 +242,7 @@ def get_loader(
     return DataLoader(
         dataset,
         num_workers=num_workers,
+        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_ignore_interrupt,
         **order,

@@ -19,6 +19,7 @@ from fcd.errors import UserError
 from fcd.files import read_json, replacing, write_json
 from fcd.reference import QA, TRUTH, Reference
 from fcd.scenes import FILL_DN, RGB_BANDS, Scene, SceneReader
+from fcd.tifs import TifWriter
 
 SPLITS = ("train", "val", "test")
 SPLIT_FILE = "split.csv"
@@ -212,6 +213,7 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> di
     partial = image_dir / f".partial-{scene.key}"
     shutil.rmtree(partial, ignore_errors=True)
     patches = {folder: [] for folder in labels.CLASS_FOLDERS}
+    write_tif = TifWriter()
     try:
         with scene.open() as reader:
             if split != "test":
@@ -222,7 +224,7 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> di
                     folder = labels.CLASS_FOLDERS[label]
                     name = patch_name(scene.name, row, column)
                     patches[folder].append(name)
-                    _write_patch(partial / folder / name, dn, mask)
+                    _write_patch(partial / folder / name, dn, mask, write_tif)
             share = _write_thumbnail(reader, reference, record_path(image_dir, scene))
         for folder, names in patches.items():
             target = image_dir / split / folder
@@ -244,11 +246,10 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> di
     return record
 
 
-def _write_patch(folder: Path, dn: np.ndarray, mask: np.ndarray) -> None:
+def _write_patch(folder: Path, dn: np.ndarray, mask: np.ndarray, write_tif: TifWriter) -> None:
     folder.mkdir(parents=True)
-    image = np.ascontiguousarray(dn.transpose(1, 2, 0))
-    tifffile.imwrite(folder / "image.tif", image, photometric="minisblack", planarconfig="contig")
-    tifffile.imwrite(folder / "mask.tif", mask, photometric="minisblack")
+    write_tif(folder / "image.tif", dn.transpose(1, 2, 0))
+    write_tif(folder / "mask.tif", mask)
 
 
 def scene_cloud_share(reference: Reference) -> float:

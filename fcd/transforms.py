@@ -71,10 +71,12 @@ class Normalization:
 
     def normalize(self, dn: torch.Tensor) -> torch.Tensor:
         """DN (N, C, H, W), any number type -> float32 in [-1, 1] on the same device."""
-        dn = dn.float()
-        low, high = self._bounds(dn)
-        x = ((dn - low) * (2 / (high - low)) - 1).clamp_(VALID_MIN, 1.0)
-        return x.masked_fill_(dn == self.nodata, FILL)
+        x = dn.to(torch.float32, copy=True)
+        low, high = self._bounds(x)
+        nodata = x == self.nodata
+        # In place: what is computed here waits for memory.
+        x.sub_(low).mul_(2 / (high - low)).sub_(1).clamp_(VALID_MIN, 1.0)
+        return x.masked_fill_(nodata, FILL)
 
     def denormalize(self, x: torch.Tensor) -> torch.Tensor:
         """Network values (N, C, H, W) in [-1, 1] -> DN as float32; fill becomes `nodata`."""
