@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
 from fcd import labels, patch_files, patches
@@ -150,7 +150,7 @@ class PatchDataset(Dataset):
         folder, label = self.patches[index]
         image = self._read_image(folder)
         sample = {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "image": torch.from_numpy(image).permute(2, 0, 1),
             "label": torch.tensor([label], dtype=torch.float32),
             "name": folder.name,
         }
@@ -288,6 +288,16 @@ class _Loader(DataLoader):
             raise RuntimeError(f"DataLoader worker: {type(error).__name__}") from error
 
 
+def collate(samples: list[dict]) -> dict:
+    """A batch of `samples`; images (N, C, H, W) keep the bands of a pixel together in memory.
+
+    So they lie in the files, and so the networks want them: they are copied, never transposed.
+    """
+    interleaved = [sample | {"image": sample["image"].permute(1, 2, 0)} for sample in samples]
+    batch = default_collate(interleaved)
+    return batch | {"image": batch["image"].permute(0, 3, 1, 2)}
+
+
 def get_loader(
     dataset: PatchDataset,
     batch_size: int,
@@ -303,6 +313,7 @@ def get_loader(
     return _Loader(
         dataset,
         num_workers=num_workers,
+        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_ignore_interrupt,
         **order,

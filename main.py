@@ -199,6 +199,7 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         same_domain=flags.same_domain,
         balance=flags.balance,
         select=flags.select,
+        amp=flags.amp,
         sample_step=flags.sample_step,
         model_save_step=flags.model_save_step,
     )

@@ -6,6 +6,7 @@ from typing import Literal
 
 import segmentation_models_pytorch as smp
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, resnet50
 
@@ -13,10 +14,22 @@ from fcd.errors import UserError
 from fcd.transforms import FILL
 
 
-def _norm(channels: int) -> nn.InstanceNorm2d:
-    # Statistics of the instance itself, in training and evaluation alike: tracked statistics
-    # would change the masks in evaluation mode.
-    return nn.InstanceNorm2d(channels, affine=True, track_running_stats=False)
+class InstanceNorm(nn.InstanceNorm2d):
+    """Affine instance norm by the statistics of the instance itself, in evaluation mode too.
+
+    Tracked statistics would change the masks in evaluation mode.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=True, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, h, w) -> the same shape."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        # The same, a channel a group; on a CPU it is the faster kernel of the two. On CUDA
+        # autocast would make it float32.
+        return F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
 
 
 class ResidualBlock(nn.Module):
@@ -26,10 +39,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.main = nn.Sequential(
             nn.Conv2d(dim, dim, 3, padding=1, bias=False),
-            _norm(dim),
+            InstanceNorm(dim),
             nn.ReLU(inplace=True),
             nn.Conv2d(dim, dim, 3, padding=1, bias=False),
-            _norm(dim),
+            InstanceNorm(dim),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +69,7 @@ class Generator(nn.Module):
         super().__init__()
 
         def block(conv: nn.Module, dim: int) -> list[nn.Module]:
-            return [conv, _norm(dim), nn.ReLU(inplace=True)]
+            return [conv, InstanceNorm(dim), nn.ReLU(inplace=True)]
 
         dim = conv_dim
         layers = block(nn.Conv2d(num_channels + c_dim, dim, 7, padding=3, bias=False), dim)

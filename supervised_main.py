@@ -196,6 +196,7 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         freeze_encoder=flags.freeze_encoder,
         balance=flags.balance,
         select=flags.select,
+        amp=flags.amp,
     )
     solver = SupervisedSolver(
         used, task, train_set.image_size, training_normalization(flags.normalize, train_set)

@@ -3,6 +3,7 @@
 Each loss returns (loss, parts): the weighted sum and its unweighted parts, for the log.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,11 +26,15 @@ class LossWeights:
 
 
 def gradient_penalty(discriminator: nn.Module, x_hat: Tensor) -> Tensor:
-    """E[(‖∇D(x̂)‖₂ - 1)²] over the samples of `x_hat` (Gulrajani et al. 2017, eq. 3)."""
+    """E[(‖∇D(x̂)‖₂ - 1)²] over the samples of `x_hat` (Gulrajani et al. 2017, eq. 3).
+
+    Never in bfloat16: a norm is to be held near 1.
+    """
     x_hat = x_hat.detach().requires_grad_()
-    source, _ = discriminator(x_hat)
-    (gradient,) = torch.autograd.grad(source.sum(), x_hat, create_graph=True)
-    return ((gradient.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
+    with torch.autocast(x_hat.device.type, enabled=False):
+        source, _ = discriminator(x_hat)
+        (gradient,) = torch.autograd.grad(source.sum(), x_hat, create_graph=True)
+        return ((gradient.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
 
 
 def discriminator_loss(
@@ -45,7 +50,7 @@ def discriminator_loss(
     x_real, x_fake (N, C, S, S); c_org (N, 1); alpha (N, 1, 1, 1) in [0, 1], the share of the
     real patch in the interpolate. Returns the loss and its unweighted parts.
     """
-    source, domain = discriminator(torch.cat([x_real, x_fake]))
+    source, domain = map(_full, discriminator(torch.cat([x_real, x_fake])))
     real, fake = source.chunk(2)
     parts = {
         "D/loss_real": -real.mean(),
@@ -62,33 +67,40 @@ def discriminator_loss(
     return loss, parts
 
 
+def translate(generator: nn.Module, x: Tensor, targets: Sequence[Tensor]) -> Tensor:
+    """`x` (N, C, S, S) translated to each of `targets` (N, 1): (len(targets) · N, C, S, S).
+
+    In one batch, which changes nothing: no layer of the generator mixes samples.
+    """
+    return generator(x.repeat(len(targets), 1, 1, 1), torch.cat(list(targets)))
+
+
 def generator_loss(
     generator: nn.Module,
     discriminator: nn.Module,
     x_real: Tensor,
+    translated: Tensor,
     c_org: Tensor,
-    c_trg: Tensor,
+    targets: Sequence[Tensor],
     weights: LossWeights,
-    same_domain: bool = True,
 ) -> tuple[Tensor, Parts]:
-    """Loss of the generator: the cross-domain half, and with `same_domain` the other half.
+    """Loss of the generator: the cross-domain half, and the same-domain half if `targets` has it.
+
+    targets: [c'] or [c', c]; translated: `x_real` translated to them by `translate`, with graph.
 
     Cross-domain: -E[D(G(x,c'))] + λ_cls BCE(D_cls(G(x,c')), c') + λ_rec E|x - G(G(x,c'),c)|.
     Same-domain (makes the translation fixed-point; without it this is StarGAN): the same with
-    c' = c, + λ_id E|x - G(x,c)|. Both halves go through the networks in one batch, which
-    changes nothing: no layer mixes samples. Returns the loss and its unweighted parts.
+    c' = c, + λ_id E|x - G(x,c)|. Both halves go through the networks in one batch. Returns the
+    loss and its unweighted parts.
     """
-    halves = [("", c_trg), ("_id", c_org)] if same_domain else [("", c_trg)]
-    n = len(halves)
-    targets = torch.cat([target for _, target in halves])
-    translated = generator(x_real.repeat(n, 1, 1, 1), targets)
-    source, domain = discriminator(translated)
+    n = len(targets)
+    source, domain = map(_full, discriminator(translated))
     restored = generator(translated, c_org.repeat(n, 1))
 
     parts: Parts = {}
     loss = x_real.new_zeros(())
     columns = (source.chunk(n), domain.chunk(n), restored.chunk(n))
-    for (half, target), s, d, back in zip(halves, *columns, strict=True):
+    for half, target, s, d, back in zip(("", "_id")[:n], targets, *columns, strict=True):
         parts[f"G/loss_fake{half}"] = -s.mean()
         parts[f"G/loss_cls{half}"] = F.binary_cross_entropy_with_logits(d, target)
         parts[f"G/loss_rec{half}"] = (x_real - back).abs().mean()
@@ -98,7 +110,7 @@ def generator_loss(
             + weights.cls * parts[f"G/loss_cls{half}"]
             + weights.rec * parts[f"G/loss_rec{half}"]
         )
-    if same_domain:
+    if n == 2:
         parts["G/loss_id"] = (x_real - translated[len(x_real) :]).abs().mean()
         loss = loss + weights.id * parts["G/loss_id"]
     return loss, parts
@@ -120,11 +132,23 @@ def segmentation_loss(
     target = labels.target_from_patch(mask)
     if pixels is None:
         pixels = (target != labels.IGNORE_INDEX).sum().clamp(min=1)
-    total = F.cross_entropy(logits, target, ignore_index=labels.IGNORE_INDEX, reduction="sum")
+    total = F.cross_entropy(
+        _full(logits), target, ignore_index=labels.IGNORE_INDEX, reduction="sum"
+    )
     parts = {"train/loss_mask": total / pixels}
     if image_logit is not None:
-        parts["train/loss_label"] = F.binary_cross_entropy_with_logits(image_logit, label)
+        parts["train/loss_label"] = label_loss(image_logit, label)
     return sum(parts.values()), parts
+
+
+def label_loss(image_logit: Tensor, label: Tensor) -> Tensor:
+    """BCE of the image logit (N, 1) against the image-level label (N, 1)."""
+    return F.binary_cross_entropy_with_logits(_full(image_logit), label)
+
+
+def _full(values: Tensor) -> Tensor:
+    """What a network has computed in bfloat16, under autocast, as float32."""
+    return values.float() if values.dtype == torch.bfloat16 else values
 
 
 def detached(parts: Parts, weight: float = 1.0) -> Parts:

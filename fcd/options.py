@@ -44,7 +44,6 @@ _EXECUTION_FLAGS = {
     "checkpoint",
     "tile_size",
     "overlap",
-    "amp",
     "skip_bad",
     "scenes",
     "output_dir",
@@ -281,6 +280,14 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="name of the method in tables, shared by runs that differ by seed; "
         "None: the experiment's name",
     )
+    group.add_argument(
+        "--amp",
+        type=boolean,
+        default=False,
+        metavar="BOOL",
+        help="train and score in bfloat16 where that is safe: faster on GPUs and on processors "
+        "with AMX, slower on others; scores differ by about 0.01",
+    )
     group.add_argument("--log_step", type=positive, default=10, help="steps between log entries")
     group.add_argument(
         "--profile",
@@ -356,14 +363,6 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         type=natural,
         default=None,
         help="pixels by which tiles overlap and are blended; None: 32, at most half a tile",
-    )
-    group.add_argument(
-        "--amp",
-        type=boolean,
-        default=False,
-        metavar="BOOL",
-        help="compute in bfloat16 where that is safe: faster on processors that have it, scores "
-        "differ by about 0.01",
     )
 
 

@@ -1,7 +1,15 @@
-"""The files of a patch: TIFFs whose pixels have a checksum, so that a flipped bit is noticed."""
+"""The files of a patch: small, many, uncompressed tifs whose pixels have a checksum.
 
+Parsing a tif takes longer than reading the pixels of a patch. Files that one program writes for
+arrays of one shape differ in their pixels and checksums alone, so one of them is parsed and the
+others are not.
+"""
+
+import io
 import struct
 import zlib
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +18,7 @@ import tifffile
 from fcd.errors import OutputError, UserError
 
 CHECKSUM = "crc32"  # its name in the JSON that tifffile keeps in the ImageDescription tag
+_NO_DIGITS = "--------"  # as long as the eight hex digits of a checksum
 # What tifffile and its decoders raise on damaged files, depending on where the damage is.
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError,
            MemoryError, RuntimeError, struct.error, tifffile.TiffFileError, zlib.error)  # fmt: skip
@@ -30,31 +39,117 @@ class DamagedPatch(UserError):
 def write(path: Path, array: np.ndarray) -> None:
     """Write an image (h, w, C) or a mask (h, w); `OutputError` if that fails."""
     array = np.ascontiguousarray(array)
-    layout = {"planarconfig": "contig"} if array.ndim == 3 else {}
+    head = _head(array.shape, array.dtype.str).replace(
+        _NO_DIGITS.encode(), f"{zlib.crc32(array):08x}".encode()
+    )
     try:
-        tifffile.imwrite(
-            path, array, photometric="minisblack", metadata={CHECKSUM: zlib.crc32(array)}, **layout
-        )
+        with open(path, "wb") as file:
+            file.write(head)
+            file.write(array)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror or error})") from error
 
 
-def read(path: Path, dimensions: int) -> np.ndarray:
-    """Read an image (`dimensions` 3) or a mask (2); `DamagedPatch` names the file if it is none.
+@cache
+def _head(shape: tuple[int, ...], dtype: str) -> bytes:
+    """What a tif of such an array holds before its pixels, without the digits of the checksum."""
+    file, array = io.BytesIO(), np.zeros(shape, dtype)
+    layout = {"planarconfig": "contig"} if array.ndim == 3 else {}
+    metadata = {CHECKSUM: _NO_DIGITS}
+    tifffile.imwrite(file, array, photometric="minisblack", metadata=metadata, **layout)
+    return file.getvalue()[: -array.nbytes]
 
-    The pixels are compared with their checksum; patches written before there was one have none.
+
+@dataclass(frozen=True)
+class _Layout:
+    """A tif that is a head and then pixels, and nothing after them.
+
+    before, after: the head around the digits of its checksum; `after` is None without one.
     """
-    try:
+
+    before: bytes
+    after: bytes | None
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @classmethod
+    def of(cls, head: bytes, checksum: str | None, array: np.ndarray) -> "_Layout":
+        """The layout of a file that begins with `head` and ends with the pixels `array`."""
+        if checksum is None:
+            return cls(head, None, array.shape, array.dtype)
+        before, _, after = head.partition(checksum.encode())
+        return cls(before, after, array.shape, array.dtype)
+
+    def checksum(self, content: np.ndarray) -> tuple[bool, bytes]:
+        """Whether the bytes `content` begin as this layout does, and the digits in them."""
+        first = len(self.before)
+        if self.after is None:
+            return content[:first].tobytes() == self.before, b""
+        last = first + len(_NO_DIGITS)
+        fits = (
+            content[:first].tobytes() == self.before
+            and content[last : last + len(self.after)].tobytes() == self.after
+        )
+        return fits, content[first:last].tobytes()
+
+    def pixels(self, content: np.ndarray) -> np.ndarray:
+        """The pixels of `content`, the bytes of such a file, or ValueError if they cannot be."""
+        size = self.dtype.itemsize * int(np.prod(self.shape))
+        return content[len(content) - size :].view(self.dtype).reshape(self.shape)
+
+
+class PatchReader:
+    """Reads tifs of any kind; those that begin as one read before are not parsed again.
+
+    Two files of one length that hold the same bytes before their pixels, the checksum apart, and
+    none after them are parsed alike. Compressed ones, and those with something after the pixels,
+    are parsed each time.
+    """
+
+    def __init__(self) -> None:
+        self._layouts: dict[int, _Layout] = {}  # by the length of the file
+
+    def __call__(self, path: Path, dimensions: int) -> np.ndarray:
+        """An image (`dimensions` 3) or a mask (2), in the machine's byte order, writable.
+
+        Raises `DamagedPatch`, which names the file, if it is none or if its pixels differ from
+        their checksum; patches written before there was one have none.
+        """
+        try:
+            content = np.fromfile(path, np.uint8)
+            layout = self._layouts.get(len(content))
+            fits, digits = layout.checksum(content) if layout else (False, b"")
+            array = layout.pixels(content) if fits else None
+            if array is None:
+                array, digits = self._parsed(path, content)
+        except _DAMAGE as error:
+            raise DamagedPatch.of(path, str(error) or type(error).__name__) from error
+        if array.ndim != dimensions:
+            raise DamagedPatch.of(
+                path, f"its shape is {array.shape}, not of {dimensions} dimensions"
+            )
+        if digits and f"{zlib.crc32(np.ascontiguousarray(array)):08x}".encode() != digits:
+            raise DamagedPatch.of(path, "its pixels differ from their checksum")
+        return array
+
+    def _parsed(self, path: Path, content: np.ndarray) -> tuple[np.ndarray, bytes]:
+        """Pixels and digits of the checksum, by tifffile; the layout is kept if it is simple."""
         with tifffile.TiffFile(path) as tif:
-            written = (tif.shaped_metadata or ({},))[0].get(CHECKSUM)
-            expected = (tif.series[0].nbytes, path.stat().st_size)
-            if expected[0] > 16 * expected[1] + (1 << 20):  # no patch is compressed that far
-                raise DamagedPatch.of(path, f"it claims to hold {expected[0]:,} bytes")
+            checksum = (tif.shaped_metadata or ({},))[0].get(CHECKSUM)
+            claimed, offset = tif.series[0].nbytes, tif.series[0].dataoffset
+            if claimed > 16 * len(content) + (1 << 20):  # no patch is compressed that far
+                raise DamagedPatch.of(path, f"it claims to hold {claimed:,} bytes")
             array = tif.asarray()
-    except _DAMAGE as error:
-        raise DamagedPatch.of(path, str(error) or type(error).__name__) from error
-    if array.ndim != dimensions:
-        raise DamagedPatch.of(path, f"its shape is {array.shape}, not of {dimensions} dimensions")
-    if written is not None and zlib.crc32(np.ascontiguousarray(array)) != written:
-        raise DamagedPatch.of(path, "its pixels differ from their checksum")
-    return array
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        digits = b"" if checksum is None else str(checksum).encode()
+        if offset is not None and offset + array.nbytes == len(content):
+            layout = _Layout.of(content[:offset].tobytes(), checksum, array)
+            simple = offset % array.itemsize == 0 and layout.checksum(content) == (True, digits)
+            # Pixels that are stored in another order of bytes or bits are not these.
+            if simple and np.array_equal(layout.pixels(content), array):
+                self._layouts[len(content)] = layout
+        return array, digits
+
+
+read = PatchReader()
+"""What reads all patches: see `PatchReader.__call__`."""

@@ -60,18 +60,19 @@ def curve(
     y_label: str,
     alt: str,
     x_max: float = 1.0,
+    y_max: float = 1.0,
 ) -> str:
-    """A curve through `points` (n, 2) over [0, x_max] x [0, 1], with up to three `marks`."""
+    """A curve through `points` (n, 2) over [0, x_max] x [0, y_max], with up to three `marks`."""
     width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
 
     def x(value: float) -> float:
         return _LEFT + width * min(value / x_max, 1)
 
     def y(value: float) -> float:
-        return _TOP + height * (1 - value)
+        return _TOP + height * (1 - value / y_max)
 
     parts = []
-    for tick in round_steps(1):
+    for tick in round_steps(y_max):
         parts += [
             _line(_LEFT, y(tick), _LEFT + width, y(tick), "grid"),
             _text(_LEFT - 7, y(tick) + 4, f"{tick:.1f}", "soft", "end"),

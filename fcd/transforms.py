@@ -82,11 +82,14 @@ class Normalization:
 
     def normalize(self, dn: torch.Tensor) -> torch.Tensor:
         """DN (N, C, H, W), any number type -> float32 in [-1, 1] on the same device."""
-        floating, dn = dn.is_floating_point(), dn.float()
-        low, high = self._bounds(dn)
-        x = ((dn - low) * (2 / (high - low)) - 1).clamp_(VALID_MIN, 1.0)
-        nodata = dn == self.nodata
-        return x.masked_fill_(nodata | ~dn.isfinite() if floating else nodata, FILL)
+        floating, x = dn.is_floating_point(), dn.to(torch.float32, copy=True)
+        low, high = self._bounds(x)
+        nodata = x == self.nodata
+        if floating:
+            nodata |= ~x.isfinite()
+        # In place: what is computed here waits for memory.
+        x.sub_(low).mul_(2 / (high - low)).sub_(1).clamp_(VALID_MIN, 1.0)
+        return x.masked_fill_(nodata, FILL)
 
     def is_valid(self, dn: np.ndarray) -> np.ndarray:
         """Where no band of `dn` (C, ...) is nodata: (...) bool."""

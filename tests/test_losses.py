@@ -1,5 +1,7 @@
 """The losses against a plain computation, one forward per term, as they are written."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
@@ -11,8 +13,12 @@ from fcd.losses import (
     gradient_penalty,
     learning_rate_factor,
     segmentation_loss,
+    translate,
 )
+from fcd.options import RunFolder
+from fcd.transforms import Normalization
 from model import Discriminator, Generator
+from solver import FCDSolver, GANSize, GANTraining, Run
 
 WEIGHTS = LossWeights(cls=1.5, rec=7.0, gp=9.0, id=3.0)
 
@@ -65,7 +71,9 @@ def test_gradient_penalty_of_a_linear_function():
 def test_generator_loss_and_its_gradient(networks, batch, same_domain):
     G, D = networks
     x, c_org, c_trg = batch
-    loss, parts = generator_loss(G, D, x, c_org, c_trg, WEIGHTS, same_domain)
+    targets = [c_trg, c_org] if same_domain else [c_trg]
+    translated = translate(G, x, targets)
+    loss, parts = generator_loss(G, D, x, translated, c_org, targets, WEIGHTS)
     ours = torch.autograd.grad(loss, list(G.parameters()))
 
     fake = G(x, c_trg)
@@ -82,6 +90,59 @@ def test_generator_loss_and_its_gradient(networks, batch, same_domain):
     assert all(
         torch.allclose(a, b, rtol=1e-6, atol=1e-12) for a, b in zip(ours, plain, strict=True)
     )
+
+
+def test_a_step_is_that_of_the_plain_losses_one_after_the_other():
+    """The generator's step goes on from what the discriminator's has translated."""
+    torch.manual_seed(2)
+    c_org = torch.tensor([[0.0], [1.0], [1.0]])
+    x, c_trg, alpha = torch.rand(3, 3, 16, 16) * 2 - 1, c_org[[2, 0, 1]], torch.rand(3, 1, 1, 1)
+    run = Run(RunFolder("step"), torch.device("cpu"))
+    solver = FCDSolver(run, GANSize(8, 1, 8, 3), 16, Normalization.paper(3))
+    G, D = copy.deepcopy(solver.G), copy.deepcopy(solver.D)
+    settings = GANTraining(n_critic=2, d_lr=1e-3, g_lr=1e-3)
+    solver.start_optimizers(settings)
+    optimizers = [torch.optim.Adam(net.parameters(), 1e-3, (0.5, 0.999)) for net in (D, G)]
+    for step in (1, 2):
+        solver.step = step
+        parts = solver.learn(settings, x, c_org, c_trg, alpha)
+
+        x_hat = (alpha * x + (1 - alpha) * G(x, c_trg)).detach()
+        d_loss = D(G(x, c_trg).detach())[0].mean() - D(x)[0].mean()
+        d_loss = d_loss + bce(D(x)[1], c_org) + 10 * gradient_penalty(D, x_hat)
+        optimizers[0].zero_grad()
+        d_loss.backward()
+        optimizers[0].step()
+    fake, same = G(x, c_trg), G(x, c_org)
+    g_loss = bce(D(fake)[1], c_trg) + bce(D(same)[1], c_org)
+    g_loss = g_loss - D(fake)[0].mean() - D(same)[0].mean() + 10 * (x - same).abs().mean()
+    g_loss = g_loss + 10 * ((x - G(fake, c_org)).abs() + (x - G(same, c_org)).abs()).mean()
+    optimizers[1].zero_grad()
+    g_loss.backward(inputs=list(G.parameters()))
+    optimizers[1].step()
+
+    d_ours = sum(parts[f"D/loss_{name}"] for name in ("real", "fake", "cls"))
+    assert (d_ours + 10 * parts["D/loss_gp"]).item() == pytest.approx(d_loss.item(), abs=1e-4)
+    for ours, plain in ((solver.D, D), (solver.G, G)):
+        for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+            assert torch.allclose(a.grad, b.grad, rtol=1e-3, atol=1e-5)
+            assert (a - b).abs().mean() < 1e-5
+
+
+def test_bfloat16_changes_little_and_the_gradient_penalty_not_at_all():
+    torch.manual_seed(3)
+    G, D = Generator(8, 1, 1, 3), Discriminator(16, 8, 1, 3, 3)
+    x, c, alpha = torch.rand(4, 3, 16, 16) * 2 - 1, torch.ones(4, 1), torch.rand(4, 1, 1, 1)
+    exact, parts = discriminator_loss(D, x, x.flip(0), c, alpha, WEIGHTS)
+    expected = generator_loss(G, D, x, translate(G, x, [c, c]), c, [c, c], WEIGHTS)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        near, in_bfloat16 = discriminator_loss(D, x, x.flip(0), c, alpha, WEIGHTS)
+        halves = generator_loss(G, D, x, translate(G, x, [c, c]), c, [c, c], WEIGHTS)[1]
+    assert in_bfloat16["D/loss_gp"].item() == parts["D/loss_gp"].item()
+    assert {value.dtype for value in (in_bfloat16 | halves).values()} == {torch.float32}
+    assert 0 < abs(near.item() - exact.item()) < 0.01
+    for name, value in halves.items():
+        assert value.item() == pytest.approx(expected[name].item(), abs=0.02), name
 
 
 def test_segmentation_loss_leaves_invalid_pixels_out():

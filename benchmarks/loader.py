@@ -1,0 +1,104 @@
+"""Patches from disk to a batch: read and normalised one by one, against uint16 as they lie there.
+
+Also the same patches packed in one array on disk, to see whether that would be worth a format.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import measure, plain
+from benchmarks.measure import Comparison
+from data_loader import PatchDataset, collate
+from fcd import labels, options, patch_files
+from fcd.options import positive
+from fcd.transforms import Normalization
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
+    """Run the command line; return what was measured."""
+    parser = measure.parser(__doc__)
+    parser.add_argument("--patch_size", type=positive, default=128, help="side in pixels")
+    parser.add_argument("--patches", type=positive, default=512, help="patches on disk")
+    parser.add_argument("--batch_size", type=positive, default=16, help="patches in a batch")
+    flags = parser.parse_args(arguments)
+    measure.use_threads(flags.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_patches(root, flags.patches, flags.patch_size)
+        dataset = PatchDataset(root, "train")
+        packed = np.load(_pack(root, dataset), mmap_mode="r")
+        order = np.random.default_rng(0).permutation(len(dataset)).tolist()
+        batches = [order[i : i + flags.batch_size] for i in range(0, len(order), flags.batch_size)]
+        normalize = Normalization.paper(dataset.num_channels).normalize
+
+        def plain_batch(batch: list[int]) -> Tensor:
+            return plain.read_batch([dataset.patches[index][0] for index in batch])
+
+        def our_batch(batch: list[int]) -> Tensor:
+            return collate([dataset[index] for index in batch])["image"]
+
+        def all_of(make: Callable[[list[int]], Tensor]) -> Callable[[], None]:
+            return lambda: [make(batch) for batch in batches] and None
+
+        # Nothing is faster than to read as many bytes, from a file that is in memory.
+        size = dataset[0]["image"].nbytes
+        limit = _copies_per_second(root / "packed.npy", size)
+        ours = {
+            "read, uint16": our_batch,
+            "read and normalised by the batch": lambda b: normalize(our_batch(b).contiguous()),
+            "packed in one array, uint16": lambda b: torch.from_numpy(packed[b]),
+        }
+        made = [
+            measure.compare(
+                f"patches of {flags.patch_size} pixels, {name}",
+                "patches/s",
+                len(dataset),
+                all_of(plain_batch),
+                all_of(way),
+                flags.rounds,
+                limit,
+            )
+            for name, way in ours.items()
+        ]
+    measure.show(made, flags.json)
+    return made
+
+
+def write_patches(root: Path, count: int, side: int) -> None:
+    """Write `count` patches of random DN as prepare_landsat8_biome.py writes them."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        label = labels.CLASS_FOLDERS[number % 2]
+        folder = root / "train" / label / f"S_{number:05d}_00000"
+        folder.mkdir(parents=True)
+        dn = rng.integers(1, 65536, (side, side, 10)).astype(np.uint16)
+        patch_files.write(folder / "image.tif", dn)
+
+
+def _pack(root: Path, dataset: PatchDataset) -> Path:
+    path = root / "packed.npy"
+    np.save(path, np.stack([dataset[index]["image"].numpy() for index in range(len(dataset))]))
+    return path
+
+
+def _copies_per_second(path: Path, size: int) -> float:
+    """How often `size` bytes are read from `path` in a second."""
+    times = max(1, path.stat().st_size // size)
+    buffer = bytearray(size)
+
+    def read() -> None:
+        with open(path, "rb", buffering=0) as file:
+            for _ in range(times):
+                file.readinto(buffer)
+
+    done = measure.compare("", "", times, None, read, 5)
+    return done.rate(done.ours)
+
+
+if __name__ == "__main__":
+    options.run(lambda: main() and 0)

@@ -1,0 +1,207 @@
+"""The frame of the benchmarks: two ways of one work, alternating in one process run.
+
+What is shown is the median of the rounds. Side by side in one run, a busy machine slows both
+ways alike, so that their ratio says more than their times.
+"""
+
+import ctypes
+import gc
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from fcd.files import write_json
+from fcd.options import Parser, positive
+
+MIB = 1 << 20
+GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class Way:
+    """How one of the two ways did: median seconds, and peak memory of the process in MiB."""
+
+    seconds: float
+    peak_mib: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A work done in two ways.
+
+    amount: how much of the work one run does, in what `unit` counts (steps of steps/s).
+    plain: None where the plain way was left out. limit: what the hardware could do, in `unit`.
+    """
+
+    name: str
+    unit: str
+    amount: float
+    plain: Way | None
+    ours: Way
+    limit: float | None = None
+
+    def rate(self, way: Way | None) -> float | None:
+        """What `way` does in a second, in `unit`."""
+        return self.amount / way.seconds if way else None
+
+    def row(self) -> dict[str, Any]:
+        """What `--json` writes: rates in `unit`, how many times faster ours is, and its memory."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "plain": self.rate(self.plain),
+            "ours": self.rate(self.ours),
+            "ratio": self.plain.seconds / self.ours.seconds if self.plain else None,
+            "peak_mib": self.ours.peak_mib,
+        }
+
+    def line(self) -> str:
+        """A line of the table."""
+        row = self.row()
+        ratio = f"{row['ratio']:.2f}" if self.plain else "-"
+        memory = f"{self.plain.peak_mib:.0f}" if self.plain else "-"
+        limit = f"{row['ours'] / self.limit:.0%}" if self.limit else "-"
+        return (
+            f"{self.name:44} {self.unit:>10} {_short(row['plain']):>9} {_short(row['ours']):>9} "
+            f"{ratio:>6} {memory:>9} {self.ours.peak_mib:9.0f} {limit:>8}"
+        )
+
+
+HEAD = (
+    f"{'':44} {'unit':>10} {'plain':>9} {'ours':>9} {'ratio':>6} {'plain MiB':>9} "
+    f"{'ours MiB':>9} {'of limit':>8}"
+)
+
+
+def compare(
+    name: str,
+    unit: str,
+    amount: float,
+    plain: Callable[[], Any] | None,
+    ours: Callable[[], Any],
+    rounds: int,
+    limit: float | None = None,
+) -> Comparison:
+    """Run both ways `rounds` times, in alternating order, after one run of each to warm up."""
+    ways = {"plain": plain, "ours": ours} if plain else {"ours": ours}
+    for run in ways.values():
+        run()
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    peak = dict.fromkeys(ways, 0.0)
+    for number in range(rounds):
+        for way in list(ways)[:: 1 if number % 2 else -1]:
+            gc.collect()
+            _forget_peak()
+            _finish()
+            began = time.perf_counter()
+            ways[way]()
+            _finish()
+            seconds[way].append(time.perf_counter() - began)
+            peak[way] = max(peak[way], _peak_mib())
+    done = {way: Way(statistics.median(seconds[way]), peak[way]) for way in ways}
+    return Comparison(name, unit, amount, done.get("plain"), done["ours"], limit)
+
+
+def _finish() -> None:
+    """Wait for what a CUDA device has been asked to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _forget_peak() -> None:
+    """Let the peak memory of this process begin anew, where the system can (Linux).
+
+    What the other way has freed is handed back first, or it would count here.
+    """
+    path = Path("/proc/self/clear_refs")
+    if path.exists():
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of the GNU C library
+            trim(0)
+        path.write_text("5")
+
+
+def _peak_mib() -> float:
+    """Peak memory (resident) of this process in MiB."""
+    path = Path("/proc/self/status")
+    if path.exists():
+        (kib,) = (line.split()[1] for line in path.read_text().splitlines() if "VmHWM" in line)
+        return int(kib) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB  # bytes on macOS
+
+
+# --- what the hardware can do -----------------------------------------------------------------
+
+
+def matrix_product(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
+    """FLOP/s of a square matrix product: what a network could reach if it were nothing else."""
+    a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    seconds = []
+    for _ in range(5):
+        _finish()
+        began = time.perf_counter()
+        a @ b
+        _finish()
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / statistics.median(seconds[1:])
+
+
+def flops(work: Callable[[], Any]) -> float:
+    """Floating-point operations of `work`, counted by PyTorch: convolutions and products."""
+    with _Flops() as counter:
+        work()
+    return counter.total
+
+
+class _Flops(TorchDispatchMode):
+    """What FlopCounterMode counts, without its hooks, which fail on gradients of gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
+        return out
+
+
+# --- command line -----------------------------------------------------------------------------
+
+
+def parser(description: str, rounds: int = 5) -> Parser:
+    """A parser with the flags all benchmarks have."""
+    made = Parser(description=description)
+    made.add_argument("--rounds", type=positive, default=rounds, help="runs of each way")
+    made.add_argument("--threads", type=positive, default=None, help="threads; None: all cores")
+    made.add_argument("--json", type=Path, default=None, metavar="FILE", help="also write the rows")
+    return made
+
+
+def use_threads(threads: int | None) -> None:
+    """Compute with so many threads."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def show(comparisons: Sequence[Comparison], path: Path | None) -> None:
+    """Print the table; write the rows to `path` if there is one."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    amx = ", AMX" * torch.cpu._is_amx_tile_supported()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {capability}{amx}")
+    print("\n".join([HEAD, *(comparison.line() for comparison in comparisons)]))
+    if path:
+        write_json(path, [comparison.row() for comparison in comparisons])
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

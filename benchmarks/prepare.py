@@ -1,0 +1,71 @@
+"""Scenes to patches: whole in memory one after the other, against strips in several processes."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from benchmarks import measure, plain
+from benchmarks.measure import Comparison
+from benchmarks.scenes import write_scene
+from fcd import options, patches
+from fcd.options import positive
+from fcd.patches import Cutting
+from fcd.scenes import Scene, find_scenes
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
+    """Run the command line; return what was measured."""
+    parser = measure.parser(__doc__, rounds=3)
+    parser.add_argument("--sides", type=positive, nargs="+", default=[2000, 4000], help="pixels")
+    parser.add_argument("--patch_size", type=positive, default=128, help="side in pixels")
+    parser.add_argument("--num_workers", type=positive, default=2, help="processes, and scenes")
+    flags = parser.parse_args(arguments)
+    cutting, made = Cutting(flags.patch_size, flags.patch_size), []
+    # A run starts its processes once for all scenes: that is not measured.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(flags.num_workers, get_context("spawn")) as pool,
+    ):
+        for side in flags.sides:
+            root = Path(folder, str(side))
+            for number in range(flags.num_workers):
+                write_scene(root / "scenes", side, side, number)
+            scenes, out = find_scenes(root / "scenes"), root / "out"
+
+            def plainly(scenes: list[Scene] = scenes, out: Path = out) -> int:
+                shutil.rmtree(out, ignore_errors=True)
+                return sum(plain.cut(scene, out, cutting) for scene in scenes)
+
+            def alone(scenes: list[Scene] = scenes, out: Path = out) -> None:
+                shutil.rmtree(out, ignore_errors=True)
+                for scene in scenes:
+                    patches.cut_scene(scene, out, "train", cutting)
+
+            def shared(scenes: list[Scene] = scenes, out: Path = out) -> None:
+                shutil.rmtree(out, ignore_errors=True)
+                cut = partial(patches.cut_scene, image_dir=out, split="train", cutting=cutting)
+                list(pool.map(cut, scenes))
+
+            number = plainly()
+            for ours, processes in ((alone, 1), (shared, flags.num_workers)):
+                made.append(
+                    measure.compare(
+                        f"{len(scenes)} scenes of {side}², processes: {processes}",
+                        "patches/s",
+                        number,
+                        plainly,
+                        ours,
+                        flags.rounds,
+                    )
+                )
+            shutil.rmtree(root)
+    measure.show(made, flags.json)
+    return made
+
+
+if __name__ == "__main__":
+    options.run(lambda: main() and 0)

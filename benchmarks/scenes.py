@@ -1,0 +1,28 @@
+"""Scenes of any size for the benchmarks, quickly: a drawn one, mirrored over and over."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fcd import synthetic
+
+SIDE = 512  # of what is drawn, pixels
+
+
+def write_scene(root: Path, height: int, width: int, number: int = 0) -> Path:
+    """Write a scene of `height` x `width` pixels below `root`; return its folder."""
+    drawn = synthetic.draw_scene("Forest", SIDE, 0, index=number)
+    pad = ((0, max(0, height - SIDE)), (0, max(0, width - SIDE)))
+
+    def enlarged(values: np.ndarray) -> np.ndarray:
+        return np.pad(values, pad, "symmetric")[:height, :width]
+
+    large = replace(
+        drawn,
+        dn=np.stack([enlarged(band) for band in drawn.dn]),
+        truth=enlarged(drawn.truth),
+        qa=enlarged(drawn.qa),
+        grid=replace(drawn.grid, height=height, width=width),
+    )
+    return synthetic.write_scene(large, root / drawn.biome / drawn.name)

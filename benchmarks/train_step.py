@@ -1,0 +1,142 @@
+"""A training step of the Fixed-Point GAN and of FCD+: batched, fused, in place of term by term.
+
+The defaults are the networks of the paper with a batch for a CPU; `--size demo` takes those of
+scripts/demo.sh.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks import measure, plain
+from benchmarks.measure import Comparison
+from fcd import options
+from fcd.distributed import Part
+from fcd.options import RunFolder, boolean, positive
+from fcd.transforms import Normalization
+from solver import FCDSolver, GANSize, GANTraining, Run, SupervisedSolver, SupervisedTraining, Task
+
+LR = 1e-4
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is trained: networks, side of the patches and batch."""
+
+    image_size: int
+    gan: GANSize
+    n_critic: int
+    encoder: str
+
+
+SIZES = {
+    "paper": Size(128, GANSize(), 5, "resnet34"),
+    "demo": Size(32, GANSize(16, 3, 32, 4), 2, "resnet18"),
+    "tiny": Size(32, GANSize(4, 1, 4, 3), 2, "resnet18"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
+    """Run the command line; return what was measured."""
+    parser = measure.parser(__doc__, rounds=3)
+    parser.add_argument("--size", choices=list(SIZES), default="paper", help="of the networks")
+    parser.add_argument("--batch_size", type=positive, default=4, help="patches in a step")
+    parser.add_argument(
+        "--amp",
+        type=boolean,
+        default=False,
+        metavar="BOOL",
+        help="also ours in bfloat16, beside plain in float32",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    flags = parser.parse_args(arguments)
+    measure.use_threads(flags.threads)
+    device, size = options.device(flags.device), SIZES[flags.size]
+    made = []
+    for amp in (False, True) if flags.amp else (False,):
+        dtype = torch.bfloat16 if amp else torch.float32
+        limit = measure.matrix_product(dtype, device)
+        precision = "bf16" if amp else "float32"
+        for name, ways, steps in (
+            ("Fixed-Point GAN", gan_ways(size, flags.batch_size, device, amp), size.n_critic),
+            ("FCD+", unet_ways(size, flags.batch_size, device, amp), 1),
+        ):
+            work = measure.flops(ways[1])  # of one cycle
+            made.append(
+                measure.compare(
+                    f"{name}, {flags.size} size, {precision}",
+                    "steps/s",
+                    steps,
+                    *ways,
+                    flags.rounds,
+                    limit * steps / work,
+                )
+            )
+    measure.show(made, flags.json)
+    return made
+
+
+Cycle = Callable[[], list[dict[str, Tensor]]]
+
+
+def gan_ways(size: Size, batch_size: int, device: torch.device, amp: bool) -> tuple[Cycle, Cycle]:
+    """Plain and our way of `size.n_critic` steps, from the same weights: the loss parts of each."""
+    normalization = Normalization.paper(10)
+    run = Run(RunFolder("benchmark"), device)
+    solver = FCDSolver(run, size.gan, size.image_size, normalization)
+    plain_step = plain.GANStep(copy.deepcopy(solver.G), copy.deepcopy(solver.D), LR, size.n_critic)
+    settings = GANTraining(n_critic=size.n_critic, g_lr=LR, d_lr=LR, amp=amp)
+    solver.start_optimizers(settings)
+    x, _, c_org = _patches(size, batch_size, device)
+    c_trg, alpha = c_org.roll(1, 0), torch.rand(batch_size, 1, 1, 1, device=device)
+
+    def ours() -> dict[str, Tensor]:
+        solver.step += 1
+        return solver.learn(settings, x, c_org, c_trg, alpha)
+
+    def cycle(step: Callable[[], dict[str, Tensor]]) -> Cycle:
+        return lambda: [step() for _ in range(size.n_critic)]
+
+    return cycle(lambda: plain_step(x, c_org, c_trg, alpha)), cycle(ours)
+
+
+def unet_ways(size: Size, batch_size: int, device: torch.device, amp: bool) -> tuple[Cycle, Cycle]:
+    """Plain and our way of a step of FCD+, from the same weights: the loss parts of each."""
+    task = Task(encoder=size.encoder, classifier_head=True)
+    run = Run(RunFolder("benchmark"), device)
+    solver = SupervisedSolver(run, task, size.image_size, Normalization.paper(10))
+    network = copy.deepcopy(solver.network).train()
+    plain_step = plain.UNetStep(network, LR)
+    settings = SupervisedTraining(lr=LR, amp=amp)
+    solver.start_optimizer(settings)
+    x, mask, label = _patches(size, batch_size, device)
+
+    def seeded(step: Callable[[], dict[str, Tensor]]) -> Cycle:
+        def cycle() -> list[dict[str, Tensor]]:
+            torch.manual_seed(0)  # of dropout
+            return [step()]
+
+        return cycle
+
+    part = Part(batch_size)
+    return (
+        seeded(lambda: plain_step(x, mask, label)),
+        seeded(lambda: solver.learn(settings, x, mask, label, part)),
+    )
+
+
+def _patches(size: Size, count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (N, 10, S, S) in [-1, 1], masks (N, S, S) in patch codes and labels (N, 1)."""
+    torch.manual_seed(0)
+    side = size.image_size
+    x = torch.rand(count, 10, side, side) * 1.8 - 0.9
+    label = (torch.arange(count) % 2).float()[:, None]
+    mask = (1 + (torch.rand(count, side, side) < label[:, None] / 2)).to(torch.uint8)
+    return x.to(device), mask.to(device), label.to(device)
+
+
+if __name__ == "__main__":
+    options.run(lambda: main() and 0)

@@ -1,0 +1,137 @@
+"""The benchmarks at a tiny size: both ways compute the same, and the rows are what is promised."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from benchmarks import loader, measure, plain, prepare, scene, train_step
+from benchmarks.scenes import write_scene
+from data_loader import PatchDataset, collate
+from fcd import patches
+from fcd.patches import Cutting
+from fcd.scenes import find_scenes
+from fcd.transforms import Normalization
+
+CPU = torch.device("cpu")
+TINY = train_step.SIZES["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "names"),
+    [
+        (train_step.main, ["--size", "tiny", "--device", "cpu", "--amp", "True"], 4),
+        (loader.main, ["--patch_size", "16", "--patches", "6", "--batch_size", "4"], 3),
+        (prepare.main, ["--sides", "96", "--patch_size", "32", "--num_workers", "2"], 2),
+        (
+            scene.main,
+            ["--size", "tiny", "--mpixel", "0.01", "0.02", "--plain_up_to", "0.01", "--overlap",
+             "8", "--device", "cpu"],
+            2,
+        ),
+    ],
+    ids=["train_step", "loader", "prepare", "scene"],
+)  # fmt: skip
+def test_rows(tmp_path, main, arguments, names, capsys):
+    made = main([*arguments, "--rounds", "1", "--json", str(tmp_path / "rows.json")])
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert len({row["name"] for row in rows}) == len(rows) == names
+    for row, comparison in zip(rows, made, strict=True):
+        assert list(row) == ["name", "unit", "plain", "ours", "ratio", "peak_mib"]
+        assert row["unit"].endswith("/s")
+        assert row["ours"] > 0
+        assert 50 < row["peak_mib"] < 8192
+        if comparison.plain:
+            assert row["ratio"] == pytest.approx(row["ours"] / row["plain"])
+        else:
+            assert (row["plain"], row["ratio"]) == (None, None)
+        assert row["name"] in capsys.readouterr().out or comparison is not made[0]
+    assert (rows[-1]["plain"] is None) == (main is scene.main)
+
+
+def test_the_median_of_alternating_runs(monkeypatch):
+    order, clock = [], iter([0, 1, 10, 30, 100, 102, 200, 205, 300, 303, 400, 440])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
+    made = measure.compare(
+        "x", "steps/s", 10, lambda: order.append("p"), lambda: order.append("o"), rounds=3
+    )
+    assert "".join(order) == "po" + "op" + "po" + "op"
+    # Ours took 1, 5 and 3 seconds, plain 20, 2 and 40.
+    assert (made.ours.seconds, made.plain.seconds) == (3, 20)
+    assert made.row()["ratio"] == pytest.approx(20 / 3)
+    assert made.row()["ours"] == pytest.approx(10 / 3)
+
+
+def test_peak_memory_is_that_of_one_way():
+    def large():
+        return np.ones(100 << 17).sum()  # 100 MiB
+
+    made = measure.compare("x", "1/s", 1, large, lambda: None, rounds=2)
+    assert 90 < made.plain.peak_mib - made.ours.peak_mib < 130
+
+
+def test_flops_and_the_matrix_product():
+    a = torch.ones(3, 5)
+    assert measure.flops(lambda: a @ a.T) == 2 * 3 * 5 * 3
+    assert 1e6 < measure.matrix_product(torch.float32, CPU, 64) < 1e15
+
+
+@pytest.mark.parametrize("ways", [train_step.gan_ways, train_step.unet_ways])
+def test_training_steps_have_the_same_losses(ways):
+    plainly, ours = ways(TINY, 4, CPU, amp=False)
+    for _ in range(2):
+        for expected, parts in zip(plainly(), ours(), strict=True):
+            assert set(expected) == set(parts)
+            for name, value in expected.items():
+                assert parts[name].item() == pytest.approx(value.item(), abs=1e-4), name
+
+
+def test_batches_are_the_same_numbers(tmp_path):
+    loader.write_patches(tmp_path, 5, 16)
+    dataset = PatchDataset(tmp_path, "train")
+    expected = plain.read_batch([folder for folder, _ in dataset.patches])
+    dn = collate([dataset[index] for index in range(5)])["image"]
+    x = Normalization.paper(10).normalize(dn)
+    assert expected.shape == x.shape == (5, 10, 16, 16)
+    assert (x - expected).abs().max() < 1e-6
+
+
+def test_patches_are_the_same_files(tmp_path):
+    write_scene(tmp_path / "scenes", 100, 150)
+    (drawn,) = find_scenes(tmp_path / "scenes")
+    number = plain.cut(drawn, tmp_path / "plain", Cutting(32, 32))
+    assert number == 3 * 4
+    patches.cut_scene(drawn, tmp_path / "ours", "train", Cutting(32, 32))
+    files = sorted((tmp_path / "plain").rglob("*.tif"))
+    assert len(files) == 2 * number
+    for path in files:
+        other = tmp_path / "ours" / "train" / path.relative_to(tmp_path / "plain")
+        assert (tifffile.imread(path) == tifffile.imread(other)).all()
+
+
+@pytest.mark.parametrize("network", ["unet", "gan"])
+def test_masks_are_the_same(tmp_path, network):
+    write_scene(tmp_path / "scenes", 90, 130)
+    (drawn,) = find_scenes(tmp_path / "scenes")
+    solver = scene.build(network, TINY, CPU)
+    threshold = scene.median_score(solver, drawn)
+    tiles = solver.tiles(32, 8, 4)
+    for way in scene.ways_of(solver, drawn, threshold, tiles, tmp_path):
+        way()
+    assert scene.differing(tmp_path, drawn) < 1e-3
+    with scene.rasterio.open(tmp_path / "plain.tif") as dataset:
+        share = (dataset.read(1) == 255).mean()
+    assert 0.05 < share < 0.95
+    assert math.isfinite(threshold)
+
+
+def test_plots_show_the_sizes(tmp_path):
+    ways = [measure.Comparison("a", "x/s", 1, None, measure.Way(60.0 * n, 512.0)) for n in (1, 4)]
+    scene.write_plots(ways, [1, 4], tmp_path / "p")
+    assert "minutes" in (tmp_path / "p-time.svg").read_text()
+    points = (tmp_path / "p-memory.svg").read_text().split('points="')[1].split('"')[0].split()
+    (_, first), (_, last) = (point.split(",") for point in points)
+    assert first == last
