@@ -20,6 +20,7 @@ source "$here/rows.sh"
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + jobs - 1) / jobs))}
 mkdir -p logs
+: >logs/done
 set -m # each row group is a process group of its own, so that a stop reaches all of it
 stop() {
     local group
@@ -38,16 +39,17 @@ carry_out() { # NAME SEED SCRIPT…: one script after the other, printing to log
     for script in "$@"; do
         bash "$here/$script" "${arguments[@]}" --dir "$PWD" --seeds "$seed" || return
     done >"logs/$name.log" 2>&1
+    echo "$name" >>logs/done
     echo "$(date +%T) $name is done"
 }
 
-declare -A rows # process -> name
+rows=()
 start() { # as soon as fewer than $jobs are running
     while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do
         sleep 1
     done
     carry_out "$@" &
-    rows[$!]=$1-$2
+    rows+=("$1-$2")
 }
 
 echo "follow a row with: tail -f $PWD/logs/…"
@@ -59,11 +61,13 @@ for seed in $seeds; do
     start cam "$seed" run_cam.sh
 done
 start cfmask 0 run_cfmask.sh
+wait
 failed=false
-for row in "${!rows[@]}"; do
-    if ! wait "$row"; then
+for row in "${rows[@]}"; do
+    # Not by the exit code, which bash forgets of processes that ended an hour ago.
+    if ! grep -qx "$row" logs/done; then
         failed=true
-        echo "error: ${rows[$row]} stopped: $(tail -n 1 "logs/${rows[$row]}.log")" >&2
+        echo "error: $row stopped: $(tail -n 1 "logs/$row.log")" >&2
     fi
 done
 if $failed; then
