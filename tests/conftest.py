@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,15 @@ def draw(height, width, seed):
     truth[-10:, -10:] = 0
     dn[:, -10:, -10:] = 0
     return dn, truth
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """Entry scripts answer SIGTERM in their own way; called in a test, they must not go on to."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture
