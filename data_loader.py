@@ -16,11 +16,22 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
-from fcd import labels, patch_files, patches
+from fcd import labels
 from fcd.distributed import ALONE, Processes
 from fcd.errors import UserError
+from fcd.imagery import RasterPatches
 from fcd.patch_files import DamagedPatch
+from fcd.patches import Kind, PreparedPatches
 from fcd.transforms import Normalization
+
+Source = PreparedPatches | RasterPatches
+"""Where patches are and how they are read."""
+
+
+def as_source(source: Source | Path | str) -> Source:
+    """`source`, or the patches of prepare_landsat8_biome.py in that folder."""
+    return PreparedPatches(Path(source)) if isinstance(source, Path | str) else source
+
 
 SUBSET_SEED = 42  # keep_ratio takes the same patches in every experiment
 
@@ -28,20 +39,19 @@ SUBSET_SEED = 42  # keep_ratio takes the same patches in every experiment
 class PatchDataset(Dataset):
     """Patches of one split, sorted by name.
 
-    A sample is a dict: image (C, H, W) uint16 DN; label (1,) float32, 0 clear or 1 cloudy;
-    mask (H, W) uint8 patch codes, if `mask_file` is given; name.
+    A sample is a dict: image (C, H, W) DN, of prepared patches uint16; label (1,) float32, 0
+    clear or 1 cloudy; mask (H, W) uint8 patch codes, if `mask_file` is given; name.
 
     Args:
-        image_dir: folder written by prepare_landsat8_biome.py.
+        source: where the patches are; a path is a folder of prepare_landsat8_biome.py.
         split: train or val.
         mask_file: mask.tif, generated_mask.tif, …; None reads no mask.
         keep_ratio: share of the patches to keep, the same ones every time.
         only_cloudy: leave out patches labelled clear.
         skip_bad: read every patch once and leave out, for good, those that are damaged.
 
-    `reference` says what the labels and mask.tif come from (`fcd.patches.reference_of`),
-    `left_out` which patches are damaged. Without `skip_bad` a damaged patch raises `DamagedPatch`
-    when it is read.
+    `reference` and `labels_from` say what the labels and mask.tif come from, `left_out` which
+    patches are damaged. Without `skip_bad` a damaged patch raises `DamagedPatch` when it is read.
 
     Raises:
         UserError: a folder is missing or empty, or a patch has no `mask_file`.
@@ -49,23 +59,23 @@ class PatchDataset(Dataset):
 
     def __init__(
         self,
-        image_dir: Path | str,
+        source: Source | Path | str,
         split: str,
         mask_file: str | None = None,
         keep_ratio: float = 1.0,
         only_cloudy: bool = False,
         skip_bad: bool = False,
     ) -> None:
+        self.source = as_source(source)
         self.mask_file = mask_file
-        self.reference = patches.reference_of(image_dir)
+        self.reference, self.labels_from = self.source.reference, self.source.labels_from
         self.patches: list[tuple[Path, int]] = []
         for label, name in enumerate(labels.CLASS_FOLDERS):
-            folder = Path(image_dir, split, name)
-            found = sorted(entry for entry in folder.iterdir()) if folder.is_dir() else []
+            found = self.source.find(split, name)
             if not found:
                 raise UserError(
-                    f"{folder} holds no patches; run python prepare_landsat8_biome.py "
-                    f"--output_dir {image_dir} (FCD needs clear and cloudy patches)"
+                    f"{self.source.root / split / name} holds no patches; {self.source.absent} "
+                    "(FCD needs clear and cloudy patches)"
                 )
             if label == labels.LABEL_CLOUDY or not only_cloudy:
                 self.patches += [(patch, label) for patch in found]
@@ -74,11 +84,11 @@ class PatchDataset(Dataset):
             kept = sorted(order[: max(1, round(keep_ratio * len(order)))])
             self.patches = [self.patches[index] for index in kept]
         if mask_file:
-            missing = [patch for patch, _ in self.patches if not (patch / mask_file).exists()]
-            if missing:
+            self.source.check_mask_file(mask_file)
+            if missing := self.without(mask_file):
                 raise UserError(
                     f"{missing[0]} has no {mask_file} ({len(missing)} of {len(self.patches)} "
-                    "patches have none); run python prepare_landsat8_biome.py --generated_masks DIR"
+                    f"patches have none); {self.source.mask_hint}"
                 )
         self.left_out: list[str] = self._leave_out_damaged(split) if skip_bad else []
 
@@ -103,9 +113,7 @@ class PatchDataset(Dataset):
 
     def _damage(self, patch: tuple[Path, int]) -> DamagedPatch | None:
         try:
-            self._read_image(patch[0])
-            if self.mask_file:
-                self._read_mask(patch[0])
+            self._read(patch[0])
         except DamagedPatch as error:
             return error
         return None
@@ -116,73 +124,123 @@ class PatchDataset(Dataset):
         digest = hashlib.sha256(names.encode()).hexdigest()[:12]
         return {"patches": len(self.patches), "fingerprint": digest, "left_out": self.left_out}
 
+    def without(self, mask_file: str) -> list[Path]:
+        """The patches that have no mask `mask_file`."""
+        return [p for p, _ in self.patches if not self.source.mask_path(p, mask_file).exists()]
+
     @property
     def labels(self) -> torch.Tensor:
         """Image-level labels (n,) float32."""
         return torch.tensor([label for _, label in self.patches], dtype=torch.float32)
 
+    @cached_property
+    def kind(self) -> Kind:
+        """Bands, size, type and nodata of the patches; `UserError` if they differ."""
+        return self.source.kind([patch for patch, _ in self.patches])
+
     @property
     def image_size(self) -> int:
-        """Side of the patches in pixels, from the first one."""
-        return self._shape[0]
+        """Side of the patches in pixels."""
+        return self.kind.image_size
 
     @property
     def num_channels(self) -> int:
-        """Number of bands, from the first patch."""
-        return self._shape[2]
+        """Number of bands."""
+        return self.kind.num_channels
 
     @cached_property
     def _shape(self) -> tuple[int, int, int]:
-        """(H, W, C) that all patches must have, from the first one that can be read."""
-        for folder, _ in self.patches:
+        """(C, H, W) that all patches must have, from the first one that can be read."""
+        for patch, _ in self.patches:
             with suppress(DamagedPatch):
-                return patch_files.read(folder / "image.tif", 3).shape
+                return self.source.read(patch, None)[0].shape
         raise UserError(f"every patch is damaged, such as {self.patches[0][0]}")
 
     def labelled_pixels(self) -> int:
         """Number of pixels whose mask says clear or cloud."""
-        return sum(int(np.count_nonzero(self._read_mask(folder))) for folder, _ in self.patches)
+        masks = (self.source.mask(patch, self.mask_file) for patch, _ in self.patches)
+        return sum(int(np.count_nonzero(mask)) for mask in masks)
 
     def __len__(self) -> int:
         return len(self.patches)
 
     def __getitem__(self, index: int) -> dict:
-        folder, label = self.patches[index]
-        image = self._read_image(folder)
+        patch, label = self.patches[index]
+        image, mask = self._read(patch)
         sample = {
-            "image": torch.from_numpy(image).permute(2, 0, 1),
+            "image": torch.from_numpy(image),
             "label": torch.tensor([label], dtype=torch.float32),
-            "name": folder.name,
+            "name": patch.name,
         }
-        if self.mask_file:
-            sample["mask"] = torch.from_numpy(self._read_mask(folder))
+        if mask is not None:
+            sample["mask"] = torch.from_numpy(mask)
         return sample
 
-    def _read_image(self, folder: Path) -> np.ndarray:
-        """DN (H, W, C) of a patch; `DamagedPatch` if they cannot be read or have another shape."""
-        path = folder / "image.tif"
-        image = patch_files.read(path, 3)
+    def _read(self, patch: Path) -> tuple[np.ndarray, np.ndarray | None]:
+        """Image (C, H, W) and mask (H, W); `DamagedPatch` if not readable or of another shape."""
+        image, mask = self.source.read(patch, self.mask_file)
         if image.shape != self._shape:
-            raise DamagedPatch.of(path, f"its shape is {image.shape}, that of others {self._shape}")
-        return image
-
-    def _read_mask(self, folder: Path) -> np.ndarray:
-        """Patch codes (H, W) of a patch; `DamagedPatch` if they cannot be read or are none."""
-        path = folder / self.mask_file
-        mask = patch_files.read(path, 2)
-        if mask.shape != self._shape[:2]:
-            raise DamagedPatch.of(path, f"its shape is {mask.shape}, that of images {self._shape}")
-        if mask.dtype != np.uint8 or mask.max() > labels.CLOUD:
-            raise DamagedPatch.of(path, f"it holds {mask.dtype} up to {mask.max()}, no patch codes")
-        return mask
+            path, differs = self.source.image_path(patch), image.shape
+        elif mask is not None and mask.shape != self._shape[1:]:
+            path, differs = self.source.mask_path(patch, self.mask_file), mask.shape
+        else:
+            return image, mask
+        raise self.source.damaged(path, f"its shape is {differs}, that of images {self._shape}")
 
 
-def validation_set(image_dir: Path | str, skip_bad: bool = False) -> PatchDataset | None:
-    """The validation patches with their masks, or None (said aloud) if there is no such split."""
-    if Path(image_dir, "val").is_dir():
-        return PatchDataset(image_dir, "val", "mask.tif", skip_bad=skip_bad)
-    print(f"{image_dir} has no val split: the last checkpoint will count as the best one")
-    return None
+def with_optional_masks(
+    source: Source | Path | str, split: str, *, only_cloudy: bool = False, skip_bad: bool = False
+) -> PatchDataset:
+    """The patches of `split` with their mask.tif; without any, if that may be and one has none."""
+    found = PatchDataset(source, split, only_cloudy=only_cloudy)
+    lacking = found.source.masks_are_optional and found.without("mask.tif")
+    mask_file = None if lacking else "mask.tif"
+    return PatchDataset(source, split, mask_file, only_cloudy=only_cloudy, skip_bad=skip_bad)
+
+
+def validation_set(
+    train_set: PatchDataset, select: str, skip_bad: bool = False
+) -> tuple[PatchDataset | None, str]:
+    """The validation patches with their masks, and how they choose the best checkpoint.
+
+    select: `pixel` or `image`. Without masks it is `image`; without a val split there are no
+    patches. Either is said aloud. Raises `UserError` if they are not like those of `train_set`.
+    """
+    source = train_set.source
+    if not (source.root / "val").is_dir():
+        print(f"{source.root} has no val split: the last checkpoint will count as the best one")
+        return None, select
+    dataset = with_optional_masks(source, "val", skip_bad=skip_bad)
+    if dataset.kind != train_set.kind:
+        raise UserError(
+            f"{source.root}: the val patches have {dataset.kind}, the training patches "
+            f"{train_set.kind}; they must be alike"
+        )
+    if dataset.mask_file is None and select == "pixel":
+        missing = len(dataset.without("mask.tif"))
+        print(
+            f"{missing} of the {len(dataset)} val patches of {source.root} have no mask: the best "
+            "checkpoint will be chosen by image-level labels (--select image)"
+        )
+        select = "image"
+    return dataset, select
+
+
+def threshold_choice(source: Source) -> str:
+    """How the threshold of a score is chosen unless one says: `f1`, without masks `otsu`.
+
+    The latter is said aloud.
+    """
+    if not source.masks_are_optional:
+        return "f1"
+    dataset = with_optional_masks(source, "train", only_cloudy=True)
+    if dataset.mask_file:
+        return "f1"
+    print(
+        f"{len(dataset.without('mask.tif'))} of the {len(dataset)} cloudy training patches of "
+        f"{source.root} have no mask: the threshold will be Otsu's (--threshold otsu)"
+    )
+    return "otsu"
 
 
 def summaries(train_set: PatchDataset, val_set: PatchDataset | None) -> dict[str, Any]:
@@ -192,9 +250,16 @@ def summaries(train_set: PatchDataset, val_set: PatchDataset | None) -> dict[str
 
 def training_normalization(kind: str, dataset: PatchDataset) -> Normalization:
     """`paper`, or `stretch` from the statistics of the training patches."""
-    if kind == "stretch":
-        return Normalization.stretch(dn_counts(dataset))
-    return Normalization.paper(dataset.num_channels)
+    data = dataset.kind
+    if data.dtype == "float32":
+        measured = Normalization.measured(value_ranges(dataset), data.nodata)
+        if kind == "paper":
+            return measured
+        counts, values = binned_counts(dataset, measured)
+        return Normalization.stretch(counts, values, data.nodata, data.dtype)
+    if kind == "paper":
+        return Normalization.paper(data.num_channels, data.dtype, data.nodata)
+    return Normalization.stretch(dn_counts(dataset), None, data.nodata, data.dtype)
 
 
 def batches_per_epoch(patches: int, batch_size: int) -> int:
@@ -320,11 +385,50 @@ def get_loader(
     )
 
 
-def dn_counts(dataset: PatchDataset, sample: int = 2000) -> np.ndarray:
-    """How often each DN occurs per band, (C, 65536) int64, in at most `sample` seeded patches."""
+def _sampled(dataset: PatchDataset, sample: int) -> Iterator[np.ndarray]:
+    """The images (C, H, W) of at most `sample` seeded patches, always the same ones."""
     order = np.random.default_rng(SUBSET_SEED).permutation(len(dataset))[:sample]
+    return (dataset[int(index)]["image"].numpy() for index in order)
+
+
+def dn_counts(dataset: PatchDataset, sample: int = 2000) -> np.ndarray:
+    """How often each DN of an integer type occurs per band, (C, 256 or 65536) int64."""
     counts: np.ndarray | int = 0
-    for index in order:
-        image = dataset[int(index)]["image"].numpy()
-        counts = counts + np.stack([np.bincount(b.ravel(), minlength=65536) for b in image])
+    for image in _sampled(dataset, sample):
+        size = np.iinfo(image.dtype).max + 1
+        counts = counts + np.stack([np.bincount(b.ravel(), minlength=size) for b in image])
     return counts
+
+
+def value_ranges(dataset: PatchDataset, sample: int = 2000) -> np.ndarray:
+    """Least and greatest value of each band of float32 patches, (2, C); nodata left out.
+
+    The least is infinite, the greatest -infinite, if a band is all nodata.
+    """
+    low, high = np.inf, -np.inf
+    for image in _sampled(dataset, sample):
+        known = _known(image, dataset.kind.nodata)
+        low = np.minimum(low, np.where(known, image, np.inf).min(axis=(1, 2)))
+        high = np.maximum(high, np.where(known, image, -np.inf).max(axis=(1, 2)))
+    return np.stack([low, high])
+
+
+def binned_counts(
+    dataset: PatchDataset, measured: Normalization, sample: int = 2000, bins: int = 65536
+) -> tuple[np.ndarray, np.ndarray]:
+    """How often values of float32 bands fall into bins of their range, and the bins' middles.
+
+    Both (C, bins).
+    """
+    limits = zip(measured.low, measured.high, strict=True)
+    edges = [np.linspace(low, high, bins + 1) for low, high in limits]
+    counts: np.ndarray | int = 0
+    for image in _sampled(dataset, sample):
+        bands = zip(image, _known(image, measured.nodata), edges, strict=True)
+        counts = counts + np.stack([np.histogram(b[known], e)[0] for b, known, e in bands])
+    return counts, np.stack([(e[:-1] + e[1:]) / 2 for e in edges])
+
+
+def _known(image: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Where float32 pixels are finite and not `nodata`, (C, H, W) bool."""
+    return np.isfinite(image) & (True if nodata is None else image != nodata)

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import torch
 
-from data_loader import PatchDataset, summaries, training_normalization, validation_set
+from data_loader import (
+    PatchDataset,
+    summaries,
+    threshold_choice,
+    training_normalization,
+    validation_set,
+    with_optional_masks,
+)
 from fcd import cfmask, distributed, options, patches
 from fcd.errors import UserError
 from fcd.losses import LossWeights
@@ -14,7 +21,7 @@ from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
 from fcd.reference import QA
 from fcd.report import Evaluation, Supervision
 from fcd.scenes import find_scenes
-from solver import FCDSolver, GANSize, GANTraining, Run, evaluate, qa_predictions
+from solver import FCDSolver, GANSize, GANTraining, Run, Tiles, evaluate, qa_predictions
 
 SIZE, TRAINING = GANSize(), GANTraining()  # the paper's defaults
 
@@ -142,7 +149,7 @@ def build_parser() -> Parser:
         None,
         "of the difference map: f1 (best macro F1 on masks of cloudy training patches, as "
         "the paper: uses pixel labels), otsu (no pixel label) or a number in [0, 1]; None: f1, "
-        "in --mode predict the one chosen before",
+        "without masks otsu; in --mode predict the one chosen before",
     )
     group.add_argument(
         "--model_weights",
@@ -178,8 +185,9 @@ def main() -> int:
 def train(flags: argparse.Namespace, used: Run) -> int:
     """`--mode train`."""
     used.processes.per_process(flags.batch_size)
-    train_set = PatchDataset(flags.image_dir, "train", skip_bad=flags.skip_bad)
-    val_set = validation_set(flags.image_dir, flags.skip_bad)
+    source = options.patch_source(flags)
+    train_set = PatchDataset(source, "train", skip_bad=flags.skip_bad)
+    val_set, select = validation_set(train_set, flags.select, flags.skip_bad)
     if train_set.image_size != flags.image_size:
         raise UserError(
             f"--image_size {flags.image_size}: the patches in {flags.image_dir} are "
@@ -198,7 +206,7 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         weights=LossWeights(flags.lambda_cls, flags.lambda_rec, flags.lambda_gp, flags.lambda_id),
         same_domain=flags.same_domain,
         balance=flags.balance,
-        select=flags.select,
+        select=select,
         amp=flags.amp,
         sample_step=flags.sample_step,
         model_save_step=flags.model_save_step,
@@ -209,6 +217,7 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         )
     except ValueError as error:
         raise UserError(f"{error}; change --image_size or --d_repeat_num") from error
+    solver.rgb = options.rgb_bands(flags, train_set.num_channels) or solver.rgb
     return options.carry_out(
         lambda: solver.train(settings, train_set, val_set),
         used.folder,
@@ -221,35 +230,35 @@ def train(flags: argparse.Namespace, used: Run) -> int:
 
 def generate_masks(flags: argparse.Namespace, used: Run) -> int:
     """`--mode generate_masks`."""
-    solver = FCDSolver.load(used, _weights(flags, used))
-    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp)
-    scenes = patches.scenes_of_split(find_scenes(flags.orig_image_dir), flags.image_dir, "train")
+    source = options.patch_source(flags)
+    solver = _trained(flags, used)
+    tiles = _tiles(flags, solver)
+    scenes = source.scenes("train", flags.orig_image_dir, masked=False)
     threshold = _threshold(flags, solver)
     tifs = solver.generate_masks(scenes, tiles, threshold)
+    if flags.dataset == options.OWN and used.processes.first:
+        source.add_generated_masks(tifs, scenes)
     print(f"masks of {len(scenes)} training scenes: {tifs}")
     return 0
 
 
 def test(flags: argparse.Namespace, used: Run) -> int:
     """`--mode test`."""
-    solver = FCDSolver.load(used, _weights(flags, used))
-    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp)
-    scenes = patches.scenes_of_split(
-        find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
-    )
-    threshold = _threshold(flags, solver)
+    solver = _trained(flags, used)
+    tiles = _tiles(flags, solver)
+    scenes, reference, part = options.test_data(flags)
     config = options.run_config(used.folder, _weights(flags, used), vars(flags))
-    reference = patches.reference_of(flags.image_dir)
-    method = flags.method or flags.experiment_name
-    solver.test(scenes, tiles, threshold, method, config, reference)
+    method, results = flags.method or flags.experiment_name, used.folder.results / part
+    threshold = _threshold(flags, solver)
+    solver.test(scenes, tiles, threshold, method, config, reference, results)
     return 0
 
 
 def predict(flags: argparse.Namespace, used: Run) -> int:
     """`--mode predict`."""
     paths = options.scene_paths(flags)
-    solver = FCDSolver.load(used, _weights(flags, used))
-    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp)
+    solver = _trained(flags, used)
+    tiles = _tiles(flags, solver)
     threshold = flags.threshold
     if threshold in ("f1", "otsu"):
         threshold = _threshold(flags, solver)["threshold"]
@@ -260,29 +269,40 @@ def _weights(flags: argparse.Namespace, used: Run) -> Path:
     return flags.model_weights or used.folder.checkpoint(flags.checkpoint)
 
 
+def _trained(flags: argparse.Namespace, used: Run) -> FCDSolver:
+    solver = FCDSolver.load(used, _weights(flags, used))
+    solver.rgb = options.rgb_bands(flags, solver.normalization.num_channels) or solver.rgb
+    return solver
+
+
+def _tiles(flags: argparse.Namespace, solver: FCDSolver) -> Tiles:
+    return solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp, flags.nodata)
+
+
 def _threshold(flags: argparse.Namespace, solver: FCDSolver) -> dict:
-    threshold = solver.choose_threshold(
-        "f1" if flags.threshold is None else flags.threshold,
-        flags.image_dir,
-        flags.threshold_patches,
-        flags.batch_size,
-        flags.skip_bad,
-    )
+    threshold = options.known_threshold(flags, solver.known_threshold)
+    if threshold is None:
+        source = options.patch_source(flags)
+        choice = threshold_choice(source) if flags.threshold is None else flags.threshold
+        threshold = solver.choose_threshold(
+            choice, source, flags.threshold_patches, flags.batch_size, flags.skip_bad
+        )
     print(f"threshold {threshold['threshold']:.4f}: {threshold['chosen_by']}")
     return threshold
 
 
 def visualize(flags: argparse.Namespace, used: Run) -> int:
     """`--mode visualize`."""
-    solver = FCDSolver.load(used, _weights(flags, used))
-    dataset = PatchDataset(flags.image_dir, "train", "mask.tif", skip_bad=flags.skip_bad)
+    solver = _trained(flags, used)
+    source = options.patch_source(flags)
+    dataset = with_optional_masks(source, "train", skip_bad=flags.skip_bad)
     print(f"pictures: {solver.visualize(dataset, flags.num_pictures)}")
     return 0
 
 
 def export(flags: argparse.Namespace, used: Run) -> int:
     """`--mode export`, on the CPU."""
-    solver = FCDSolver.load(replace(used, device=torch.device("cpu")), _weights(flags, used))
+    solver = _trained(flags, replace(used, device=torch.device("cpu")))
     threshold = _threshold(flags, solver)["threshold"]
     solver.export(used.folder.onnx(flags.checkpoint), solver.G, threshold)
     return 0
@@ -290,6 +310,8 @@ def export(flags: argparse.Namespace, used: Run) -> int:
 
 def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
     """`--mode cfmask`: no network; the masks come with the scenes."""
+    if flags.dataset != options.PREPARED:
+        raise UserError(f"--mode cfmask needs QA bands, which --dataset {flags.dataset} has not")
     if patches.reference_of(flags.image_dir) == QA:
         raise UserError(
             f"--mode cfmask: the scenes of {flags.image_dir} were prepared with --labels qa, so "

@@ -20,13 +20,22 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import fcd
-from data_loader import PatchDataset, StepBatches, batches_per_epoch, get_loader
+from data_loader import (
+    PatchDataset,
+    Source,
+    StepBatches,
+    as_source,
+    batches_per_epoch,
+    get_loader,
+    with_optional_masks,
+)
 from fcd import cfmask, checkpoints, figures, labels, metrics, options, patches
 from fcd.cam import cam_score
 from fcd.distributed import ALONE, Part, Processes
 from fcd.errors import UserError
 from fcd.export import DNScore, write_onnx
 from fcd.files import from_plain, read_json, write_json
+from fcd.imagery import NO_NODATA
 from fcd.interruption import Interruption, Stopped
 from fcd.losses import (
     LossWeights,
@@ -46,9 +55,17 @@ from fcd.prediction import ArrayScene, Prediction, Predictor, has_tags
 from fcd.profiling import profiled
 from fcd.reference import NAMES, QA, TRUTH, Reference
 from fcd.report import Evaluation, SceneEvaluation, Supervision
-from fcd.scenes import BANDS, FILL_DN, RGB_BANDS, Scene, raster_writer
+from fcd.scenes import (
+    FILL_DN,
+    RGB_BANDS,
+    Scene,
+    SceneReader,
+    band_names,
+    default_rgb,
+    raster_writer,
+)
 from fcd.tiling import Strip, score_strips
-from fcd.transforms import Normalization, random_horizontal_flip, to_device
+from fcd.transforms import FILL, Normalization, random_horizontal_flip, to_device
 from model import Discriminator, Generator, build_resnet50, build_ucam, build_unet
 
 THRESHOLD_SEED = 42
@@ -60,6 +77,8 @@ QA_SELECTION = "best macro F1 on the validation patches' QA bands"  # `pixel`, w
 # The networks' zero padding writes a frame of about this many pixels into the scores of a tile.
 FRAME = 32
 MAX_IMAGE_SIZE = 16_384  # of a checkpoint that is believed, pixels
+# What checkpoints of earlier versions lack, and what stands in for it (`Solver.restore`).
+ADDED_LATER = {"rgb"}
 
 # --- what the solvers share ------------------------------------------------------------------
 
@@ -95,6 +114,8 @@ class Tiles:
     batch_size: int
     amp: bool = False
     """Whether the networks compute in bfloat16 where that is safe."""
+    nodata: float | str | None = None
+    """Of all scenes, whatever their files say; None: what they say, "none": no value."""
 
 
 def evaluate(
@@ -161,7 +182,7 @@ class Solver:
     image_size: int
     tile_multiple: int  # tile sides the networks can take, pixels
     score_name: str  # what `score` is
-    rgb = RGB_BANDS  # red, green and blue among the bands
+    rgb: tuple[int, ...]  # red, green and blue among the bands, from 0
     natural_threshold: float | None = None  # of a score that is a probability
 
     def __init__(self, run: Run) -> None:
@@ -198,6 +219,7 @@ class Solver:
             "choice": asdict(self.choice),
             "image_size": self.image_size,
             "normalization": self.normalization.state(),
+            "rgb": list(self.rgb),
             **{name: network.state_dict() for name, network in self.networks().items()},
         }
 
@@ -283,7 +305,7 @@ class Solver:
         damage: checkpoints.DamagedCheckpoint | None = None
         for path in self.run.folder.resumable():
             try:
-                state = checkpoints.load(path, tuple(self.state()))
+                state = checkpoints.load(path, tuple({*self.state()} - ADDED_LATER))
             except checkpoints.DamagedCheckpoint as error:
                 print(f"{error}; going back to the checkpoint before", file=sys.stderr)
                 damage = error
@@ -303,6 +325,7 @@ class Solver:
         self.step, self.best = int(state["step"]), float(state["best"])
         self.choice = from_plain(Choice, state["choice"], source)
         self.normalization = Normalization.from_state(state["normalization"])
+        self.rgb = _rgb(state, self.normalization.num_channels)
 
     def check_equal(self) -> None:
         """Raise `UserError` if the processes do not have the same weights."""
@@ -408,6 +431,7 @@ class Solver:
         overlap: int | None = None,
         batch_size: int = 16,
         amp: bool = False,
+        nodata: float | str | None = None,
     ) -> Tiles:
         """How to score scenes; by default in tiles of the training patches' size.
 
@@ -419,13 +443,13 @@ class Solver:
             raise UserError(f"--tile_size {size} is no multiple of {self.tile_multiple}")
         if overlap > size // 2:
             raise UserError(f"--overlap {overlap} exceeds half the tile ({size // 2} pixels)")
-        return Tiles(size, overlap, batch_size, amp)
+        return Tiles(size, overlap, batch_size, amp, nodata)
 
     @torch.inference_mode()
     def patch_histogram(self, dataset: PatchDataset | Subset, batch_size: int) -> np.ndarray:
         """`fcd.metrics.histogram` (2, BINS) of the scores of all patches against their masks.
 
-        batch_size: of each process.
+        Patches without masks count as clear where they have data. batch_size: of each process.
         """
         counts = np.zeros((2, metrics.BINS), np.int64)
         for batch in tqdm(
@@ -435,8 +459,13 @@ class Solver:
             dynamic_ncols=True,
             disable=not self.run.processes.first,
         ):
-            score = self.score(self.inputs(batch)).float().cpu().numpy()
-            counts += metrics.histogram(batch["mask"].numpy(), score)
+            x = self.inputs(batch)
+            score = self.score(x).float().cpu().numpy()
+            if "mask" in batch:
+                mask = batch["mask"]
+            else:
+                mask = torch.where((x == FILL).any(dim=1), labels.INVALID, labels.CLEAR).cpu()
+            counts += metrics.histogram(mask.numpy(), score)
         return self.run.processes.sum_counts(counts)
 
     def _own(self, dataset: PatchDataset | Subset) -> PatchDataset | Subset:
@@ -473,26 +502,28 @@ class Solver:
     def choose_threshold(
         self,
         choice: str | float,
-        image_dir: Path,
+        source: Source | Path | str,
         sample: int,
         batch_size: int,
         skip_bad: bool = False,
     ) -> dict[str, Any]:
         """The threshold of the score, and how many pixel labels it took.
 
+        source: the patches; a path is a folder of prepare_landsat8_biome.py.
         choice: `f1` (the paper's: best macro F1 on the masks of at most `sample` seeded cloudy
         training patches; those of QA bands count as no pixel label), `otsu` (Otsu's on the same
         patches, without any mask), or a number in [0, 1]. The result is kept in
         results/threshold.json and used again while checkpoint and choice stay the same.
         """
         path = self.run.folder.results / "threshold.json"
+        source = as_source(source)
         asked = {
             "choice": choice,
             "score": self.score_name,
             "weights": self.fingerprint(),
             "checkpoint": asdict(self.choice),
-            "image_dir": str(Path(image_dir).resolve()),
-            "reference": patches.reference_of(image_dir),
+            "image_dir": str(source.root.resolve()),
+            "reference": source.reference,
             "sample": sample,
         }
         known = _threshold_record(path) if self.run.processes.first else None
@@ -501,11 +532,14 @@ class Solver:
             return known
         record = asked | {"pixel_labels": 0}
         if isinstance(choice, float):
-            record |= {"threshold": choice, "chosen_by": f"{choice:g}, fixed"}
+            record |= metrics.fixed_threshold(choice)
         else:
-            cloudy = PatchDataset(
-                image_dir, "train", "mask.tif", only_cloudy=True, skip_bad=skip_bad
-            )
+            if choice == "otsu":
+                cloudy = with_optional_masks(source, "train", only_cloudy=True, skip_bad=skip_bad)
+            else:
+                cloudy = PatchDataset(
+                    source, "train", "mask.tif", only_cloudy=True, skip_bad=skip_bad
+                )
             order = np.random.default_rng(THRESHOLD_SEED).permutation(len(cloudy))[:sample]
             counts = self.patch_histogram(Subset(cloudy, sorted(order.tolist())), batch_size)
             where = f"the scores of {len(order)} cloudy training patches"
@@ -536,6 +570,7 @@ class Solver:
 
         with scene.open() as reader:
             height, width = reader.grid.height, reader.grid.width
+            normalization = self._normalization_of(reader, f"scene {scene.key}", tiles)
             silent = not self.run.processes.first
             with tqdm(total=height, desc=scene.key, unit="row", leave=False, disable=silent) as bar:
                 for strip in score_strips(
@@ -543,7 +578,7 @@ class Solver:
                     height,
                     width,
                     score,
-                    self.normalization,
+                    normalization,
                     self.device,
                     tile=tiles.size,
                     overlap=tiles.overlap,
@@ -551,6 +586,15 @@ class Solver:
                 ):
                     yield strip
                     bar.update(len(strip.score))
+
+    def _normalization_of(
+        self, reader: SceneReader | ArrayScene, name: str, tiles: Tiles
+    ) -> Normalization:
+        """See `fcd.transforms.Normalization.of`; `tiles.nodata` counts for more than the file."""
+        if tiles.nodata is None:
+            return self.normalization.of(reader.dtype, reader.nodata, name)
+        nodata = None if tiles.nodata == NO_NODATA else tiles.nodata
+        return replace(self.normalization.of(reader.dtype, None, name), nodata=nodata)
 
     def predictions(
         self, scene: Scene | ArrayScene, tiles: Tiles, threshold: float
@@ -565,7 +609,7 @@ class Solver:
 
         threshold: None takes `known_threshold`; tiles: None takes those of `tiles`.
         """
-        value = self.known_threshold() if threshold is None else threshold
+        value = self.known_threshold()["threshold"] if threshold is None else threshold
         tiles = tiles or self.tiles()
         tags = {
             "FCD_VERSION": fcd.__version__,
@@ -576,6 +620,8 @@ class Solver:
             # How many tiles are scored at a time does not matter.
             "FCD_TILES": f"{tiles.size} pixels, overlap {tiles.overlap}" + ", bf16" * tiles.amp,
         }
+        if tiles.nodata is not None:
+            tags["FCD_NODATA"] = str(tiles.nodata)
         return Predictor(
             self.normalization.num_channels,
             value,
@@ -583,8 +629,8 @@ class Solver:
             lambda scene: self.predictions(scene, tiles, value),
         )
 
-    def known_threshold(self) -> float:
-        """The threshold chosen for these weights before, or that of a probability, 0.5.
+    def known_threshold(self) -> dict[str, Any]:
+        """The record of the threshold chosen for these weights before, or of a probability's, 0.5.
 
         Raises `UserError` if there is neither.
         """
@@ -593,13 +639,13 @@ class Solver:
             known = _threshold_record(path) or {}
             mine = (self.score_name, self.fingerprint())
             if (known.get("score"), known.get("weights")) == mine:
-                return known["threshold"]
+                return known
         if self.natural_threshold is None:
             raise UserError(
                 f"no threshold is known for these weights of {self.run.folder.experiment}: run "
                 "--mode test or generate_masks first, or give a number with --threshold"
             )
-        return self.natural_threshold
+        return metrics.fixed_threshold(self.natural_threshold)
 
     def test(
         self,
@@ -609,13 +655,16 @@ class Solver:
         method: str,
         config: dict[str, Any],
         reference: str = TRUTH,
+        results: Path | None = None,
     ) -> None:
         """Score `scenes`, threshold the scores by the record `threshold`, `evaluate` the masks.
 
-        reference: what they are compared with, `fcd.reference.TRUTH` or `QA`.
+        reference: what they are compared with, `fcd.reference.TRUTH` or `QA`. results: the folder
+        to write to; None is that of the run.
         """
         value, supervision = threshold["threshold"], self.supervision(threshold)
-        evaluation = Evaluation(self.run.folder.results, method, value, supervision, reference)
+        results = results or self.run.folder.results
+        evaluation = Evaluation(results, method, value, supervision, reference)
         evaluate(
             scenes,
             lambda scene: self.predictions(scene, tiles, value),
@@ -635,7 +684,8 @@ class Solver:
         properties = {
             "model": f"{self.run.folder.experiment}: {self.score_name}",
             "threshold": repr(threshold),
-            "bands": ",".join(BANDS),
+            "bands": ",".join(band_names(self.normalization.num_channels)),
+            "dtype": self.normalization.dtype,
             "normalization": json.dumps(self.normalization.state()),
             "image_size": str(self.image_size),
             "multiple": str(self.tile_multiple),
@@ -721,6 +771,7 @@ class FCDSolver(Solver):
     ) -> None:
         super().__init__(run)
         self.size, self.image_size, self.normalization = size, image_size, normalization
+        self.rgb = default_rgb(normalization.num_channels)
         self.image_labels = 0  # seen in training
         self.labels_from = NAMES[TRUTH]
         torch.manual_seed(run.seed)
@@ -790,7 +841,7 @@ class FCDSolver(Solver):
         Raises `Stopped` on Ctrl-C or SIGTERM, `UserError` if a loss is no longer finite.
         """
         self.start_optimizers(settings)
-        self.image_labels, self.labels_from = len(train_set), NAMES[train_set.reference]
+        self.image_labels, self.labels_from = len(train_set), train_set.labels_from
         self.resume()
         shown = self._sample_patches(val_set or train_set)
         batches = self.batches(train_set, settings.batch_size, settings.num_iters, settings.balance)
@@ -902,12 +953,14 @@ class FCDSolver(Solver):
         upper = max(float(np.quantile(difference, 0.99)), 1e-6)
         rows = []
         dn = [
-            self.normalization.denormalize(t)[:, list(RGB_BANDS)].cpu().numpy()
+            self.normalization.denormalize(t)[:, list(self.rgb)].cpu().numpy()
             for t in (x, clear, cloudy)
         ]
+        valid = (x != FILL).all(dim=1).cpu().numpy()
         for index, values in enumerate(difference):
             # One stretch for the three, so that their colours can be compared.
-            strip = figures.stretch_rgb(np.concatenate([images[index] for images in dn], axis=-1))
+            images = np.concatenate([image[index] for image in dn], axis=-1)
+            strip = figures.stretch_rgb(images, np.tile(valid[index], 3))
             source, to_clear, to_cloudy = np.split(strip, 3, axis=1)
             cells = [source, to_clear, figures.colour_score(values, upper), to_cloudy]
             if "mask" in batch:
@@ -1001,6 +1054,14 @@ def _gan(size: GANSize, image_size: int, num_channels: int) -> tuple[Generator, 
         Generator(size.g_conv_dim, 1, size.g_repeat_num, num_channels),
         Discriminator(image_size, size.d_conv_dim, 1, size.d_repeat_num, num_channels),
     )
+
+
+def _rgb(state: dict[str, Any], num_channels: int) -> tuple[int, ...]:
+    """The bands that pictures show; ValueError or TypeError if `state` holds no such."""
+    rgb = tuple(map(int, state.get("rgb", default_rgb(num_channels))))
+    if len(rgb) != 3 or not all(0 <= band < num_channels for band in rgb):
+        raise ValueError(f"rgb {rgb} of {num_channels} bands")
+    return rgb
 
 
 @contextmanager
@@ -1112,6 +1173,7 @@ class SupervisedSolver(Solver):
     def __init__(self, run: Run, task: Task, image_size: int, normalization: Normalization) -> None:
         super().__init__(run)
         self.task, self.image_size, self.normalization = task, image_size, normalization
+        self.rgb = default_rgb(normalization.num_channels)
         self.cam_method = "cam"
         self.score_name = "probability" if task.network == "unet" else self.cam_method
         self.natural_threshold = 0.5 if task.network == "unet" else None
@@ -1206,8 +1268,10 @@ class SupervisedSolver(Solver):
             head = "classification_head."
             weights = {n: value for n, value in weights.items() if not n.startswith(head)}
         checkpoints.load_weights(network, weights, path)
+        own = self.normalization
         with _another_kind(path):
-            self.normalization = Normalization.from_state(state["normalization"])
+            learned = Normalization.from_state(state["normalization"])
+        self.normalization = learned.of(own.dtype, own.nodata, "the training set")
         choice = from_plain(Choice, state["choice"], path)
         seen = from_plain(Supervision, state["supervision"], path)
         self.seen = _with_checkpoint(seen, f"weights: {choice.by}", choice.pixel_labels)
@@ -1239,7 +1303,7 @@ class SupervisedSolver(Solver):
         if self.task.target == "label" or self.task.classifier_head:
             image_labels = max(image_labels, len(train_set))
         seen = replace(self.seen, image_labels=image_labels)
-        for source in (NAMES[train_set.reference], *([masks.labels_from] if masks else [])):
+        for source in (train_set.labels_from, *([masks.labels_from] if masks else [])):
             seen = _with_source(seen, source)
         if self.task.target == "mask" and masks is None and train_set.reference == TRUTH:
             seen = replace(seen, pixel_labels=seen.pixel_labels + train_set.labelled_pixels())

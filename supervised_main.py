@@ -6,15 +6,28 @@ from pathlib import Path
 
 import torch
 
-from data_loader import PatchDataset, summaries, training_normalization, validation_set
+from data_loader import (
+    PatchDataset,
+    summaries,
+    threshold_choice,
+    training_normalization,
+    validation_set,
+)
 from fcd import distributed, options, patches
 from fcd.cam import CHANNEL_WEIGHTS
 from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
 from fcd.report import Supervision
-from fcd.scenes import find_scenes
-from solver import ENCODERS, NETWORKS, Run, SupervisedSolver, SupervisedTraining, Task
+from solver import (
+    ENCODERS,
+    NETWORKS,
+    Run,
+    SupervisedSolver,
+    SupervisedTraining,
+    Task,
+    Tiles,
+)
 
 TRAINING = SupervisedTraining()  # the paper's defaults
 
@@ -173,10 +186,10 @@ def train(flags: argparse.Namespace, used: Run) -> int:
     """`--mode train`."""
     labels_only = flags.train_encoder_only or flags.network != "unet"
     mask_file = None if labels_only else flags.train_mask_file
-    train_set = PatchDataset(
-        flags.image_dir, "train", mask_file, flags.keep_ratio, skip_bad=flags.skip_bad
-    )
-    val_set = validation_set(flags.image_dir, flags.skip_bad)
+    source = options.patch_source(flags)
+    train_set = PatchDataset(source, "train", mask_file, flags.keep_ratio, skip_bad=flags.skip_bad)
+    select = "image" if mask_file is None else flags.select
+    val_set, select = validation_set(train_set, select, flags.skip_bad)
     _check_batches(used.processes.per_process(flags.batch_size), flags, train_set)
     if train_set.image_size % SupervisedSolver.tile_multiple:
         raise UserError(
@@ -195,12 +208,13 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         lr=flags.lr,
         freeze_encoder=flags.freeze_encoder,
         balance=flags.balance,
-        select=flags.select,
+        select=select,
         amp=flags.amp,
     )
     solver = SupervisedSolver(
         used, task, train_set.image_size, training_normalization(flags.normalize, train_set)
     )
+    solver.rgb = options.rgb_bands(flags, train_set.num_channels) or solver.rgb
     if flags.imagenet:
         solver.start_from_imagenet()
     if flags.encoder_weights:
@@ -236,14 +250,12 @@ def _check_batches(per_process: int, flags: argparse.Namespace, train_set: Patch
 def test(flags: argparse.Namespace, used: Run) -> int:
     """`--mode test`."""
     solver = _trained(flags, used)
-    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp)
-    scenes = patches.scenes_of_split(
-        find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
-    )
+    tiles = _tiles(flags, solver)
+    scenes, reference, part = options.test_data(flags)
     config = options.run_config(used.folder, _weights(flags, used), vars(flags))
-    reference = patches.reference_of(flags.image_dir)
-    method = flags.method or flags.experiment_name
-    solver.test(scenes, tiles, _threshold(flags, solver), method, config, reference)
+    method, results = flags.method or flags.experiment_name, used.folder.results / part
+    threshold = _threshold(flags, solver)
+    solver.test(scenes, tiles, threshold, method, config, reference, results)
     return 0
 
 
@@ -251,7 +263,7 @@ def predict(flags: argparse.Namespace, used: Run) -> int:
     """`--mode predict`."""
     paths = options.scene_paths(flags)
     solver = _trained(flags, used)
-    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp)
+    tiles = _tiles(flags, solver)
     threshold = flags.threshold
     if threshold in ("f1", "otsu"):
         threshold = _threshold(flags, solver)["threshold"]
@@ -279,17 +291,24 @@ def _trained(flags: argparse.Namespace, used: Run) -> SupervisedSolver:
     solver = SupervisedSolver.load(used, _weights(flags, used))
     if solver.task.network != "unet":
         solver.use_cam(flags.cam_method)
+    solver.rgb = options.rgb_bands(flags, solver.normalization.num_channels) or solver.rgb
     return solver
 
 
+def _tiles(flags: argparse.Namespace, solver: SupervisedSolver) -> Tiles:
+    return solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp, flags.nodata)
+
+
 def _threshold(flags: argparse.Namespace, solver: SupervisedSolver) -> dict:
-    natural = "f1" if solver.natural_threshold is None else solver.natural_threshold
+    if known := options.known_threshold(flags, solver.known_threshold):
+        return known
+    source, choice = options.patch_source(flags), flags.threshold
+    if choice is None:
+        choice = solver.natural_threshold
+    if choice is None:
+        choice = threshold_choice(source)
     return solver.choose_threshold(
-        natural if flags.threshold is None else flags.threshold,
-        flags.image_dir,
-        flags.threshold_patches,
-        flags.batch_size,
-        flags.skip_bad,
+        choice, source, flags.threshold_patches, flags.batch_size, flags.skip_bad
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fcd.errors import UserError
 from fcd.files import replacing
-from fcd.transforms import DN_MAX, Normalization
+from fcd.transforms import Normalization
 
 OPSET = 18  # what PyTorch's operators are translated to without conversion; ONNX 1.13, 2022
 INPUT, OUTPUT = "dn", "score"
@@ -40,7 +40,7 @@ class DNScore(nn.Module):
 
     def forward(self, dn: Tensor) -> Tensor:
         """(N, C, H, W) float32 DN -> (N, H, W) float32 in [0, 1]."""
-        valid = (dn != self.normalization.nodata).all(dim=1)
+        valid = ~self.normalization.is_nodata(dn).any(dim=1)
         return self.score(self.normalization.normalize(dn)).clamp(0.0, 1.0) * valid
 
 
@@ -96,11 +96,13 @@ def _libraries() -> tuple:
 
 
 def _dn(module: DNScore, batch: int, height: int, width: int) -> Tensor:
-    """Seeded DN (batch, C, height, width) float32 with fill in a corner of one band."""
+    """Seeded DN (batch, C, height, width) float32 with nodata in a corner of one band."""
     generator = torch.Generator().manual_seed(height)
-    size = (batch, module.normalization.num_channels, height, width)
-    dn = torch.randint(1, DN_MAX + 1, size, generator=generator).float()
-    dn[:, 0, : height // 4, : width // 4] = module.normalization.nodata
+    normalization = module.normalization
+    size = (batch, normalization.num_channels, height, width)
+    dn = normalization.denormalize(2 * torch.rand(size, generator=generator) - 1)
+    if normalization.nodata is not None:
+        dn[:, 0, : height // 4, : width // 4] = normalization.nodata
     return dn
 
 

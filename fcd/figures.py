@@ -44,18 +44,19 @@ SCORE_COLOURS: tuple[Colour, ...] = (
 )
 
 
-def stretch_rgb(dn: np.ndarray, nodata: float = 0) -> np.ndarray:
+def stretch_rgb(dn: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """Red, green, blue (3, h, w) in DN -> natural-looking RGB (h, w, 3) uint8.
 
     Each band starts at its 1st percentile (which takes off the haze) and all span the same
     range (which keeps clouds white); a root lifts the land that bright clouds leave dark.
-    A pixel that is `nodata` in every band becomes grey.
+    `valid` (h, w) bool: pixels where it is False become grey.
     """
-    valid = (dn != nodata).any(axis=0)
+    valid = np.ones(dn.shape[1:], bool) if valid is None else valid
     if not valid.any():
         return _filled(valid.shape, NODATA_COLOUR)
     low, high = np.percentile(dn[:, valid], (1, 99), axis=1)
-    shade = (dn - low[:, None, None]) / max(float((high - low).max()), 1)
+    known = np.where(valid, dn, low[:, None, None])
+    shade = (known - low[:, None, None]) / (float((high - low).max()) or 1)
     rgb = _bytes(np.clip(shade, 0, 1) ** 0.65).transpose(1, 2, 0)
     rgb[~valid] = NODATA_COLOUR
     return rgb

@@ -229,7 +229,7 @@ def _raster(path: Path, num_channels: int, bands: str | None) -> Scene:
             count = dataset.count
     except RasterioIOError as error:
         raise SceneError(f"{path} cannot be read: {error}") from error
-    numbers = _numbers(bands) if bands else list(range(1, count + 1))
+    numbers = band_numbers(bands, "--bands") if bands else list(range(1, count + 1))
     if len(numbers) != num_channels:
         raise SceneError(
             f"{path} has {len(numbers)} bands{' by --bands' * bool(bands)}, the network takes "
@@ -242,17 +242,17 @@ def _raster(path: Path, num_channels: int, bands: str | None) -> Scene:
     return Scene(_as_file_name(path.stem), "", path.parent, files, parts)
 
 
-def _numbers(bands: str) -> list[int]:
-    """Band numbers, from 1, of a text such as ``1-7,9-11``."""
+def band_numbers(text: str, flag: str, *, distinct: bool = True) -> list[int]:
+    """Band numbers, from 1, of the value of a flag such as ``1-7,9-11``."""
     numbers: list[int] = []
-    for part in bands.split(","):
+    for part in text.split(","):
         match = re.fullmatch(r"\s*([1-9]\d{0,3})(?:-([1-9]\d{0,3}))?\s*", part)
         if not match:
-            raise UserError(f"--bands {bands}: {part!r} is neither a band number nor a range")
+            raise UserError(f"{flag} {text}: {part!r} is neither a band number nor a range")
         first = int(match[1])
         numbers += range(first, int(match[2] or first) + 1)
-    if len(set(numbers)) != len(numbers):
-        raise UserError(f"--bands {bands} names a band twice")
+    if distinct and len(set(numbers)) != len(numbers):
+        raise UserError(f"{flag} {text} names a band twice")
     return numbers
 
 

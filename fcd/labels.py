@@ -12,7 +12,10 @@ target     -1      0            1              the loss (`IGNORE_INDEX` is left 
 ========== ======= ============ ============== =======================================
 
 Truth codes: 0 fill, 64 cloud shadow, 128 clear, 192 thin cloud, 255 cloud
-(L8 Cloud Cover Assessment Validation Data, doi 10.5066/F7251GDH).
+(L8 Cloud Cover Assessment Validation Data, doi 10.5066/F7251GDH). Tif codes are some of them.
+
+A fifth comes with the SPARCS data set, whose masks have classes; none of them is fill: 0 shadow,
+1 shadow over water, 2 water, 3 snow, 4 land, 5 cloud, 6 flooded (doi 10.5066/F7FB5146).
 """
 
 import numpy as np
@@ -36,6 +39,8 @@ _PATCH_FROM_TRUTH = {
     TRUTH_THIN_CLOUD: CLOUD,
     TRUTH_CLOUD: CLOUD,
 }
+_SPARCS_CLOUD, _SPARCS_CLASSES = 5, range(7)
+_PATCH_FROM_SPARCS = {code: CLOUD if code == _SPARCS_CLOUD else CLEAR for code in _SPARCS_CLASSES}
 _PATCH_FROM_TIF = {TIF_NODATA: INVALID, TIF_CLEAR: CLEAR, TIF_CLOUD: CLOUD}
 
 
@@ -57,6 +62,11 @@ def _recode(codes: np.ndarray, table: dict[int, int], source: str) -> np.ndarray
 def patch_from_truth(truth: np.ndarray, source: str = "truth mask") -> np.ndarray:
     """Truth codes (h, w) uint8 -> patch codes (h, w) uint8; `UserError` names unknown codes."""
     return _recode(truth, _PATCH_FROM_TRUTH, source)
+
+
+def patch_from_sparcs(classes: np.ndarray, source: str = "SPARCS mask") -> np.ndarray:
+    """SPARCS classes (h, w) uint8 -> patch codes (h, w) uint8; `UserError` names unknown ones."""
+    return _recode(classes, _PATCH_FROM_SPARCS, source)
 
 
 def patch_from_tif(mask: np.ndarray, source: str = "mask tif") -> np.ndarray:

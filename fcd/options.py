@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import math
 import platform
 import re
 import shutil
@@ -21,10 +22,17 @@ from fcd import distributed
 from fcd.distributed import Processes
 from fcd.errors import UserError
 from fcd.files import locked, read_json, write_json
-from fcd.inputs import expand
+from fcd.imagery import NO_NODATA, RasterPatches
+from fcd.inputs import band_numbers, expand
 from fcd.interruption import Stopped
+from fcd.metrics import fixed_threshold
+from fcd.patches import PreparedPatches
 from fcd.prediction import SCORES, Predictor, predict_scenes
+from fcd.reference import TRUTH
+from fcd.scenes import Scene
+from fcd.sparcs import SPARCS, find_sparcs
 
+PREPARED, OWN = "L8Biome", "Patches"  # of --dataset; a third is SPARCS
 DEFAULT_IMAGE_DIR = "data/L8Biome"
 DEFAULT_SCENE_DIR = "data/landsat8-biome"
 
@@ -200,6 +208,19 @@ def threshold(text: str) -> str | float:
     return text if text in ("f1", "otsu") else fraction(text)
 
 
+def nodata(text: str) -> float | str:
+    """A finite number, or `none`."""
+    if text == NO_NODATA:
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not finite (NaN always is nodata)")
+    return int(value) if value.is_integer() else value
+
+
 def device(name: str) -> torch.device:
     """`auto` (CUDA, else MPS, else CPU) or a torch device name; checked to be there.
 
@@ -307,25 +328,45 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
 
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=["L8Biome"], default="L8Biome", help="data set")
     group.add_argument(
-        "--image_dir",
-        "--l8biome_image_dir",
-        default=DEFAULT_IMAGE_DIR,
-        help="patches written by prepare_landsat8_biome.py",
+        "--dataset",
+        choices=[PREPARED, OWN, SPARCS],
+        default=PREPARED,
+        help=f"{PREPARED}: patches of prepare_landsat8_biome.py; {OWN}: any imagery, "
+        f"{{train,val,test}}/{{clear,cloudy}}/*.tif below --image_dir; {SPARCS}: for --mode test "
+        "alone, the scenes below --orig_image_dir",
+    )
+    group.add_argument(
+        "--image_dir", "--l8biome_image_dir", default=DEFAULT_IMAGE_DIR, help="folder of patches"
     )
     group.add_argument(
         "--orig_image_dir",
         "--data_path",
         default=DEFAULT_SCENE_DIR,
-        help="whole scenes, <biome>/<scene>/…",
+        help=f"whole scenes, <biome>/<scene>/…; with --dataset {SPARCS} <scene>_data.tif",
+    )
+    group.add_argument(
+        "--nodata",
+        type=nodata,
+        default=None,
+        metavar="VALUE",
+        help=f"what marks nodata in patches of --dataset {OWN} and in scenes: a number or "
+        f"{NO_NODATA}; None: what the files say, or that of training; NaN always does",
+    )
+    group.add_argument(
+        "--rgb",
+        default=None,
+        metavar="R,G,B",
+        help="numbers, from 1, of the bands that pictures show as red, green and blue; None: 4,3,2 "
+        "of Landsat, 1,2,3 of three bands, 3,2,1 of more; kept in the checkpoint",
     )
     group.add_argument(
         "--normalize",
         choices=["paper", "stretch"],
         default="paper",
-        help="paper: DN / 65535; stretch: each band from its 0.1 to 99.9 percentile "
-        "in the training patches; a run that begins with other weights takes theirs",
+        help="paper: DN / 65535, of uint8 / 255, of float32 each band from its least to its "
+        "greatest value; stretch: each band from its 0.1 to 99.9 percentile in the training "
+        "patches; a run that begins with other weights takes theirs",
     )
     group.add_argument(
         "--balance",
@@ -404,6 +445,65 @@ def add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="write the score beside the mask: uint8 (0 nodata, 1 to 255 for 0 to 1) or float32",
     )
+
+
+def patch_source(flags: argparse.Namespace) -> PreparedPatches | RasterPatches:
+    """Where `--dataset` and `--image_dir` say that patches are."""
+    root = Path(flags.image_dir)
+    if flags.dataset == OWN:
+        return RasterPatches(root, flags.nodata)
+    if flags.dataset == SPARCS:
+        raise UserError(f"--dataset {SPARCS} has no patches: it is for --mode test")
+    if flags.mode == "train" and flags.nodata is not None:
+        raise UserError(
+            f"--nodata {flags.nodata} is for --dataset {OWN}; DN 0 is that of {PREPARED}"
+        )
+    return PreparedPatches(root)
+
+
+def test_data(flags: argparse.Namespace) -> tuple[list[Scene], str, str]:
+    """What `--mode test` scores, what it is compared with, and the results' folder.
+
+    That folder is below the run's own results. The reference is `fcd.reference.TRUTH` or `QA`.
+    """
+    if flags.dataset == SPARCS:
+        return find_sparcs(flags.orig_image_dir), TRUTH, SPARCS
+    source = patch_source(flags)
+    scenes = source.scenes(flags.test_split, flags.orig_image_dir, masked=True)
+    return scenes, source.reference, ""
+
+
+def known_threshold(
+    flags: argparse.Namespace, known: Callable[[], dict[str, Any]]
+) -> dict[str, Any] | None:
+    """The record of the threshold if the data set is one that nothing may be chosen on, else None.
+
+    It is the number that `--threshold` gives, or what `known` returns. `UserError` if the flag
+    asks for another choice.
+    """
+    if flags.dataset != SPARCS:
+        return None
+    if flags.threshold is None:
+        return known()
+    if isinstance(flags.threshold, str):
+        raise UserError(
+            f"--threshold {flags.threshold}: on --dataset {SPARCS} nothing is chosen; leave it "
+            "out to take the threshold chosen before, or give a number"
+        )
+    return fixed_threshold(flags.threshold)
+
+
+def rgb_bands(flags: argparse.Namespace, num_channels: int) -> tuple[int, ...] | None:
+    """The bands of `--rgb`, counted from 0, or None; `UserError` if there are no such."""
+    if flags.rgb is None:
+        return None
+    numbers = band_numbers(flags.rgb, "--rgb", distinct=False)
+    if len(numbers) != 3 or max(numbers) > num_channels:
+        raise UserError(
+            f"--rgb {flags.rgb}: three band numbers from 1 to {num_channels} are expected, such "
+            "as 3,2,1"
+        )
+    return tuple(number - 1 for number in numbers)
 
 
 def scene_paths(flags: argparse.Namespace) -> list[str]:

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from rasterio.windows import Window
 from fcd import figures, labels, metrics, patch_files
 from fcd.errors import UserError
 from fcd.files import from_plain, read_json, replacing, write_json
-from fcd.reference import QA, TRUTH, Reference
-from fcd.scenes import FILL_DN, RGB_BANDS, Scene, SceneReader
+from fcd.patch_files import DamagedPatch
+from fcd.reference import NAMES, QA, TRUTH, Reference
+from fcd.scenes import FILL_DN, RGB_BANDS, Scene, SceneReader, find_scenes
 
 SPLITS = ("train", "val", "test")
 SPLIT_FILE = "split.csv"
@@ -115,6 +117,21 @@ def scenes_of_split(scenes: Iterable[Scene], image_dir: Path | str, kind: str) -
             f"--orig_image_dir: {', '.join(absent[:3])}"
         )
     return chosen
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What all patches of a data set have in common. nodata: None if no value marks it."""
+
+    num_channels: int
+    image_size: int
+    dtype: str
+    nodata: float | None
+
+    def __str__(self) -> str:
+        nodata = "no nodata" if self.nodata is None else f"nodata {self.nodata:g}"
+        size = f"{self.image_size}x{self.image_size} pixels"
+        return f"{self.num_channels} bands of {self.dtype}, {size}, {nodata}"
 
 
 # --- cut ---------------------------------------------------------------------------------
@@ -291,10 +308,88 @@ def _write_thumbnail(reader: SceneReader, reference: Reference, record: Path) ->
     """Write the scene's picture beside its mask, at most 512 pixels high; return cloud share."""
     step = max(1, -(-max(reader.grid.height, reader.grid.width) // 512))
     dn, mask = reader.bands(step=step), reference.mask(reader, step=step)
-    mask[(dn == FILL_DN).any(axis=0)] = labels.INVALID
-    picture = np.hstack([figures.stretch_rgb(dn[list(RGB_BANDS)]), figures.colour_mask(mask)])
+    fill = (dn == FILL_DN).any(axis=0)
+    mask[fill] = labels.INVALID
+    image = figures.stretch_rgb(dn[list(RGB_BANDS)], ~fill)
+    picture = np.hstack([image, figures.colour_mask(mask)])
     figures.write_png(record.with_suffix(".png"), picture)
     return labels.cloud_share(mask)
+
+
+# --- read --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PreparedPatches:
+    """Where the patches of prepare_landsat8_biome.py are and how they are read.
+
+    `reference` says what the labels and mask.tif come from, see `reference_of`.
+    """
+
+    root: Path
+
+    masks_are_optional = False
+    mask_hint = "run python prepare_landsat8_biome.py --generated_masks DIR"
+
+    @property
+    def absent(self) -> str:
+        """What to do if there are no patches."""
+        return f"run python prepare_landsat8_biome.py --output_dir {self.root}"
+
+    @property
+    def reference(self) -> str:
+        """`fcd.reference.TRUTH` or `QA`."""
+        return reference_of(self.root)
+
+    @property
+    def labels_from(self) -> str:
+        """What the labels come from, in words."""
+        return NAMES[self.reference]
+
+    def find(self, split: str, folder: str) -> list[Path]:
+        """The patches of a split in the folder `clear` or `cloudy`, sorted by name."""
+        place = self.root / split / folder
+        return sorted(place.iterdir()) if place.is_dir() else []
+
+    def image_path(self, patch: Path) -> Path:
+        """Where the image of a patch is."""
+        return patch / "image.tif"
+
+    def mask_path(self, patch: Path, mask_file: str) -> Path:
+        """Where the mask `mask_file`, such as mask.tif, of a patch is."""
+        return patch / mask_file
+
+    def check_mask_file(self, mask_file: str) -> None:
+        """Nothing: any name will do."""
+
+    def read(self, patch: Path, mask_file: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Image (C, H, W), and patch codes (H, W) uint8 of its mask; `DamagedPatch` if it is."""
+        image = patch_files.read(self.image_path(patch), 3).transpose(2, 0, 1)
+        return image, None if mask_file is None else self.mask(patch, mask_file)
+
+    def mask(self, patch: Path, mask_file: str) -> np.ndarray:
+        """Patch codes (H, W) uint8 of the mask of a patch."""
+        path = self.mask_path(patch, mask_file)
+        mask = patch_files.read(path, 2)
+        if mask.dtype != np.uint8 or mask.max() > labels.CLOUD:
+            raise DamagedPatch.of(path, f"it holds {mask.dtype} up to {mask.max()}, no patch codes")
+        return mask
+
+    def damaged(self, path: Path, reason: str) -> DamagedPatch:
+        """The error that names a file of a patch and what can be done."""
+        return DamagedPatch.of(path, reason)
+
+    def kind(self, found: list[Path]) -> Kind:
+        """What the patches `found` have in common, from the first one that can be read."""
+        for patch in found:
+            with suppress(DamagedPatch):
+                image, _ = self.read(patch, None)
+                return Kind(len(image), image.shape[-1], image.dtype.name, FILL_DN)
+        raise UserError(f"every patch is damaged, such as {found[0]}")
+
+    def scenes(self, split: str, scene_dir: Path | str, *, masked: bool) -> list[Scene]:
+        """The scenes below `scene_dir` that were prepared for `split`; all have a reference."""
+        return scenes_of_split(find_scenes(scene_dir), self.root, split)
 
 
 # --- generated masks -----------------------------------------------------------------------
@@ -364,6 +459,11 @@ def provenance(masks: Path) -> dict:
             "along with the masks, or run python main.py --mode generate_masks again"
         )
     return read_json(path)
+
+
+def write_provenance(image_dir: Path, name: str, masks: Path) -> None:
+    """Write down that the masks `name` of the patches have cost what those in `masks` have."""
+    write_json(provenance_path(image_dir, name), provenance(masks))
 
 
 def mask_provenance(image_dir: Path | str, name: str) -> dict:

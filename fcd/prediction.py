@@ -72,6 +72,12 @@ class ArrayScene:
 
     dn: np.ndarray
     key = "array"
+    nodata = None
+
+    @property
+    def dtype(self) -> str:
+        """The type of the DN."""
+        return self.dn.dtype.name
 
     @contextmanager
     def open(self) -> Iterator["ArrayScene"]:
@@ -198,7 +204,8 @@ def predict_scene(
         if writing:
             writing.result()
         rgb, mask = (np.concatenate(rows, axis=-2) for rows in zip(*kept, strict=True))
-        picture = np.hstack([figures.stretch_rgb(rgb), figures.colour_mask(mask)])
+        image = figures.stretch_rgb(rgb, mask != labels.INVALID)
+        picture = np.hstack([image, figures.colour_mask(mask)])
         figures.write_png(output_dir / f"{scene.name}_quicklook.png", picture)
     valid = counts[labels.CLEAR] + counts[labels.CLOUD]
     return {

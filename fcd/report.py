@@ -101,14 +101,14 @@ class SceneEvaluation:
         """The scene's counts and pictures."""
         kept = {name: np.concatenate(strips, axis=-2) for name, strips in self._kept.items()}
         truth, prediction = kept["truth"], kept["prediction"]
+        valid = prediction != labels.INVALID
         pictures = {
-            "image": figures.stretch_rgb(kept["rgb"]),
+            "image": figures.stretch_rgb(kept["rgb"], valid),
             "truth": figures.colour_mask(truth),
             "mask": figures.colour_mask(prediction),
             "error": figures.colour_errors(truth, prediction),
         }
         if self._threshold is not None:
-            valid = prediction != labels.INVALID
             upper = report_page.score_range(self._threshold)
             pictures["score"] = figures.colour_score(kept["score"], upper, valid)
         return SceneResult(self._name, self._biome, self._counts, self._histogram, pictures)

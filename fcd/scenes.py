@@ -4,7 +4,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,27 @@ MAX_SIDE = 65_535  # pixels; a Landsat scene has 8,000
 FILL_DN = 0  # digital number of a pixel outside the footprint
 RGB_BANDS = tuple(BANDS.index(band) for band in ("B4", "B3", "B2"))
 
+
+def band_names(num_channels: int) -> tuple[str, ...]:
+    """Those of Landsat if there are as many; else 1, 2, 3, …"""
+    if num_channels == len(BANDS):
+        return BANDS
+    return tuple(str(number) for number in range(1, num_channels + 1))
+
+
+def default_rgb(num_channels: int) -> tuple[int, ...]:
+    """Which of the bands, from 0, are shown as red, green and blue unless one says.
+
+    Of Landsat B4, B3, B2; of three bands these; of more 3, 2, 1 (blue comes first in most
+    stacks); of fewer the first alone, in grey.
+    """
+    if num_channels == len(BANDS):
+        return RGB_BANDS
+    if num_channels < 3:
+        return (0, 0, 0)
+    return (0, 1, 2) if num_channels == 3 else (2, 1, 0)
+
+
 SCENE_FILE = re.compile(
     r"^(?P<scene>.+)_(?P<part>B\d+|BQA|QA_PIXEL|MTL|fixedmask)\.(?P<suffix>TIF|img|txt)$", re.I
 )
@@ -50,6 +71,17 @@ class Grid:
     width: int
     crs: CRS | None
     transform: Affine
+
+    @classmethod
+    def of(cls, dataset: rasterio.DatasetReader) -> "Grid":
+        """The grid of an open raster."""
+        return cls(dataset.height, dataset.width, dataset.crs, dataset.transform)
+
+    def square(self, row: int, column: int, size: int) -> "Grid":
+        """The `size` x `size` pixels from (row, column) on."""
+        a, b, c, d, e, f = self.transform[:6]
+        left, top = c + a * column + b * row, f + d * column + e * row
+        return Grid(size, size, self.crs, Affine(a, b, left, d, e, top))
 
 
 @dataclass(frozen=True)
@@ -74,6 +106,7 @@ class Scene:
 
     files: part ("B1", "BQA", "MTL", "FIXEDMASK") -> file: a path, a `Band` of one, or what GDAL
     reads inside an archive (`fcd.inputs.Member`). bands: the parts a network is given, in order.
+    decode_truth: codes of the manual mask and their source -> patch codes.
     """
 
     name: str
@@ -81,6 +114,7 @@ class Scene:
     folder: Path
     files: dict[str, Any] = field(hash=False)
     bands: tuple[str, ...] = BANDS
+    decode_truth: Callable[[np.ndarray, str], np.ndarray] = labels.patch_from_truth
 
     @property
     def key(self) -> str:
@@ -185,7 +219,7 @@ class SceneReader:
     def __init__(self, scene: Scene, stack: ExitStack) -> None:
         self._scene, self._stack, self._datasets = scene, stack, {}
         first = self._dataset(scene.bands[0])
-        self.grid = Grid(first.height, first.width, first.crs, first.transform)
+        self.grid, self.dtype, self.nodata = Grid.of(first), first.dtypes[0], nodata_of(first)
 
     def _dataset(self, part: str) -> rasterio.DatasetReader:
         file = self._scene.files.get(part)
@@ -231,9 +265,17 @@ class SceneReader:
         """The manual mask as (h, w) uint8 patch codes: 0 invalid, 1 clear, 2 cloud."""
         codes = self._read("FIXEDMASK", start, stop, step)
         try:
-            return labels.patch_from_truth(codes, str(self._scene.truth))
+            return self._scene.decode_truth(codes, str(self._scene.truth))
         except UserError as error:
             raise SceneError(str(error)) from error
+
+
+def nodata_of(dataset: rasterio.DatasetReader) -> float | None:
+    """The value that a raster's file marks as nodata; None if none, or NaN, which always is."""
+    value = dataset.nodata
+    if value is None or math.isnan(value):
+        return None
+    return int(value) if value.is_integer() else value
 
 
 def find_scenes(root: Path | str) -> list[Scene]:
@@ -274,6 +316,27 @@ def _biome(root: Path, folder: Path, name: str) -> str:
         return known
     between = folder.relative_to(root).parts
     return between[0] if between and between[0] != name else "Unknown"
+
+
+def write_raster(path: Path, pixels: np.ndarray, grid: Grid, nodata: float | None) -> None:
+    """Write a small GeoTIFF of `pixels` (C, h, w) on `grid`, whole or not at all."""
+    profile = {
+        "driver": "GTiff",
+        "count": len(pixels),
+        "height": grid.height,
+        "width": grid.width,
+        "dtype": pixels.dtype.name,
+        "nodata": nodata,
+        "crs": grid.crs,
+        "transform": grid.transform,
+        "compress": "deflate",
+    }
+    with (
+        ungeoreferenced_is_fine(),
+        replacing(path) as temporary,
+        rasterio.open(temporary, "w", **profile) as dataset,
+    ):
+        dataset.write(pixels)
 
 
 @contextmanager

@@ -7,8 +7,11 @@ is thin, cold and plain in B9; bright soil and snow look like clouds in the visi
 single band separates cloud from clear.
 
     python -m fcd.synthetic --output_dir data/synthetic --scenes_per_biome 6 --size 384 --seed 0
+
+With --images it draws instead what an own data set may be: small images of three bands.
 """
 
+import csv
 import datetime
 import math
 import os
@@ -24,11 +27,13 @@ from rasterio.transform import Affine
 from scipy import fft
 from tqdm import tqdm
 
-from fcd import options
+from fcd import labels, options
 from fcd.cfmask import BITS, Collection
 from fcd.errors import UserError
+from fcd.files import replacing
+from fcd.imagery import MASK_ENDING
 from fcd.labels import TRUTH_CLEAR, TRUTH_CLOUD, TRUTH_FILL, TRUTH_SHADOW, TRUTH_THIN_CLOUD
-from fcd.scenes import BANDS, FILL_DN, Grid, raster_writer
+from fcd.scenes import BANDS, FILL_DN, RGB_BANDS, Grid, raster_writer, write_raster
 
 PIXEL_SIZE = 30.0  # metres
 CLOUD_OPACITY = 0.1  # a pixel is cloud where more than this share of the surface is hidden
@@ -131,6 +136,12 @@ CONTRAST = 2.5  # of the borders between materials: 0 one even mixture, high val
 NOISE_DN = 25.0  # standard deviation, about the signal-to-noise ratio of OLI over dark land
 
 MIN_SIZE = 64  # pixels
+
+# Of the images of three visible bands: biomes in which clouds can be told by them, and the DN that
+# become 0 and 255, by a square root as in most pictures. A cloudy image is cloud by half at least.
+IMAGE_BIOMES = ("Forest", "GrassCrops", "Shrubland", "Urban", "Water", "Wetlands")
+IMAGE_DN = (5000, 35_000)
+CLOUDY_IMAGE = 0.5
 
 # The cloud cover of the scenes of a biome, in turn: clear, scattered, mid, cloudy.
 COVERS = (0.0, 0.15, 0.55, 0.07, 0.35, 0.22)
@@ -647,6 +658,53 @@ def write_data_set(root: Path | str, scenes_per_biome: int, size: int, seed: int
     return folders
 
 
+def _as_image(scene: SyntheticScene) -> tuple[np.ndarray, np.ndarray]:
+    """Red, green, blue (3, h, w) uint8 of a scene, and its mask (1, h, w) in tif codes."""
+    low, high = IMAGE_DN
+    shade = (scene.dn[list(RGB_BANDS)].astype(np.float32) - low) / (high - low)
+    mask = labels.tif_from_patch(labels.patch_from_truth(scene.truth))
+    return np.rint(255 * np.sqrt(np.clip(shade, 0, 1))).astype(np.uint8), mask[None]
+
+
+def write_images(root: Path | str, count: int, size: int, seed: int) -> Path:
+    """Draw `count` images of three bands of uint8, half of them cloudy, and two whole scenes.
+
+    ``<root>/images/<name>.tif`` with ``<name>_mask.tif`` (0 invalid, 128 clear, 255 cloud), listed
+    with their labels in ``<root>/labels.csv``, whose path is returned; ``<root>/scenes/``, the
+    same kind of data 8 times as wide. They have no nodata.
+    """
+    root, rows = Path(root), []
+    wanted = {"clear": count - count // 2, "cloudy": count // 2}
+    with tqdm(total=count, desc="images", unit="image", dynamic_ncols=True) as bar:
+        for number in range(-2, 100 * count):
+            biome = IMAGE_BIOMES[number % len(IMAGE_BIOMES)]
+            side = max(8 * size, MIN_SIZE)
+            scene = draw_scene(biome, side, seed, index=number + 2, cover=0.6 * (number % 2))
+            pixels, mask = _as_image(scene)
+            if number < 0:  # the two whole ones, of which one is cloudy
+                write_raster(root / "scenes" / f"{scene.name}.tif", pixels, scene.grid, None)
+                continue
+            for row, column in np.ndindex(8, 8):
+                place = np.s_[:, row * size : (row + 1) * size, column * size : (column + 1) * size]
+                share = np.mean(mask[place] == labels.TIF_CLOUD)
+                label = "clear" if share == 0 else "cloudy" if share >= CLOUDY_IMAGE else None
+                if not wanted.get(label):
+                    continue
+                wanted[label] -= 1
+                name = f"{scene.name}_{row}_{column}"
+                grid = scene.grid.square(row * size, column * size, size)
+                write_raster(root / "images" / f"{name}.tif", pixels[place], grid, None)
+                write_raster(root / "images" / f"{name}{MASK_ENDING}", mask[place], grid, 0)
+                rows.append((f"images/{name}.tif", label))
+                bar.update()
+            if not any(wanted.values()):
+                break
+    path = root / "labels.csv"
+    with replacing(path) as temporary, temporary.open("w", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([("path", "label"), *rows])
+    return path
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw a data set as the command line says."""
     parser = options.Parser(prog="-m fcd.synthetic", description=__doc__.splitlines()[0])
@@ -655,7 +713,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--scenes_per_biome", type=options.positive, default=6, help="scenes of each biome")
     add("--size", type=options.positive, default=384, help="side of a scene, pixels of 30 m")
     add("--seed", type=options.natural, default=0, help="seed; another one gives other scenes")
+    add(
+        "--images",
+        type=options.positive,
+        default=None,
+        help="draw so many images of --size pixels instead: three bands of uint8, masks, "
+        "labels.csv, and whole scenes to predict",
+    )
     flags = parser.parse_args(arguments)
+    if flags.images:
+        print(f"labels: {write_images(flags.output_dir, flags.images, flags.size, flags.seed)}")
+        return
     write_data_set(flags.output_dir, flags.scenes_per_biome, flags.size, flags.seed)
 
 

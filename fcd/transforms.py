@@ -2,15 +2,16 @@
 
 import math
 import operator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
 
 from fcd.distributed import Part
-from fcd.errors import UserError
+from fcd.errors import SceneError, UserError
 
 DN_MAX = 65535  # uint16
+DTYPES = ("uint8", "uint16", "float32")  # what DN, or the values of other imagery, can be
 MAX_BANDS = 1000  # of a checkpoint that is believed
 FILL = -1.0  # what a fill pixel becomes, exactly
 # The smallest value a valid pixel can take, that of DN 1 in `paper` normalisation: a dark
@@ -20,40 +21,71 @@ VALID_MIN = 2 / DN_MAX - 1
 
 @dataclass(frozen=True)
 class Normalization:
-    """Linear map of each band from [low, high] in DN to [-1, 1]; `nodata` becomes exactly -1.
+    """Linear map of each band from [low, high] in DN to [-1, 1]; nodata becomes exactly -1.
 
     In floating-point sources NaN and infinity are nodata, too.
 
-    ``paper``: DN / 65535, then (x - 0.5) / 0.5, the same for every band.
+    ``paper``: DN / 65535, then (x - 0.5) / 0.5, the same for every band; of uint8 DN / 255, of
+    float32 each band from the least to the greatest value in the training split.
     ``stretch``: low and high are the 0.1 and 99.9 percentiles of the band in the training
     split; thin cloud, a tenth of the DN range, then takes a far larger share of [-1, 1].
     Values outside [low, high] are clipped.
+
+    nodata: the value of a pixel that holds no data, None if there is none. dtype: what the DN
+    are, of `DTYPES`; not part of `repr`, which tells trained weights apart, those of earlier
+    versions too.
     """
 
     kind: str
     low: tuple[float, ...]
     high: tuple[float, ...]
-    nodata: float = 0
+    nodata: float | None = 0
+    dtype: str = field(default="uint16", repr=False)
 
     @classmethod
-    def paper(cls, num_channels: int) -> "Normalization":
-        """The paper's normalisation for `num_channels` uint16 bands."""
-        return cls("paper", (0.0,) * num_channels, (float(DN_MAX),) * num_channels)
+    def paper(
+        cls, num_channels: int, dtype: str = "uint16", nodata: float | None = 0
+    ) -> "Normalization":
+        """The paper's normalisation for `num_channels` bands of integers: by the type's range."""
+        greatest = float(np.iinfo(dtype).max)
+        return cls("paper", (0.0,) * num_channels, (greatest,) * num_channels, nodata, dtype)
 
     @classmethod
-    def stretch(cls, dn_counts: np.ndarray) -> "Normalization":
-        """Per-band stretch from `dn_counts` (C, 65536): how often each DN occurs; 0 is fill."""
+    def measured(cls, ranges: np.ndarray, nodata: float | None) -> "Normalization":
+        """That of float32 bands whose least and greatest values are `ranges` (2, C)."""
+        low, high = (tuple(map(float, values)) for values in ranges)
+        return cls("paper", low, high, nodata, "float32")._varying()
+
+    @classmethod
+    def stretch(
+        cls,
+        counts: np.ndarray,
+        values: np.ndarray | None = None,
+        nodata: float | None = 0,
+        dtype: str = "uint16",
+    ) -> "Normalization":
+        """Per-band stretch from how often, `counts` (C, V), each of `values` (C, V) occurs.
+
+        values: ascending; None for 0, 1, 2, … V - 1. Those that are `nodata` do not count.
+        """
         low, high = [], []
-        for band, counts in enumerate(dn_counts):
-            share = np.cumsum(counts[1:]) / max(counts[1:].sum(), 1)
-            low.append(float(np.searchsorted(share, 0.001) + 1))
-            high.append(float(np.searchsorted(share, 0.999) + 1))
-            if high[-1] <= low[-1]:
+        for band, occur in enumerate(counts):
+            value = np.arange(len(occur)) if values is None else values[band]
+            share = np.cumsum(np.where(value == nodata, 0, occur))
+            percentiles = np.searchsorted(share / max(share[-1], 1), (0.001, 0.999))
+            first, last = value[percentiles.clip(max=len(value) - 1)]
+            low.append(float(first))
+            high.append(float(last))
+        return cls("stretch", tuple(low), tuple(high), nodata, dtype)._varying()
+
+    def _varying(self) -> "Normalization":
+        for band, (low, high) in enumerate(zip(self.low, self.high, strict=True), 1):
+            if not low < high:
                 raise UserError(
-                    f"band {band + 1} of the training patches holds one value only; "
-                    "--normalize stretch needs bands that vary"
+                    f"band {band} of the training patches holds one value only, or nodata alone; "
+                    "its range cannot be measured: take the band out"
                 )
-        return cls("stretch", tuple(low), tuple(high))
+        return self
 
     @classmethod
     def from_state(cls, state: dict) -> "Normalization":
@@ -61,10 +93,13 @@ class Normalization:
         low, high = (tuple(map(float, state[name])) for name in ("low", "high"))
         if not 0 < len(low) == len(high) <= MAX_BANDS:
             raise ValueError(f"normalization of {len(low)} and {len(high)} bands")
-        numbers = (*low, *high, float(state["nodata"]))
+        nodata, dtype = state["nodata"], str(state.get("dtype", "uint16"))
+        numbers = (*low, *high, *(() if nodata is None else (float(nodata),)))
         if not all(map(math.isfinite, numbers)) or not all(map(operator.lt, low, high)):
             raise ValueError("normalization whose bounds are none")
-        return cls(str(state["kind"]), low, high, state["nodata"])
+        if dtype not in DTYPES:
+            raise ValueError(f"normalization of {dtype}")
+        return cls(str(state["kind"]), low, high, nodata, dtype)
 
     def state(self) -> dict:
         """Plain values for a checkpoint or a JSON file."""
@@ -75,6 +110,36 @@ class Normalization:
         """Number of bands."""
         return len(self.low)
 
+    def of(self, dtype: str, nodata: float | None, name: str) -> "Normalization":
+        """The map of the raster `name`, whose pixels are `dtype` and whose file marks `nodata`.
+
+        A file that marks none is read like the training patches; if those had none, what the
+        file marks counts. Raises `SceneError` if the type is another one, or the file marks
+        another value than the training patches do.
+        """
+        if dtype != self.dtype:
+            raise SceneError(
+                f"{name} holds {dtype}, the network was trained on {self.dtype}: its values would "
+                "mean something else; convert it to the values of training"
+            )
+        if nodata is None or np.isnan(nodata):
+            return self
+        if self.nodata is not None and self.nodata != nodata:
+            raise SceneError(
+                f"{name} marks {nodata:g} as nodata, the training patches have {self.nodata:g}; "
+                "say by --nodata which counts"
+            )
+        return replace(self, nodata=nodata)
+
+    def is_nodata(
+        self, dn: torch.Tensor | np.ndarray, *, integers: bool = False
+    ) -> torch.Tensor | np.ndarray:
+        """Where `dn`, of any shape, hold no data; `integers`: they were, so none is NaN."""
+        if integers:
+            return dn != dn if self.nodata is None else dn == self.nodata
+        finite = torch.isfinite(dn) if isinstance(dn, torch.Tensor) else np.isfinite(dn)
+        return ~finite if self.nodata is None else (dn == self.nodata) | ~finite
+
     def _bounds(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         bounds = torch.tensor([self.low, self.high], dtype=torch.float32, device=like.device)
         low, high = bounds.view(2, 1, -1, 1, 1)
@@ -82,26 +147,23 @@ class Normalization:
 
     def normalize(self, dn: torch.Tensor) -> torch.Tensor:
         """DN (N, C, H, W), any number type -> float32 in [-1, 1] on the same device."""
-        floating, x = dn.is_floating_point(), dn.to(torch.float32, copy=True)
+        x = dn.to(torch.float32, copy=True)
         low, high = self._bounds(x)
-        nodata = x == self.nodata
-        if floating:
-            nodata |= ~x.isfinite()
+        nodata = self.is_nodata(x, integers=not dn.is_floating_point())
         # In place: what is computed here waits for memory.
         x.sub_(low).mul_(2 / (high - low)).sub_(1).clamp_(VALID_MIN, 1.0)
         return x.masked_fill_(nodata, FILL)
 
     def is_valid(self, dn: np.ndarray) -> np.ndarray:
         """Where no band of `dn` (C, ...) is nodata: (...) bool."""
-        valid = dn != self.nodata
-        if np.issubdtype(dn.dtype, np.floating):
-            valid &= np.isfinite(dn)
-        return valid.all(axis=0)
+        integers = np.issubdtype(dn.dtype, np.integer)
+        return ~self.is_nodata(dn, integers=integers).any(axis=0)
 
     def denormalize(self, x: torch.Tensor) -> torch.Tensor:
-        """Network values (N, C, H, W) in [-1, 1] -> DN as float32; fill becomes `nodata`."""
+        """Network values (N, C, H, W) in [-1, 1] -> DN as float32; fill becomes `nodata` or NaN."""
         low, high = self._bounds(x)
-        return ((x + 1) / 2 * (high - low) + low).masked_fill(x == FILL, self.nodata)
+        nodata = float("nan") if self.nodata is None else self.nodata
+        return ((x + 1) / 2 * (high - low) + low).masked_fill(x == FILL, nodata)
 
 
 def to_device(dn: torch.Tensor, device: torch.device) -> torch.Tensor:

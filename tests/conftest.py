@@ -56,6 +56,17 @@ def signals_as_before():
         signal.signal(signum, handler)
 
 
+def write_tif(path, pixels, nodata=None):
+    """A GeoTIFF of `pixels` (bands, h, w)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands, height, width = pixels.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=bands, height=height, width=width, nodata=nodata,
+        dtype=pixels.dtype.name, crs="EPSG:32616", transform=Affine(10, 0, 452_475, 0, -10, 3e6),
+    ) as dataset:  # fmt: skip
+        dataset.write(pixels)
+
+
 @pytest.fixture
 def scene_root(tmp_path):
     """Six scenes of 50×70 pixels in each of two biomes, some one folder deeper."""

@@ -18,7 +18,7 @@ class TestStretchRgb:
     def test_dark_to_black_bright_to_white_fill_to_grey(self):
         dn = np.tile(np.linspace(5000, 25000, 1000, dtype=np.uint16).reshape(1, 20, 50), (3, 1, 1))
         dn[:, 0, 0] = 0
-        rgb = figures.stretch_rgb(dn)
+        rgb = figures.stretch_rgb(dn, (dn > 0).all(axis=0))
         assert rgb.shape == (20, 50, 3)
         assert rgb.dtype == np.uint8
         assert tuple(rgb[0, 0]) == figures.NODATA_COLOUR

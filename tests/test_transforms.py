@@ -62,3 +62,13 @@ def test_flip_is_the_same_for_image_and_mask():
     turned = (flipped != images).any(dim=(1, 2, 3))
     assert 0 < turned.sum() < 16
     assert torch.equal(flipped[turned], images[turned].flip(-1))
+
+
+def test_what_checkpoints_of_before_hold_is_read_and_told_apart_as_before():
+    before = {"kind": "paper", "low": [0.0], "high": [65535.0], "nodata": 0}
+    normalization = Normalization.from_state(before)
+    assert normalization == Normalization.paper(1)
+    # The fingerprint of weights, to which thresholds and masks belong, is made with this.
+    assert repr(normalization) == (
+        "Normalization(kind='paper', low=(0.0,), high=(65535.0,), nodata=0)"
+    )

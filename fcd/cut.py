@@ -1,0 +1,250 @@
+"""Cut labelled GeoTIFFs into patches to train on with `--dataset Patches`.
+
+    python -m fcd.cut --csv labels.csv --output_dir data/own --patch_size 128
+
+The csv has the columns path (relative to the csv) and label (clear or cloudy: what holds for all
+of the image); a mask ``<name>_mask.tif`` beside an image is cut along. Patches of one image stay
+in one split.
+"""
+
+import csv
+import random
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import rasterio
+from rasterio.errors import RasterioIOError
+from rasterio.windows import Window
+from tqdm import tqdm
+
+from fcd import labels, options
+from fcd.errors import UserError
+from fcd.files import from_plain, read_json, write_json
+from fcd.imagery import MASK_ENDING, SUFFIXES
+from fcd.patches import RECORDS, patch_name
+from fcd.scenes import Grid, nodata_of, ungeoreferenced_is_fine, write_raster
+from fcd.transforms import DTYPES
+
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A row of the csv."""
+
+    path: Path
+    label: str
+
+    @property
+    def mask(self) -> Path | None:
+        """The mask beside it, or None."""
+        path = self.path.with_name(f"{self.path.stem}{MASK_ENDING}")
+        return path if path.exists() else None
+
+
+def read_labels(path: Path) -> list[Image]:
+    """The images a csv lists, in its order.
+
+    Raises `UserError` with the line number for a row that cannot be used: no such file, no such
+    label, a name that is there twice, or another type or number of bands than the first row.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            if not {"path", "label"} <= set(reader.fieldnames or ()):
+                raise UserError(f"{path}: the first line must name the columns path,label")
+            rows = [(reader.line_num, row["path"], row["label"]) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--csv {path} cannot be read: {error}") from error
+    images: dict[str, Image] = {}
+    kinds: dict[tuple, int] = {}
+    for line, name, label in tqdm(rows, "checking images", leave=False, dynamic_ncols=True):
+        told = f"{path} line {line}"
+        if label not in labels.CLASS_FOLDERS:
+            raise UserError(f"{told}: label {label!r} is neither clear nor cloudy")
+        file = path.parent / (name or "")
+        if not file.is_file() or file.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{told}: {name!r} is no GeoTIFF file; paths start at the csv's folder")
+        if file.name.endswith(MASK_ENDING):
+            raise UserError(f"{told}: {name!r} is a mask by its name; rename it")
+        if file.stem in images:
+            raise UserError(f"{told}: an image of the name {file.stem} is there before; rename one")
+        kinds.setdefault(_kind(file, told), line)
+        if len(kinds) > 1:
+            first, other = kinds
+            raise UserError(
+                f"{told}: {name} has {other[0]} bands of {other[1]}, nodata {other[2]}; that of "
+                f"line {kinds[first]} has {first[0]} of {first[1]}, nodata {first[2]}"
+            )
+        images[file.stem] = Image(file, label)
+    if not images:
+        raise UserError(f"{path} lists no image")
+    return list(images.values())
+
+
+def _kind(path: Path, told: str) -> tuple[int, str, float | None]:
+    """Bands, type and nodata of an image; `told` says where it is listed."""
+    try:
+        with ungeoreferenced_is_fine(), rasterio.open(path) as dataset:
+            kind = dataset.count, dataset.dtypes[0], nodata_of(dataset)
+    except RasterioIOError as error:
+        raise UserError(f"{told}: {path} cannot be read: {error}") from error
+    if kind[1] not in DTYPES:
+        raise UserError(
+            f"{told}: {path} holds {kind[1]}; images hold {', '.join(DTYPES)}: convert it"
+        )
+    return kind
+
+
+def split_images(images: Sequence[Image], val_share: float, seed: int) -> dict[Path, str]:
+    """Path -> train or val: of each label `val_share` of the images, at random, are val.
+
+    At least one, unless the share is 0; whatever the order of `images`. Raises `UserError` if a
+    label would be left without a training image.
+    """
+    chosen: dict[Path, str] = {}
+    for label in labels.CLASS_FOLDERS:
+        members = sorted(image.path for image in images if image.label == label)
+        random.Random(f"{seed} {label}").shuffle(members)
+        val = max(1, round(val_share * len(members))) if val_share else 0
+        if val >= len(members):
+            raise UserError(
+                f"{len(members)} images are {label}: with --val_share {val_share:g} none is left "
+                "to train on; label more of them, or give --val_share 0 for no validation"
+            )
+        chosen |= {path: "val" if n < val else "train" for n, path in enumerate(members)}
+    return chosen
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How an image is cut: patch side and distance in pixels, and where the patches go."""
+
+    size: int
+    stride: int
+    label: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Record(Cut):
+    """An image that is cut, and into how many patches."""
+
+    patches: int
+
+    @property
+    def cut(self) -> Cut:
+        """How it was cut."""
+        return Cut(self.size, self.stride, self.label, self.split)
+
+
+def cut_image(image: Image, cut: Cut, output_dir: Path) -> int:
+    """Write the patches of an image that hold data; return how many.
+
+    The remainder at the right and the bottom is dropped. The record ``scenes/<name>.json``,
+    written last, says that the image is done. Raises `UserError` if it is damaged, or its mask
+    has another size.
+    """
+    folder, written = output_dir / cut.split / cut.label, 0
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(ungeoreferenced_is_fine())
+            dataset = stack.enter_context(rasterio.open(image.path))
+            mask = stack.enter_context(rasterio.open(image.mask)) if image.mask else None
+            if mask and mask.shape != dataset.shape:
+                raise UserError(
+                    f"{image.mask} is {mask.width}x{mask.height} pixels, its image "
+                    f"{dataset.width}x{dataset.height}"
+                )
+            grid, nodata = Grid.of(dataset), nodata_of(dataset)
+            for row in range(0, grid.height - cut.size + 1, cut.stride):
+                for column in range(0, grid.width - cut.size + 1, cut.stride):
+                    window = Window(column, row, cut.size, cut.size)
+                    if not dataset.dataset_mask(window=window).any():
+                        continue
+                    place = grid.square(row, column, cut.size)
+                    name = patch_name(image.path.stem, row, column)
+                    if mask:
+                        codes = mask.read(window=window)
+                        labels.patch_from_truth(codes, str(image.mask))
+                        path = folder / f"{name}{MASK_ENDING}"
+                        write_raster(path, codes, place, labels.TIF_NODATA)
+                    pixels = dataset.read(window=window)
+                    write_raster(folder / f"{name}.tif", pixels, place, nodata)
+                    written += 1
+    except RasterioIOError as error:
+        raise UserError(f"{image.path} is damaged ({error}); get it again, or unlist it") from error
+    write_json(_record_path(image, output_dir), asdict(Record(**asdict(cut), patches=written)))
+    return written
+
+
+def _record_path(image: Image, output_dir: Path) -> Path:
+    return output_dir / RECORDS / f"{image.path.stem}.json"
+
+
+def cut_images(
+    images: Sequence[Image], split: dict[Path, str], output_dir: Path, size: int, stride: int
+) -> Counter:
+    """Cut the images that are not cut yet; return the number of patches by (split, label).
+
+    Raises `UserError` before any work if one was cut otherwise before.
+    """
+    counts: Counter = Counter()
+    todo: list[tuple[Image, Cut]] = []
+    for image in images:
+        cut, path = (
+            Cut(size, stride, image.label, split[image.path]),
+            _record_path(image, output_dir),
+        )
+        if not path.exists():
+            todo.append((image, cut))
+            continue
+        record = from_plain(Record, read_json(path), path)
+        if record.cut != cut:
+            raise UserError(
+                f"{output_dir} holds patches of {image.path.name} that were cut otherwise or "
+                "belong to another split or label; remove it or choose another --output_dir"
+            )
+        counts[cut.split, cut.label] += record.patches
+    if len(todo) < len(images):
+        print(f"{len(images) - len(todo)} images are cut already")
+    for image, cut in tqdm(todo, "cutting images", unit="image", dynamic_ncols=True):
+        counts[cut.split, cut.label] += cut_image(image, cut, output_dir)
+    return counts
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Cut as the command line says."""
+    parser = options.Parser(prog="python -m fcd.cut", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--csv", type=Path, required=True, help="columns path and label (clear or cloudy)")
+    add("--output_dir", type=Path, required=True, help="folder of the patches")
+    add("--patch_size", type=options.positive, default=128, help="patch side in pixels")
+    add(
+        "--stride",
+        type=options.positive,
+        default=None,
+        help="distance of patches in pixels; None: the patch size, no overlap",
+    )
+    add("--val_share", type=options.fraction, default=0.2, help="share of the images for val")
+    add("--seed", type=options.natural, default=0, help="seed of the split")
+    flags = parser.parse_args(arguments)
+    images = read_labels(flags.csv)
+    split = split_images(images, flags.val_share, flags.seed)
+    stride = flags.stride or flags.patch_size
+    counts = cut_images(images, split, flags.output_dir, flags.patch_size, stride)
+    if not counts.total():
+        raise UserError(
+            f"no image of {flags.csv} has a patch of {flags.patch_size} pixels; give a smaller "
+            "--patch_size"
+        )
+    for kind in SPLITS:
+        numbers = (f"{counts[kind, label]} {label}" for label in labels.CLASS_FOLDERS)
+        print(f"{kind}: {', '.join(numbers)} patches")
+
+
+if __name__ == "__main__":
+    options.run(main)

@@ -1,0 +1,226 @@
+"""Patches of any imagery with image-level labels: a GeoTIFF a patch, a folder a label.
+
+    DIR/{train,val,test}/{clear,cloudy}/<name>.tif
+    DIR/{train,val,test}/{clear,cloudy}/<name>_mask.tif             where there is one
+    DIR/{train,val,test}/{clear,cloudy}/<name>_generated_mask.tif   by main.py --mode generate_masks
+
+Patches are square, of one size, type and number of bands. Masks have one band of uint8 in the
+codes of the masks that this project writes: 0 invalid, 128 clear, 255 cloud (`fcd.labels`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioIOError
+from tqdm import tqdm
+
+from fcd import labels, patches
+from fcd.errors import UserError
+from fcd.patch_files import DamagedPatch
+from fcd.patches import Kind
+from fcd.reference import TRUTH
+from fcd.scenes import Band, Grid, Scene, nodata_of, ungeoreferenced_is_fine, write_raster
+from fcd.transforms import DTYPES
+
+SUFFIXES = (".tif", ".tiff")
+MASK_ENDING = "_mask.tif"  # a file whose name ends so is a mask, never a patch
+NO_NODATA = "none"
+
+
+@dataclass(frozen=True)
+class RasterPatches:
+    """The patches below `root`, as `fcd.patches.PreparedPatches`.
+
+    nodata: None takes what the files say, `NO_NODATA` none, a number that one.
+    """
+
+    root: Path
+    nodata: float | str | None = None
+
+    reference = TRUTH
+    labels_from = "folder names"
+    masks_are_optional = True
+    mask_hint = (
+        "<name>.tif has its mask beside it as <name>_mask.tif; main.py --mode generate_masks "
+        "writes <name>_generated_mask.tif, for --train_mask_file generated_mask.tif"
+    )
+    absent = f"folders with {' or '.join(SUFFIXES)} files are expected"
+
+    def find(self, split: str, folder: str) -> list[Path]:
+        """The patches of a split in the folder `clear` or `cloudy`, sorted by name.
+
+        Raises `UserError` if two have one name, or a mask has no patch.
+        """
+        place = self.root / split / folder
+        files = sorted(place.iterdir()) if place.is_dir() else []
+        rasters = [
+            file
+            for file in files
+            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        ]
+        found: dict[str, Path] = {}
+        for path in rasters:
+            if path.name.endswith(MASK_ENDING):
+                continue
+            if path.stem in found:
+                raise UserError(f"{path} and {found[path.stem].name} have one name; rename one")
+            found[path.stem] = path
+        owned = tuple(f"{stem}_" for stem in found)
+        for path in rasters:
+            if path.name.endswith(MASK_ENDING) and not path.name.startswith(owned):
+                raise UserError(
+                    f"{path} is a mask by its name, but there is no patch it belongs to; "
+                    "rename it or remove it"
+                )
+        return list(found.values())
+
+    def image_path(self, patch: Path) -> Path:
+        """Where the image of a patch is."""
+        return patch
+
+    def mask_path(self, patch: Path, mask_file: str) -> Path:
+        """Where the mask `mask_file`, such as mask.tif, of a patch is."""
+        return patch.with_name(f"{patch.stem}_{mask_file}")
+
+    def check_mask_file(self, mask_file: str) -> None:
+        """Raise `UserError` if masks of that name would be taken for patches."""
+        if not f"_{mask_file}".endswith(MASK_ENDING):
+            raise UserError(
+                f"--train_mask_file {mask_file}: with --dataset Patches its name must end in "
+                "mask.tif, or the masks would be taken for patches"
+            )
+
+    def read(self, patch: Path, mask_file: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Image (C, H, W), and patch codes (H, W) uint8 of its mask: invalid where nodata."""
+        with _opened(patch) as dataset:
+            image, nodata = _pixels(dataset), self._nodata(dataset)
+        if mask_file is None:
+            return image, None
+        path = self.mask_path(patch, mask_file)
+        with _opened(path) as dataset:
+            codes = _pixels(dataset)
+        if codes.shape != (1, *image.shape[1:]):
+            raise UserError(
+                f"{path} is {_size(codes)}, its patch {_size(image)}; a mask has one band and the "
+                "size of its patch"
+            )
+        mask = labels.patch_from_truth(codes[0], str(path))
+        invalid = ~np.isfinite(image).all(axis=0)
+        if nodata is not None:
+            invalid |= (image == nodata).any(axis=0)
+        mask[invalid] = labels.INVALID
+        return image, mask
+
+    def mask(self, patch: Path, mask_file: str) -> np.ndarray:
+        """Patch codes (H, W) uint8 of the mask of a patch: invalid where nodata."""
+        return self.read(patch, mask_file)[1]
+
+    def damaged(self, path: Path, reason: str) -> DamagedPatch:
+        """The error that names a file of a patch and what can be done."""
+        return _damaged(path, reason)
+
+    def kind(self, found: Iterable[Path]) -> Kind:
+        """What the patches `found` have in common; `UserError` names one that differs."""
+        first, common = None, None
+        for path in tqdm(found, "checking patches", unit="patch", leave=False, dynamic_ncols=True):
+            with _opened(path) as dataset:
+                kind = self._kind_of(dataset, path)
+            if common is None:
+                first, common = path, kind
+            elif kind != common:
+                raise UserError(
+                    f"{path} has {kind}, {first.name} has {common}; all patches "
+                    "must be alike (--nodata says what is nodata in all of them)"
+                )
+        return common
+
+    def _kind_of(self, dataset: rasterio.DatasetReader, path: Path) -> Kind:
+        types = set(dataset.dtypes)
+        if len(types) > 1 or not types <= set(DTYPES):
+            raise UserError(
+                f"{path} holds {', '.join(sorted(types))}; patches hold {', '.join(DTYPES)}: "
+                "convert it, such as by gdal_translate -ot Float32"
+            )
+        if dataset.width != dataset.height:
+            raise UserError(
+                f"{path} is {dataset.width}x{dataset.height} pixels; patches are square "
+                "(python -m fcd.cut cuts larger images into such)"
+            )
+        return Kind(dataset.count, dataset.width, types.pop(), self._nodata(dataset))
+
+    def _nodata(self, dataset: rasterio.DatasetReader) -> float | None:
+        if self.nodata is None:
+            return nodata_of(dataset)
+        return None if self.nodata == NO_NODATA else self.nodata
+
+    # Whole scenes: each patch is one.
+
+    def scenes(self, split: str, scene_dir: Path | str, *, masked: bool) -> list[Scene]:
+        """The patches of `split` as scenes; `masked`: those that have a mask.
+
+        The label takes the place of the biome. Raises `UserError` if there are none.
+        """
+        found = [(p, folder) for folder in labels.CLASS_FOLDERS for p in self.find(split, folder)]
+        scenes = [self._scene(path, folder) for path, folder in found]
+        chosen = [scene for scene in scenes if scene.truth] if masked else scenes
+        if not chosen:
+            raise UserError(
+                f"{self.root / split} has no patch{' with a mask' * masked}; "
+                "choose another --test_split, or put <name>_mask.tif beside the patches"
+            )
+        if len(chosen) < len(scenes):
+            print(f"{len(chosen)} of the {len(scenes)} {split} patches have a mask to compare with")
+        return chosen
+
+    def _scene(self, path: Path, folder: str) -> Scene:
+        with _opened(path) as dataset:
+            numbers = range(1, dataset.count + 1)
+        files = {str(number): Band(path, number) for number in numbers}
+        mask = self.mask_path(path, "mask.tif")
+        if mask.exists():
+            files["FIXEDMASK"] = mask
+        return Scene(path.stem, folder, path.parent, files, tuple(map(str, numbers)))
+
+    def add_generated_masks(self, masks: Path, scenes: list[Scene]) -> None:
+        """Put the masks in the folder `masks` beside the patches, which are `scenes`.
+
+        They are all clear where the label is: it already says so. Nodata stays invalid.
+        """
+        patches.provenance_path(self.root, patches.GENERATED_MASK).unlink(missing_ok=True)
+        for scene in tqdm(scenes, "adding masks", unit="patch", dynamic_ncols=True):
+            with _opened(patches.mask_tif(masks, scene)) as dataset:
+                mask, grid = dataset.read(1), Grid.of(dataset)
+            if scene.biome == labels.CLASS_FOLDERS[labels.LABEL_CLEAR]:
+                mask[mask != labels.TIF_NODATA] = labels.TIF_CLEAR
+            path = scene.folder / f"{scene.name}_{patches.GENERATED_MASK}"
+            write_raster(path, mask[None], grid, labels.TIF_NODATA)
+        patches.write_provenance(self.root, patches.GENERATED_MASK, masks)
+
+
+def _opened(path: Path) -> rasterio.DatasetReader:
+    try:
+        with ungeoreferenced_is_fine():
+            return rasterio.open(path)
+    except RasterioIOError as error:
+        raise _damaged(path, error) from error
+
+
+def _pixels(dataset: rasterio.DatasetReader) -> np.ndarray:
+    try:
+        return dataset.read()
+    except RasterioIOError as error:
+        raise _damaged(dataset.name, error.__cause__ or error) from error
+
+
+def _damaged(path: Path | str, reason: object) -> DamagedPatch:
+    return DamagedPatch(
+        f"{path} cannot be read ({reason}); take it out or get it again, or go without it: "
+        "--skip_bad True"
+    )
+
+
+def _size(pixels: np.ndarray) -> str:
+    return f"{pixels.shape[2]}x{pixels.shape[1]} pixels with {len(pixels)} bands"

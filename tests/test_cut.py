@@ -1,0 +1,151 @@
+"""Cutting labelled images: where each pixel goes, what is refused, and going on."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+import rasterio
+
+from fcd import cut
+from fcd.cut import Image, split_images
+from fcd.errors import UserError
+from fcd.imagery import RasterPatches
+from tests.conftest import write_tif
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Eight images of 20×28 pixels whose values say which pixel it is; two have masks."""
+    pixels = {}
+    for number in range(8):
+        image = np.stack([np.arange(20 * 28).reshape(20, 28) + 1, np.full((20, 28), number)])
+        image = image.astype(np.uint16)
+        image[:, :16, :8] = 60_000 * (number == 0) + image[:, :16, :8] * (number > 0)
+        pixels[f"i{number}"] = image
+        write_tif(tmp_path / f"images/i{number}.tif", image, 60_000)
+        if number in (1, 5):
+            mask = np.full((1, 20, 28), 128, np.uint8)
+            mask[:, :8, 8:16] = 255
+            write_tif(tmp_path / f"images/i{number}_mask.tif", mask)
+    write_labels(tmp_path, [(f"images/i{n}.tif", ["clear", "cloudy"][n % 2]) for n in range(8)])
+    return pixels
+
+
+def write_labels(root, rows, header=("path", "label")):
+    with open(root / "labels.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([header, *rows])
+
+
+def run(root, *flags):
+    cut.main(["--csv", str(root / "labels.csv"), "--output_dir", str(root / "p"), *flags])
+
+
+def test_every_patch_is_where_its_name_says(tmp_path, images, capsys):
+    run(tmp_path, "--patch_size", "8", "--val_share", "0.25")
+    paths = sorted((tmp_path / "p").glob("*/*/*.tif"))
+    found = [path for path in paths if not path.name.endswith("_mask.tif")]
+    assert len(found) == 8 * 6 - 2  # two patches of i0 are all nodata
+    for path in found:
+        stem, row, column = path.stem.rsplit("_", 2)
+        row, column = int(row), int(column)
+        assert path.parent.name == ["clear", "cloudy"][int(stem[1]) % 2]
+        with rasterio.open(path) as dataset:
+            expected = images[stem][:, row : row + 8, column : column + 8]
+            assert (dataset.read() == expected).all()
+            assert dataset.nodata == 60_000
+            assert dataset.xy(0, 0) == (452_475 + 10 * column + 5, 3e6 - 10 * row - 5)
+    masks = [path.name for path in paths if path.name.endswith("_mask.tif")]
+    assert len(masks) == 12
+    with rasterio.open(next((tmp_path / "p").rglob("i5_00000_00008_mask.tif"))) as dataset:
+        assert (dataset.read(1) == 255).all()
+    by_split = {kind: {p.stem[:2] for p in found if p.parts[-3] == kind} for kind in cut.SPLITS}
+    assert not by_split["train"] & by_split["val"]
+    assert len(by_split["val"]) == 2
+    out = capsys.readouterr().out
+    assert re.search(r"train: \d+ clear, 18 cloudy patches\nval: \d clear, 6 cloudy patches", out)
+    assert RasterPatches(tmp_path / "p").find("train", "cloudy")
+
+
+def test_overlapping_patches(tmp_path, images):
+    run(tmp_path, "--patch_size", "16", "--stride", "4")
+    names = {path.stem for path in (tmp_path / "p").rglob("i2_*.tif")}
+    places = [(row, column) for row in (0, 4) for column in (0, 4, 8, 12)]
+    assert names == {f"i2_{row:05d}_{column:05d}" for row, column in places}
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path, images, monkeypatch, capsys):
+    whole, done = cut.cut_image, []
+
+    def stopped(image, *rest):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(image)
+        return whole(image, *rest)
+
+    monkeypatch.setattr(cut, "cut_image", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "--patch_size", "8")
+    monkeypatch.setattr(cut, "cut_image", whole)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "p").rglob("*.tif")}
+    run(tmp_path, "--patch_size", "8")
+    assert "3 images are cut already" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "p").rglob("*.tif")}
+    assert before.items() <= after.items()
+    assert len(after) == 46 + 12
+    assert list((tmp_path / "p").rglob(".*")) == []
+    for flags in (["--patch_size", "4"], ["--patch_size", "8", "--val_share", "0"]):
+        with pytest.raises(UserError, match="cut otherwise or belong to another split"):
+            run(tmp_path, *flags)
+
+
+def test_the_split_is_seeded_and_does_not_depend_on_the_order(tmp_path):
+    images = [Image(tmp_path / f"i{n}.tif", ["clear", "cloudy"][n % 2]) for n in range(40)]
+    split = split_images(images, 0.2, 0)
+    assert split_images(images[::-1], 0.2, 0) == split
+    assert split_images(images, 0.2, 1) != split
+    for label in ("clear", "cloudy"):
+        kinds = [split[image.path] for image in images if image.label == label]
+        assert (kinds.count("val"), kinds.count("train")) == (4, 16)
+    assert set(split_images(images, 0, 0).values()) == {"train"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("images/i0.tif", "clear"), ("images/i1.tif", "foggy")], "csv line 3: label 'foggy'"),
+        ([("images/absent.tif", "clear")], r"line 2: 'images/absent\.tif' is no GeoTIFF file"),
+        ([("labels.csv", "clear")], r"line 2: 'labels\.csv' is no GeoTIFF file"),
+        ([("images/i1_mask.tif", "clear")], "line 2: .* is a mask by its name"),
+        ([("images/i0.tif", "clear")] * 2, "line 3: an image of the name i0 is there before"),
+        ([("images/i0.tif",)], "line 2: label None"),
+        ([("images/i0.tif", "clear"), ("rgb.tif", "clear")],
+         r"line 3: rgb\.tif has 3 bands of uint8, nodata None; that of line 2 has 2 of uint16"),
+        ([("int.tif", "clear")], r"line 2: .*int\.tif holds int32; images hold uint8"),
+        ([("bad.tif", "clear")], r"line 2: .*bad\.tif cannot be read"),
+        ([], "lists no image"),
+        ([("images/i0.tif", "clear")], "1 images are clear: with --val_share 0.2 none is left"),
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_be_used(tmp_path, images, rows, message):
+    write_tif(tmp_path / "rgb.tif", np.zeros((3, 8, 8), np.uint8))
+    write_tif(tmp_path / "int.tif", np.zeros((2, 8, 8), np.int32))
+    (tmp_path / "bad.tif").write_bytes(b"II*\0")
+    write_labels(tmp_path, rows)
+    with pytest.raises(UserError, match=message) as error:
+        run(tmp_path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "p").exists()
+
+
+def test_other_columns_masks_of_another_size_and_images_too_small(tmp_path, images):
+    with pytest.raises(UserError, match=r"has a patch of 128 pixels; give a smaller --patch_size"):
+        run(tmp_path)
+    write_tif(tmp_path / "images/i1_mask.tif", np.zeros((1, 4, 4), np.uint8))
+    with pytest.raises(UserError, match=r"i1_mask\.tif is 4x4 pixels, its image 28x20"):
+        cut.cut_image(
+            Image(tmp_path / "images/i1.tif", "clear"), cut.Cut(8, 8, "clear", "train"), tmp_path
+        )
+    write_labels(tmp_path, [], ("file", "class"))
+    with pytest.raises(UserError, match="the first line must name the columns path,label"):
+        run(tmp_path)

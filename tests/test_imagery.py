@@ -1,0 +1,275 @@
+"""Patches of own imagery: what is read, by value, and what is refused, in one line."""
+
+import numpy as np
+import pytest
+import torch
+from rasterio.transform import Affine
+
+from data_loader import (
+    PatchDataset,
+    get_loader,
+    threshold_choice,
+    training_normalization,
+    validation_set,
+)
+from fcd import labels
+from fcd.errors import SceneError, UserError
+from fcd.imagery import RasterPatches
+from fcd.scenes import Grid, write_raster
+from fcd.transforms import VALID_MIN, Normalization
+from tests.conftest import write_tif
+
+SIDE = 8
+
+
+def draw(dtype, seed, bands=3):
+    rng = np.random.default_rng(seed)
+    if dtype == "float32":
+        return rng.normal(0.3, 0.1, (bands, SIDE, SIDE)).astype(np.float32)
+    return rng.integers(0, np.iinfo(dtype).max + 1, (bands, SIDE, SIDE)).astype(dtype)
+
+
+def write_set(root, dtype="uint8", splits=("train", "val"), count=3, nodata=None, masks=False):
+    """`count` patches a label and split; return their images by (split, label, number)."""
+    images = {}
+    for split in splits:
+        for label in ("clear", "cloudy"):
+            for number in range(count):
+                image = draw(dtype, len(images))
+                folder = root / split / label
+                write_tif(folder / f"p{number}.tif", image, nodata)
+                images[split, label, number] = image
+                if masks:
+                    mask = np.full((1, SIDE, SIDE), 128, np.uint8)
+                    mask[:, :2] = 255 if label == "cloudy" else 0
+                    write_tif(folder / f"p{number}_mask.tif", mask)
+    return images
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_batches_hold_what_the_files_hold(tmp_path, dtype):
+    images = write_set(tmp_path, dtype, masks=True)
+    dataset = PatchDataset(RasterPatches(tmp_path), "train", "mask.tif")
+    batch = next(iter(get_loader(dataset, 6, 0)))
+    assert batch["image"].dtype == getattr(torch, dtype)
+    assert (batch["image"][4].numpy() == images["train", "cloudy", 1]).all()
+    assert batch["label"].flatten().tolist() == [0, 0, 0, 1, 1, 1]
+    assert batch["mask"][4].unique(return_counts=True)[1].tolist() == [48, 16]
+    assert batch["name"][0] == "p0.tif"
+    assert dataset.labelled_pixels() == 3 * 48 + 3 * 64
+    kind = dataset.kind
+    assert (kind.num_channels, kind.image_size, kind.dtype, kind.nodata) == (3, SIDE, dtype, None)
+
+
+def test_uint8_is_divided_by_255(tmp_path):
+    write_set(tmp_path)
+    normalization = training_normalization("paper", PatchDataset(RasterPatches(tmp_path), "train"))
+    assert (normalization.low, normalization.high) == ((0.0,) * 3, (255.0,) * 3)
+    dn = torch.tensor([0, 51, 255, 128], dtype=torch.uint8).view(1, 1, 2, 2).expand(1, 3, 2, 2)
+    x = normalization.normalize(dn)[0, 0].flatten().tolist()
+    # Without a nodata value black is a valid pixel, which -1 exactly is not.
+    assert x == pytest.approx([VALID_MIN, -0.6, 1, 128 / 255 * 2 - 1], abs=1e-6)
+    assert x[0] > -1
+
+
+def test_uint16_is_divided_by_65535_and_its_nodata_comes_from_the_file(tmp_path):
+    write_set(tmp_path, "uint16", nodata=7)
+    normalization = training_normalization("paper", PatchDataset(RasterPatches(tmp_path), "train"))
+    assert normalization.high == (65535.0,) * 3
+    x = normalization.normalize(torch.tensor([[[[7.0, 13107.0]]]]).expand(1, 3, 1, 2))
+    assert x[0, 0, 0].tolist() == pytest.approx([-1, -0.6])
+    assert x[0, 0, 0, 0] == -1
+
+
+def test_float_range_is_measured_without_nodata_and_nan(tmp_path):
+    images = write_set(tmp_path, "float32", nodata=-9999)
+    path = tmp_path / "train/clear/p0.tif"
+    spoilt = images["train", "clear", 0].copy()
+    spoilt[0, 0, 0], spoilt[1, 0, 1], spoilt[2, 0, 2] = -9999, np.nan, np.inf
+    write_tif(path, spoilt, -9999)
+    images["train", "clear", 0] = spoilt
+    dataset = PatchDataset(RasterPatches(tmp_path), "train")
+    train = np.stack([image for (split, *_), image in images.items() if split == "train"])
+    known = np.where(np.isfinite(train) & (train != -9999), train, np.nan)
+    paper = training_normalization("paper", dataset)
+    assert paper.low == pytest.approx(np.nanmin(known, axis=(0, 2, 3)), abs=1e-6)
+    assert paper.high == pytest.approx(np.nanmax(known, axis=(0, 2, 3)), abs=1e-6)
+    stretch = training_normalization("stretch", dataset)
+    for low, high, band in zip(stretch.low, stretch.high, known.swapaxes(0, 1), strict=True):
+        values = np.sort(band[np.isfinite(band)])  # 0.1 % of 384 values: the first, the last
+        assert low == pytest.approx(values[0], abs=1e-4)
+        assert high == pytest.approx(values[-1], abs=1e-4)
+    x = paper.normalize(torch.from_numpy(spoilt)[None])[0]
+    assert (x == -1).sum() == 3  # -9999, NaN and infinity
+    assert x[0, 0, 0] == x[1, 0, 1] == x[2, 0, 2] == -1
+    assert torch.isfinite(x).all()
+    again = Normalization.from_state(paper.state())
+    assert (again, again.dtype) == (paper, "float32")
+
+
+def test_uint8_stretch_by_numpy(tmp_path):
+    images = write_set(tmp_path, "uint8", nodata=0, count=8)
+    stretch = training_normalization("stretch", PatchDataset(RasterPatches(tmp_path), "train"))
+    train = np.stack([image for (split, *_), image in images.items() if split == "train"])
+    for band, (low, high) in enumerate(zip(stretch.low, stretch.high, strict=True)):
+        values = train[:, band][train[:, band] > 0]
+        assert low == np.quantile(values, 0.001, method="inverted_cdf")
+        assert high == np.quantile(values, 0.999, method="inverted_cdf")
+
+
+def test_nodata_of_the_image_is_invalid_in_the_mask(tmp_path):
+    write_set(tmp_path, "float32", masks=True, nodata=-1)
+    image = draw("float32", 0)
+    image[0, 5, 5], image[2, 6, 6] = -1, np.nan
+    write_tif(tmp_path / "train/cloudy/p0.tif", image, -1)
+    mask = PatchDataset(RasterPatches(tmp_path), "train", "mask.tif")[3]["mask"]
+    assert (mask[5, 5], mask[6, 6], mask[5, 6]) == (labels.INVALID, labels.INVALID, labels.CLEAR)
+    assert (mask == labels.INVALID).sum() == 2
+    ignoring = PatchDataset(RasterPatches(tmp_path, "none"), "train", "mask.tif")[3]["mask"]
+    assert (ignoring == labels.INVALID).sum() == 1  # NaN stays nodata
+    other = RasterPatches(tmp_path, 3)
+    assert PatchDataset(other, "train").kind.nodata == 3
+
+
+def use(root, **other):
+    dataset = PatchDataset(RasterPatches(root), "train", **other)
+    return dataset.kind, list(dataset)
+
+
+def refuse(message, root, **other):
+    with pytest.raises(UserError, match=message) as error:
+        use(root, **other)
+    assert "\n" not in str(error.value)
+
+
+def test_patches_that_differ_are_named(tmp_path):
+    cases = [
+        (np.zeros((2, SIDE, SIDE), np.uint8), None, r"p9\.tif has 2 bands of uint8"),
+        (np.zeros((3, SIDE, SIDE), np.uint16), None, r"p9\.tif has 3 bands of uint16"),
+        (np.zeros((3, 9, 9), np.uint8), None, r"p9\.tif has .* 9x9 pixels"),
+        (np.zeros((3, SIDE, SIDE), np.uint8), 0, r"p9\.tif has .* nodata 0, p0\.tif .* no nodata"),
+        (np.zeros((3, SIDE, 9), np.uint8), None, r"p9\.tif is 9x8 pixels; patches are square"),
+        (np.zeros((3, SIDE, SIDE), np.int16), None, r"p9\.tif holds int16; patches hold uint8"),
+    ]
+    write_set(tmp_path)
+    path = tmp_path / "train/cloudy/p9.tif"
+    for pixels, nodata, message in cases:
+        write_tif(path, pixels, nodata)
+        refuse(message, tmp_path)
+    path.write_bytes(b"II*\0 no tif")
+    refuse(r"p9\.tif cannot be read", tmp_path)
+
+
+def test_damaged_patches_can_be_left_out(tmp_path):
+    write_set(tmp_path)
+    path = tmp_path / "train/cloudy/p1.tif"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"p1\.tif cannot be read .* --skip_bad True"):
+        use(tmp_path)
+    dataset = PatchDataset(RasterPatches(tmp_path), "train", skip_bad=True)
+    assert (len(dataset), dataset.left_out) == (5, ["p1.tif"])
+    assert dataset.kind.image_size == SIDE
+
+
+def test_masks_that_do_not_fit_are_named(tmp_path):
+    write_set(tmp_path, masks=True)
+    path = tmp_path / "train/clear/p1_mask.tif"
+    for pixels, message in [
+        (np.full((1, SIDE, SIDE), 3, np.uint8), r"p1_mask\.tif: code 3 is none of \[0, 64, 128"),
+        (np.full((1, SIDE, SIDE), 128, np.uint16), r"p1_mask\.tif holds uint16, masks hold uint8"),
+        (np.full((1, 4, 4), 128, np.uint8), r"p1_mask\.tif is 4x4 pixels with 1 bands, its patch"),
+        (np.full((2, SIDE, SIDE), 128, np.uint8), r"p1_mask\.tif is 8x8 pixels with 2 bands"),
+    ]:
+        write_tif(path, pixels)
+        refuse(message, tmp_path, mask_file="mask.tif")
+    path.unlink()
+    refuse(r"p1\.tif has no mask\.tif \(1 of 6 patches", tmp_path, mask_file="mask.tif")
+    refuse(r"its name must end in mask\.tif", tmp_path, mask_file="labels.tif")
+    write_tif(tmp_path / "train/clear/other_mask.tif", np.zeros((1, SIDE, SIDE), np.uint8))
+    refuse(r"other_mask\.tif is a mask by its name, but there is no patch", tmp_path)
+
+
+def test_folders_without_patches_and_names_there_twice(tmp_path):
+    refuse(r"clear holds no patches; folders with \.tif or \.tiff files", tmp_path)
+    write_set(tmp_path)
+    write_tif(tmp_path / "train/clear/p0.tiff", draw("uint8", 0))
+    refuse(r"p0\.tiff and p0\.tif have one name", tmp_path)
+
+
+def test_without_masks_choices_are_made_without_and_this_is_said(tmp_path, capsys):
+    write_set(tmp_path, masks=True)
+    source = RasterPatches(tmp_path)
+    train_set = PatchDataset(source, "train")
+    assert validation_set(train_set, "pixel")[1] == "pixel"
+    assert threshold_choice(source) == "f1"
+    assert capsys.readouterr().out == ""
+    (tmp_path / "val/clear/p0_mask.tif").unlink()
+    (tmp_path / "train/cloudy/p0_mask.tif").unlink()
+    dataset, select = validation_set(train_set, "pixel")
+    assert (dataset.mask_file, select) == (None, "image")
+    assert "1 of the 6 val patches" in capsys.readouterr().out
+    assert threshold_choice(source) == "otsu"
+    assert "1 of the 3 cloudy training patches" in capsys.readouterr().out
+    write_set(tmp_path, "uint16", splits=["val"])
+    with pytest.raises(UserError, match=r"the val patches have 3 bands of uint16, .* of uint8"):
+        validation_set(train_set, "pixel")
+
+
+def test_a_band_of_one_value_or_all_nodata_has_no_range(tmp_path):
+    for path, image in [("train/clear/p0.tif", 0.5), ("train/cloudy/p0.tif", np.nan)]:
+        pixels = draw("float32", 1)
+        pixels[1] = image
+        write_tif(tmp_path / path, pixels)
+    dataset = PatchDataset(RasterPatches(tmp_path), "train")
+    for kind in ("paper", "stretch"):
+        with pytest.raises(UserError, match="band 2 of the training patches holds one value only"):
+            training_normalization(kind, dataset)
+
+
+class TestNodataOfARaster:
+    """Training patches say what nodata is; a file that says otherwise is not read silently."""
+
+    def test_the_type_must_be_that_of_training(self):
+        with pytest.raises(SceneError, match=r"x\.tif holds uint16, the network was .* on uint8"):
+            Normalization.paper(3, "uint8", None).of("uint16", None, "x.tif")
+
+    def test_what_a_file_marks_counts_where_training_had_none(self):
+        plain = Normalization.paper(3, "uint8", None)
+        assert plain.of("uint8", 255, "x.tif").nodata == 255
+        assert plain.of("uint8", None, "x.tif") == plain
+
+    def test_another_value_is_refused(self):
+        landsat = Normalization.paper(10)
+        assert landsat.of("uint16", None, "x") == landsat.of("uint16", 0, "x") == landsat
+        with pytest.raises(
+            SceneError, match=r"x marks 65535 as nodata, .* have 0; say by --nodata"
+        ):
+            landsat.of("uint16", 65535, "x")
+
+
+def test_is_nodata_of_arrays_and_tensors():
+    floats = np.array([np.nan, -9999, 0], np.float32)
+    measured = Normalization("paper", (0.0,), (1.0,), -9999, "float32")
+    assert measured.is_nodata(floats).tolist() == [True, True, False]
+    assert measured.is_nodata(torch.from_numpy(floats)).tolist() == [True, True, False]
+    plain = Normalization.paper(1, "uint8", None)
+    assert plain.is_nodata(np.zeros(2, np.uint8), integers=True).tolist() == [False, False]
+    assert plain.is_valid(np.zeros((3, 2), np.uint8)).tolist() == [True, True]
+
+
+def test_generated_masks_are_clear_where_the_label_is(tmp_path):
+    write_set(tmp_path, count=1)
+    source = RasterPatches(tmp_path)
+    scenes = source.scenes("train", "", masked=False)
+    assert [scene.key for scene in scenes] == ["clear_p0", "cloudy_p0"]
+    masks = tmp_path / "tifs"
+    mask = np.array([[0, 128], [255, 255]], np.uint8).repeat(4, 0).repeat(4, 1)
+    for scene in scenes:
+        grid = Grid(SIDE, SIDE, None, Affine.identity())
+        write_raster(masks / f"{scene.key}_mask.tif", mask[None], grid, 0)
+    (masks / "supervision.json").write_text('{"image_labels": 2}')
+    source.add_generated_masks(masks, scenes)
+    dataset = PatchDataset(source, "train", "generated_mask.tif")
+    assert dataset[0]["mask"][:: SIDE // 2, :: SIDE // 2].tolist() == [[0, 1], [1, 1]]
+    assert dataset[1]["mask"][:: SIDE // 2, :: SIDE // 2].tolist() == [[0, 1], [2, 2]]
+    assert '"image_labels": 2' in (tmp_path / "generated_mask.json").read_text()

@@ -1,0 +1,225 @@
+"""A three-band uint8 set from labels to masks, tiny: cut → FCD → masks → FCD+ → predict."""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from sklearn.metrics import confusion_matrix
+
+import main
+import supervised_main
+from fcd import checkpoints, cut, synthetic
+from fcd.errors import UserError
+from fcd.imagery import RasterPatches
+from fcd.inputs import scene_from
+from fcd.options import RunFolder
+from solver import FCDSolver, Run, load_solver
+from tests.conftest import write_tif
+
+DATA = ["--dataset", "Patches", "--image_dir", "p", "--num_workers", "0", "--device", "cpu"]
+GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
+       "--d_repeat_num", "3", "--num_iters", "6", "--num_iters_decay", "3", "--n_critic", "2",
+       "--sample_step", "6", "--model_save_step", "6", "--batch_size", "4"]  # fmt: skip
+UNET = ["--encoder", "resnet18", "--n_epochs", "1", "--batch_size", "8"]
+
+
+def call(patch, module, *arguments):
+    patch.setattr(sys, "argv", [f"{module.__name__}.py", *arguments])
+    return module.main()
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory):
+    """Run the commands once, without any mask; the masks are added for the tests."""
+    root = tmp_path_factory.mktemp("own")
+    patch = pytest.MonkeyPatch()
+    patch.chdir(root)
+    synthetic.write_images("own", 12, 32, seed=1)
+    masks = {path.name: path.read_bytes() for path in (root / "own/images").glob("*_mask.tif")}
+    for name in masks:
+        (root / "own/images" / name).unlink()
+    cut.main(["--csv", "own/labels.csv", "--output_dir", "p", "--patch_size", "32"])
+    said = root / "said.txt"
+    with said.open("w") as stream:
+        patch.setattr(sys, "stdout", stream)
+        assert call(patch, main, "--mode", "train", *DATA, *GAN, "--rgb", "3,2,1") == 0
+        assert call(patch, main, "--mode", "generate_masks", *DATA) == 0
+        assert call(patch, supervised_main, "--mode", "train", *DATA, *UNET, "--train_mask_file",
+                    "generated_mask.tif", "--classifier_head", "True") == 0  # fmt: skip
+        patch.setattr(sys, "stdout", sys.__stdout__)
+    assert call(patch, supervised_main, "--mode", "predict", *DATA[4:], "--scenes",
+                "own/scenes/*.tif", "--write_score", "float32") == 0  # fmt: skip
+    yield root
+    patch.undo()
+
+
+def test_what_is_done_without_masks_is_said(walk):
+    said = (walk / "said.txt").read_text()
+    assert "val patches of p have no mask: the best checkpoint will be chosen by image" in said
+    assert "cloudy training patches of p have no mask: the threshold will be Otsu's" in said
+    record = json.loads((walk / "outputs/FCD/results/threshold.json").read_text())
+    assert (record["choice"], record["pixel_labels"]) == ("otsu", 0)
+
+
+def test_generated_masks_are_those_of_the_difference_map(walk):
+    threshold = json.loads((walk / "outputs/FCD/results/threshold.json").read_text())["threshold"]
+    tifs = walk / "outputs/FCD/results/tifs"
+    patches = [path for label in ("clear", "cloudy")
+               for path in RasterPatches(walk / "p").find("train", label)]  # fmt: skip
+    assert len(patches) == 10
+    for path in patches:
+        with rasterio.open(tifs / f"{path.parent.name}_{path.stem}_difference.tif") as dataset:
+            cloud = dataset.read(1) > threshold
+        expected = np.where(cloud & (path.parent.name == "cloudy"), 255, 128)
+        with rasterio.open(path.with_name(f"{path.stem}_generated_mask.tif")) as dataset:
+            assert (dataset.read(1) == expected).all()
+            with rasterio.open(path) as patch:
+                assert (dataset.crs, dataset.transform) == (patch.crs, patch.transform)
+
+
+def test_no_pixel_label_was_used(walk):
+    seen = load_solver(walk / "outputs/FCDPlus/models/best.pt", "cpu").supervision(
+        {"chosen_by": "0.5, fixed", "pixel_labels": 0}
+    )
+    assert (seen.image_labels, seen.pixel_labels) == (10, 0)
+    assert (seen.threshold_pixel_labels, seen.checkpoint_pixel_labels) == (0, 0)
+    assert seen.labels_from == "folder names"
+
+
+def test_the_checkpoint_knows_how_to_read_the_data(walk):
+    solver = load_solver(walk / "outputs/FCD/models/best.pt", "cpu")
+    normalization = solver.normalization
+    assert (normalization.dtype, normalization.nodata) == ("uint8", None)
+    assert normalization.high == (255.0,) * 3
+    assert solver.rgb == (2, 1, 0)
+    assert load_solver(walk / "outputs/FCDPlus/models/best.pt", "cpu").rgb == (0, 1, 2)
+
+
+def test_a_checkpoint_without_rgb_is_gone_on_with(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    solver = load_solver("outputs/FCD/models/best.pt", "cpu")
+    state = solver.state()
+    del state["rgb"], state["normalization"]["dtype"]
+    Path("outputs/Before/models").mkdir(parents=True)
+    checkpoints.save(Path("outputs/Before/models/latest.pt"), state)
+    again = FCDSolver(
+        Run(RunFolder("Before"), solver.device), solver.size, 32, solver.normalization
+    )
+    assert again.resume()
+    assert (again.step, again.rgb, again.normalization.dtype) == (6, (0, 1, 2), "uint16")
+
+
+def test_predicted_scores_are_those_of_the_network(walk):
+    solver = load_solver(walk / "outputs/FCDPlus/models/best.pt", "cpu")
+    scores = sorted((walk / "masks").glob("*_score.tif"))
+    assert len(scores) == 2
+    for path in scores:
+        name = path.name.removesuffix("_score.tif")
+        with rasterio.open(walk / f"own/scenes/{name}.tif") as dataset:
+            image = dataset.read()
+        with rasterio.open(path) as dataset:
+            score = dataset.read(1)
+        with rasterio.open(walk / f"masks/{name}_mask.tif") as dataset:
+            mask = dataset.read(1)
+        assert np.isfinite(score).all()  # black is no nodata
+        assert (mask == np.where(score > 0.5, 255, 128)).all()
+        # In the middle of a tile, far from its neighbours, the score is that of the tile alone.
+        x = torch.from_numpy(image[None, :, :32, :32].astype(np.float32)) / 255 * 2 - 1
+        assert image[:, :32, :32].min() > 0
+        tiles = solver.tiles(overlap=0)
+        strip = next(solver.strips(_scene(walk, name), tiles))
+        with torch.inference_mode():
+            assert np.allclose(strip.score[:, :32], solver.score(x)[0].numpy(), atol=1e-5)
+
+
+def _scene(walk, name):
+    return scene_from(str(walk / f"own/scenes/{name}.tif"), 3)
+
+
+def test_of_another_type_or_number_of_bands_one_line(walk, monkeypatch, capsys):
+    monkeypatch.chdir(walk)
+    write_tif(walk / "wide.tif", np.ones((3, 40, 40), np.uint16))
+    write_tif(walk / "four.tif", np.ones((4, 40, 40), np.uint8))
+    assert call(monkeypatch, supervised_main, "--mode", "predict", "--device", "cpu", "--scenes",
+                "wide.tif", "four.tif", "--output_dir", "bad") == 1  # fmt: skip
+    err = capsys.readouterr().err
+    assert re.search("scene wide holds uint16, the network was trained on uint8", err)
+    assert re.search(r"four\.tif has 4 bands, the network takes 3", err)
+    assert {path.name for path in (walk / "bad").iterdir()} == {"summary.csv"}
+
+
+def test_nodata_by_file_and_by_flag(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    image = np.full((3, 40, 40), 90, np.uint8)
+    image[:, :5] = 0
+    image[0, 5:9] = 255
+    write_tif(walk / "tagged.tif", image, 0)
+    for flags, rows in ([], 5), (["--nodata", "255"], 4), (["--nodata", "none"], 0):
+        assert call(monkeypatch, supervised_main, "--mode", "predict", "--device", "cpu",
+                    "--scenes", "tagged.tif", "--output_dir", "tagged", *flags) == 0  # fmt: skip
+        with rasterio.open(walk / "tagged/tagged_mask.tif") as dataset:
+            assert (dataset.read(1) == 0).sum() == rows * 40
+
+
+def test_masks_are_compared_with_those_that_are_there(walk, monkeypatch, capsys):
+    monkeypatch.chdir(walk)
+    with pytest.raises(UserError, match="has no patch with a mask; choose another --test_split"):
+        call(monkeypatch, main, "--mode", "test", *DATA, "--test_split", "val")
+    with pytest.raises(UserError, match=r"p.test has no patch"):
+        call(monkeypatch, main, "--mode", "test", *DATA)
+    solver = load_solver("outputs/FCD/models/best.pt", "cpu")
+    threshold = json.loads((walk / "outputs/FCD/results/threshold.json").read_text())["threshold"]
+    patch = RasterPatches(walk / "p").find("val", "cloudy")[0]
+    truth = np.random.default_rng(0).choice([0, 64, 128, 192, 255], (1, 32, 32)).astype(np.uint8)
+    write_tif(patch.with_name(f"{patch.stem}_mask.tif"), truth)
+    assert call(monkeypatch, main, "--mode", "test", *DATA, "--test_split", "val") == 0
+    assert "1 of the 2 val patches have a mask" in capsys.readouterr().out
+    results = json.loads((walk / "outputs/FCD/results/metrics.json").read_text())
+    (scene,) = RasterPatches(walk / "p").scenes("val", "", masked=True)
+    score = np.concatenate([strip.score for strip in solver.strips(scene, solver.tiles())])
+    known = truth[0] > 0
+    assert (
+        results["confusion"]
+        == confusion_matrix(
+            truth[0][known] > 128, score[known] > threshold, labels=[False, True]
+        ).tolist()
+    )
+    assert set(results["biomes"]) == {"cloudy"}
+
+
+def test_the_drawn_set(tmp_path):
+    path = synthetic.write_images(tmp_path, 6, 16, seed=0)
+    with open(path, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["label"] for row in rows].count("cloudy") == 3
+    for row in rows:
+        with rasterio.open(tmp_path / row["path"]) as dataset:
+            assert (dataset.count, dataset.dtypes[0], dataset.nodata) == (3, "uint8", None)
+            assert dataset.shape == (16, 16)
+        mask = tmp_path / row["path"].replace(".tif", "_mask.tif")
+        with rasterio.open(mask) as dataset:
+            share = (dataset.read(1) == 255).mean()
+        assert share == 0 if row["label"] == "clear" else share >= 0.5
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rgb", "1,2"], r"--rgb 1,2: three band numbers from 1 to 3"),
+        (["--rgb", "1,2,4"], r"--rgb 1,2,4: three band numbers from 1 to 3"),
+        (["--rgb", "r,g,b"], "--rgb r,g,b: 'r' is neither a band number"),
+        (["--dataset", "L8Biome", "--nodata", "0"], "--nodata 0 is for --dataset Patches"),
+        (["--image_size", "64"], "--image_size 64: the patches in p are 32 pixels wide"),
+    ],
+)
+def test_flags_that_do_not_fit(walk, monkeypatch, flags, message):
+    monkeypatch.chdir(walk)
+    with pytest.raises(UserError, match=message):
+        call(monkeypatch, main, "--mode", "train", *DATA, *GAN, *flags, "--experiment_name", "Bad")
+    assert not (walk / "outputs/Bad").exists()
