@@ -290,7 +290,7 @@ def test_stopped_and_resumed_with_another_number_of_processes(tmp_path, monkeypa
     [
         (["--batch_size", "5"], "--batch_size 5 is the batch of all processes together"),
         (["--batch_size", "x"], "'x' is no whole number"),
-        (["--num_iters", "50"], "S_00003_00000/image.tif cannot be read"),
+        (["--num_iters", "50"], "S_00003_00000/image.tif is damaged"),
     ],
     ids=["all", "parser", "one"],
 )

@@ -22,7 +22,8 @@ onnx = pytest.importorskip("onnx", reason="the optional libraries of --mode expo
 pytest.importorskip("onnxscript", reason="the optional libraries of --mode export are missing")
 runtime = pytest.importorskip("onnxruntime", reason="the optional libraries of export are missing")
 
-STRETCH = Normalization("stretch", tuple(range(5000, 5010)), tuple(range(20000, 20010)))
+LOW, HIGH = (tuple(float(first + band) for band in range(10)) for first in (5000, 20000))
+STRETCH = Normalization("stretch", LOW, HIGH)
 CPU = torch.device("cpu")
 
 
