@@ -239,32 +239,51 @@ def try_command(name: str, root: Path, kills: int, generator: random.Random) -> 
     }
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """The command line; exit code 1 if a command did not survive."""
-    parser = argparse.ArgumentParser(prog="python -m tests.crashes", description=__doc__)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", choices=list(COMMANDS), default=list(COMMANDS))
-    parser.add_argument("--json", type=Path)
-    flags = parser.parse_args(arguments)
+def each_command(
+    attempt: Callable[[str, Path, int, random.Random], dict[str, Any]],
+    tries: int,
+    flags: argparse.Namespace,
+    said: Callable[[dict[str, Any]], str],
+) -> list[dict[str, Any]]:
+    """Rows of `attempt`, `tries` times for each of the commands asked for; printed by `said`."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         draw(root / "work")
         names = list(COMMANDS)
         for name in names[: 1 + max(map(names.index, flags.only))]:
-            kills = flags.kills if name in flags.only else 0
-            row = try_command(name, root, kills, random.Random(f"{flags.seed} {name}"))
-            rows.append(row)
-            print(
-                f"{name:15} {row['survived']}/{row['tried']} survived "
-                f"({row['landed']} hit it running, {row['orphans']} left processes behind)",
-                *row["failures"],
-                sep="\n    ",
-                flush=True,
-            )
+            count = tries if name in flags.only else 0
+            rows.append(attempt(name, root, count, random.Random(f"{flags.seed} {name}")))
+            told = [f"{name:15} {said(rows[-1])}", *rows[-1]["failures"]]
+            print(*told, sep="\n    ", flush=True)
     if flags.json:
         flags.json.write_text(json.dumps(rows, indent=2) + "\n")
+    return rows
+
+
+def build_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """The flags that `each_command` goes by."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=list(COMMANDS), default=list(COMMANDS))
+    parser.add_argument("--json", type=Path)
+    return parser
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """The command line; exit code 1 if a command did not survive."""
+    parser = build_parser("python -m tests.crashes", __doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    flags = parser.parse_args(arguments)
+    rows = each_command(
+        try_command,
+        flags.kills,
+        flags,
+        lambda row: (
+            f"{row['survived']}/{row['tried']} survived ({row['landed']} hit it running, "
+            f"{row['orphans']} left processes behind)"
+        ),
+    )
     return int(any(row["failures"] or row["orphans"] for row in rows))
 
 

@@ -10,9 +10,7 @@ as it was or as an undisturbed run leaves it. Then it is run again with nothing 
 everything on the disk is compared with what an undisturbed run has left (`tests.crashes`).
 """
 
-import argparse
 import ctypes
-import json
 import os
 import random
 import resource
@@ -23,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.crashes import COMMANDS, copy, differences, draw, finish, start
+from tests.crashes import build_parser, copy, differences, each_command, finish, start
 
 # mount(2) and unshare(2)
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
@@ -120,29 +118,12 @@ def try_command(name: str, root: Path, tries: int, generator: random.Random) -> 
 
 def run(arguments: list[str] | None = None) -> int:
     """The command line; exit code 1 if a fault was not handled."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser = build_parser("python -m tests.faults", __doc__)
     parser.add_argument("--tries", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", choices=list(COMMANDS), default=list(COMMANDS))
-    parser.add_argument("--json", type=Path)
     flags = parser.parse_args(arguments)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        draw(root / "work")
-        names = list(COMMANDS)
-        for name in names[: 1 + max(map(names.index, flags.only))]:
-            tries = flags.tries if name in flags.only else 0
-            rows.append(try_command(name, root, tries, random.Random(f"{flags.seed} {name}")))
-            row = rows[-1]
-            print(
-                f"{name:15} {row['handled']}/{row['injected']} handled",
-                *row["failures"],
-                sep="\n    ",
-                flush=True,
-            )
-    if flags.json:
-        flags.json.write_text(json.dumps(rows, indent=2) + "\n")
+    rows = each_command(
+        try_command, flags.tries, flags, lambda row: f"{row['handled']}/{row['injected']} handled"
+    )
     return int(any(row["failures"] for row in rows))
 
 
