@@ -71,11 +71,12 @@ def test_folder_archive_and_mtl_are_the_same_scene(tmp_path, name):
     folder = tmp_path / "in a folder" / "BC" / name
     craft = "LANDSAT_9" if name == NINE else "LANDSAT_8"
     dn = write(folder, name, level="L1T" if name == PRE else "L1TP", craft=craft)
+    # GDAL remembers what an archive holds by its path, size and second: no path comes twice.
     paths = [
         tmp_path / "in a folder",
-        pack(folder, tmp_path / "a.tar", "w"),
-        pack(folder, tmp_path / "b.tar.gz", "w:gz"),
-        pack(folder, tmp_path / "as tar . does.tar", "w", "./"),
+        pack(folder, tmp_path / f"{name}.tar", "w"),
+        pack(folder, tmp_path / f"{name}.tar.gz", "w:gz"),
+        pack(folder, tmp_path / f"as tar . does {name}.tar", "w", "./"),
         folder / f"{name}_MTL.txt",
     ]
     expected = {PRE: Collection.PRE, ONE: Collection.ONE}.get(name, Collection.TWO)
