@@ -24,8 +24,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # a forked process may not use its parent's threads
-
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -246,6 +244,9 @@ def each_command(
     said: Callable[[dict[str, Any]], str],
 ) -> list[dict[str, Any]]:
     """Rows of `attempt`, `tries` times for each of the commands asked for; printed by `said`."""
+    # A forked process may not use its parent's threads; what it starts goes by the variable.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
