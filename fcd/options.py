@@ -29,7 +29,7 @@ from fcd.metrics import fixed_threshold
 from fcd.patches import PreparedPatches
 from fcd.prediction import SCORES, Predictor, predict_scenes
 from fcd.reference import TRUTH
-from fcd.scenes import Scene
+from fcd.scenes import Scene, nodata_value
 from fcd.sparcs import SPARCS, find_sparcs
 
 PREPARED, OWN = "L8Biome", "Patches"  # of --dataset; a third is SPARCS
@@ -218,7 +218,7 @@ def nodata(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text} is not finite (NaN always is nodata)")
-    return int(value) if value.is_integer() else value
+    return nodata_value(value)
 
 
 def device(name: str) -> torch.device:

@@ -12,11 +12,11 @@ from data_loader import (
     training_normalization,
     validation_set,
 )
-from fcd import labels
+from fcd import labels, options
 from fcd.errors import SceneError, UserError
 from fcd.imagery import RasterPatches
 from fcd.scenes import Grid, write_raster
-from fcd.transforms import VALID_MIN, Normalization
+from fcd.transforms import FILL, VALID_MIN, Normalization
 from tests.conftest import write_tif
 
 SIDE = 8
@@ -115,6 +115,25 @@ def test_uint8_stretch_by_numpy(tmp_path):
         values = train[:, band][train[:, band] > 0]
         assert low == np.quantile(values, 0.001, method="inverted_cdf")
         assert high == np.quantile(values, 0.999, method="inverted_cdf")
+
+
+def test_the_least_float32_is_nodata_as_gdal_writes_it(tmp_path):
+    least = np.finfo(np.float32).min
+    for label in ("clear", "cloudy"):
+        image = draw("float32", 2)
+        image[:, 1, 2] = least
+        write_tif(tmp_path / f"train/{label}/p.tif", image, float(least))
+    dataset = PatchDataset(RasterPatches(tmp_path), "train")
+    assert dataset.kind.nodata == options.nodata("-3.4028235e38") == least
+    normalization = training_normalization("paper", dataset)
+    assert Normalization.from_state(normalization.state()) == normalization
+    fill = normalization.normalize(dataset[0]["image"][None]) == FILL
+    assert fill.nonzero().tolist() == [[0, band, 1, 2] for band in range(3)]
+
+
+def test_infinity_as_nodata_is_none_of_a_file(tmp_path):
+    write_set(tmp_path, "float32", nodata=float("inf"))
+    assert PatchDataset(RasterPatches(tmp_path), "train").kind.nodata is None
 
 
 def test_nodata_of_the_image_is_invalid_in_the_mask(tmp_path):
