@@ -204,8 +204,19 @@ def test_masks_that_do_not_fit_are_named(tmp_path):
     path.unlink()
     refuse(r"p1\.tif has no mask\.tif \(1 of 6 patches", tmp_path, mask_file="mask.tif")
     refuse(r"its name must end in mask\.tif", tmp_path, mask_file="labels.tif")
-    write_tif(tmp_path / "train/clear/other_mask.tif", np.zeros((1, SIDE, SIDE), np.uint8))
-    refuse(r"other_mask\.tif is a mask by its name, but there is no patch", tmp_path)
+    mask = np.zeros((1, SIDE, SIDE), np.uint8)
+    write_tif(tmp_path / "train/clear/p1_of_mine_mask.tif", mask)
+    use(tmp_path)  # any name that begins with a patch's
+    for name, message in [
+        ("other_mask.tif", r"other_mask\.tif is a mask by its name, but there is no patch"),
+        ("p10_mask.tif", r"p10_mask\.tif is a mask by its name, but there is no patch"),
+        ("p1_mask.tiff", r"p1_mask\.tiff is a mask by its name; masks end in _mask\.tif: rename"),
+        ("p1_mask.TIF", r"p1_mask\.TIF is a mask by its name; masks end in _mask\.tif: rename"),
+    ]:
+        path = tmp_path / "train/clear" / name
+        write_tif(path, mask)
+        refuse(message, tmp_path)
+        path.unlink()
 
 
 def test_folders_without_patches_and_names_there_twice(tmp_path):
