@@ -409,9 +409,9 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_threshold_flags(group: argparse._ArgumentGroup, default: str | None, help: str) -> None:
+def add_threshold_flags(group: argparse._ArgumentGroup, help: str) -> None:
     """Add the flags that say how the threshold of the score is chosen."""
-    group.add_argument("--threshold", type=threshold, default=default, help=help)
+    group.add_argument("--threshold", type=threshold, default=None, help=help)
     group.add_argument(
         "--threshold_patches",
         type=positive,

@@ -58,7 +58,7 @@ SCENE_FILE = re.compile(
 
 @contextmanager
 def ungeoreferenced_is_fine() -> Iterator[None]:
-    """Opening the manual mask, which has no position of its own, is no reason to warn."""
+    """Opening what has no position of its own, as a manual mask, is no reason to warn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
