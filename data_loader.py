@@ -356,7 +356,8 @@ class _Loader(DataLoader):
 def collate(samples: list[dict]) -> dict:
     """A batch of `samples`; images (N, C, H, W) keep the bands of a pixel together in memory.
 
-    So they lie in the files, and so the networks want them: they are copied, never transposed.
+    So prepared patches lie in their files: they are copied here, and transposed on the device
+    (`solver.Solver.inputs`).
     """
     interleaved = [sample | {"image": sample["image"].permute(1, 2, 0)} for sample in samples]
     batch = default_collate(interleaved)
@@ -370,7 +371,7 @@ def get_loader(
     *,
     batches: StepBatches | None = None,
 ) -> DataLoader:
-    """Batches of `dataset`: image (N, C, H, W) uint16, label (N, 1) float32, mask (N, H, W).
+    """Batches of `dataset`: image (N, C, H, W) DN, label (N, 1) float32, mask (N, H, W) uint8.
 
     In the order of `batches`, or once from first to last.
     """

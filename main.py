@@ -146,7 +146,6 @@ def build_parser() -> Parser:
     group = parser.add_argument_group("masks")
     options.add_threshold_flags(
         group,
-        None,
         "of the difference map: f1 (best macro F1 on masks of cloudy training patches, as "
         "the paper: uses pixel labels), otsu (no pixel label) or a number in [0, 1]; None: f1, "
         "without masks otsu; in --mode predict the one chosen before",

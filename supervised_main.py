@@ -145,7 +145,6 @@ def build_parser() -> Parser:
     )
     options.add_threshold_flags(
         group,
-        None,
         "of the score: f1 (best macro F1 on masks of cloudy training patches: uses pixel labels), "
         "otsu (no pixel label) or a number in [0, 1]; None: 0.5 for a U-Net, f1 for the others; in "
         "--mode predict the one chosen before",

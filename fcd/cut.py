@@ -23,7 +23,7 @@ from tqdm import tqdm
 from fcd import labels, options
 from fcd.errors import UserError
 from fcd.files import from_plain, read_json, write_json
-from fcd.imagery import MASK_ENDING, SUFFIXES
+from fcd.imagery import MASK_ENDING, SUFFIXES, is_mask
 from fcd.patches import RECORDS, patch_name
 from fcd.scenes import Grid, nodata_of, ungeoreferenced_is_fine, write_raster
 from fcd.transforms import DTYPES
@@ -68,7 +68,7 @@ def read_labels(path: Path) -> list[Image]:
         file = path.parent / (name or "")
         if not file.is_file() or file.suffix.lower() not in SUFFIXES:
             raise UserError(f"{told}: {name!r} is no GeoTIFF file; paths start at the csv's folder")
-        if file.name.endswith(MASK_ENDING):
+        if is_mask(file):
             raise UserError(f"{told}: {name!r} is a mask by its name; rename it")
         if file.stem in images:
             raise UserError(f"{told}: an image of the name {file.stem} is there before; rename one")

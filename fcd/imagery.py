@@ -26,8 +26,13 @@ from fcd.scenes import Band, Grid, Scene, nodata_of, ungeoreferenced_is_fine, wr
 from fcd.transforms import DTYPES
 
 SUFFIXES = (".tif", ".tiff")
-MASK_ENDING = "_mask.tif"  # a file whose name ends so is a mask, never a patch
+MASK_ENDING = "_mask.tif"  # of the file of a mask
 NO_NODATA = "none"
+
+
+def is_mask(path: Path) -> bool:
+    """Whether a raster is a mask by its name, never a patch."""
+    return path.stem.endswith(Path(MASK_ENDING).stem)
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class RasterPatches:
     def find(self, split: str, folder: str) -> list[Path]:
         """The patches of a split in the folder `clear` or `cloudy`, sorted by name.
 
-        Raises `UserError` if two have one name, or a mask has no patch.
+        Raises `UserError` if two have one name, or a mask has no patch or another ending.
         """
         place = self.root / split / folder
         files = sorted(place.iterdir()) if place.is_dir() else []
@@ -63,14 +68,19 @@ class RasterPatches:
         ]
         found: dict[str, Path] = {}
         for path in rasters:
-            if path.name.endswith(MASK_ENDING):
+            if is_mask(path):
                 continue
             if path.stem in found:
                 raise UserError(f"{path} and {found[path.stem].name} have one name; rename one")
             found[path.stem] = path
-        owned = tuple(f"{stem}_" for stem in found)
-        for path in rasters:
-            if path.name.endswith(MASK_ENDING) and not path.name.startswith(owned):
+        for path in filter(is_mask, rasters):
+            if not path.name.endswith(MASK_ENDING):
+                raise UserError(
+                    f"{path} is a mask by its name; masks end in {MASK_ENDING}: rename it"
+                )
+            # <stem>_mask.tif, <stem>_generated_mask.tif, …: what comes before one of the _.
+            words = path.stem.split("_")
+            if not any("_".join(words[:count]) in found for count in range(1, len(words))):
                 raise UserError(
                     f"{path} is a mask by its name, but there is no patch it belongs to; "
                     "rename it or remove it"

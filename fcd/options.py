@@ -29,7 +29,7 @@ from fcd.metrics import fixed_threshold
 from fcd.patches import PreparedPatches
 from fcd.prediction import SCORES, Predictor, predict_scenes
 from fcd.reference import TRUTH
-from fcd.scenes import Scene
+from fcd.scenes import Scene, nodata_value
 from fcd.sparcs import SPARCS, find_sparcs
 
 PREPARED, OWN = "L8Biome", "Patches"  # of --dataset; a third is SPARCS
@@ -70,6 +70,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
+        # As of Python 3.14: --nodata -3.4e38 is a number, too, not the name of a flag.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def parse_args(self, args: Sequence[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
         """Parse `args` (None: the command line); those of a --config come before them."""
@@ -218,7 +220,7 @@ def nodata(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text} is not finite (NaN always is nodata)")
-    return int(value) if value.is_integer() else value
+    return nodata_value(value)
 
 
 def device(name: str) -> torch.device:
@@ -407,9 +409,9 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_threshold_flags(group: argparse._ArgumentGroup, default: str | None, help: str) -> None:
+def add_threshold_flags(group: argparse._ArgumentGroup, help: str) -> None:
     """Add the flags that say how the threshold of the score is chosen."""
-    group.add_argument("--threshold", type=threshold, default=default, help=help)
+    group.add_argument("--threshold", type=threshold, default=None, help=help)
     group.add_argument(
         "--threshold_patches",
         type=positive,

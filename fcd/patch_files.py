@@ -7,6 +7,7 @@ others are not.
 
 import io
 import struct
+import sys
 import zlib
 from dataclasses import dataclass
 from functools import cache
@@ -139,13 +140,15 @@ class PatchReader:
             claimed, offset = tif.series[0].nbytes, tif.series[0].dataoffset
             if claimed > 16 * len(content) + (1 << 20):  # no patch is compressed that far
                 raise DamagedPatch.of(path, f"it claims to hold {claimed:,} bytes")
+            native = tif.byteorder == {"little": "<", "big": ">"}[sys.byteorder]
             array = tif.asarray()
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         digits = b"" if checksum is None else str(checksum).encode()
         if offset is not None and offset + array.nbytes == len(content):
             layout = _Layout.of(content[:offset].tobytes(), checksum, array)
-            simple = offset % array.itemsize == 0 and layout.checksum(content) == (True, digits)
-            # Pixels that are stored in another order of bytes or bits are not these.
+            simple = native and offset % array.itemsize == 0
+            simple = simple and layout.checksum(content) == (True, digits)
+            # Pixels that are stored in another order of bits are not these.
             if simple and np.array_equal(layout.pixels(content), array):
                 self._layouts[len(content)] = layout
         return array, digits

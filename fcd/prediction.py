@@ -97,10 +97,10 @@ class ArrayScene:
 def predict_array(dn: np.ndarray, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
     """Mask and score of DN in memory, the same as the files of `predict_scenes` hold.
 
-    dn: (C, H, W) digital numbers, the bands in the order of training, of Landsat
-    `fcd.scenes.BANDS`; fill, in any band, is nodata. Returns the mask (H, W) uint8: 0 nodata,
-    128 clear, 255 cloud; and the score (H, W) float32 in [0, 1], NaN where nodata.
-    Raises `UserError` if the array has another shape.
+    dn: (C, H, W) digital numbers in the type and order of bands of training, of Landsat uint16
+    and `fcd.scenes.BANDS`; nodata, in any band, is that of training, and NaN. Returns the mask
+    (H, W) uint8: 0 nodata, 128 clear, 255 cloud; and the score (H, W) float32 in [0, 1], NaN
+    where nodata. Raises `UserError` if the array has another shape or type.
     """
     if dn.ndim != 3 or len(dn) != predictor.num_channels or not dn.size:
         raise UserError(

@@ -26,6 +26,7 @@ from fcd.files import replacing
 # The ten 30 m bands in network order; B8 (panchromatic, 15 m) is not used.
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11")
 MAX_SIDE = 65_535  # pixels; a Landsat scene has 8,000
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 FILL_DN = 0  # digital number of a pixel outside the footprint
 RGB_BANDS = tuple(BANDS.index(band) for band in ("B4", "B3", "B2"))
 
@@ -57,7 +58,7 @@ SCENE_FILE = re.compile(
 
 @contextmanager
 def ungeoreferenced_is_fine() -> Iterator[None]:
-    """Opening the manual mask, which has no position of its own, is no reason to warn."""
+    """Opening what has no position of its own, as a manual mask, is no reason to warn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
@@ -271,11 +272,22 @@ class SceneReader:
 
 
 def nodata_of(dataset: rasterio.DatasetReader) -> float | None:
-    """The value that a raster's file marks as nodata; None if none, or NaN, which always is."""
+    """The value that a raster's file marks as nodata.
+
+    None if none, or NaN or infinity, which always are.
+    """
     value = dataset.nodata
-    if value is None or math.isnan(value):
-        return None
-    return int(value) if value.is_integer() else value
+    return None if value is None or not math.isfinite(value) else nodata_value(value)
+
+
+def nodata_value(value: float) -> float:
+    """A finite `value` as pixels can be compared with it: an int if it is one, else in float32.
+
+    The nodata value of many float32 files, -3.4028235e38, is whole but no int that PyTorch takes.
+    """
+    if value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return min(max(value, -FLOAT32_MAX), FLOAT32_MAX)
 
 
 def find_scenes(root: Path | str) -> list[Scene]:

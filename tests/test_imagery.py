@@ -12,11 +12,11 @@ from data_loader import (
     training_normalization,
     validation_set,
 )
-from fcd import labels
+from fcd import labels, options
 from fcd.errors import SceneError, UserError
 from fcd.imagery import RasterPatches
 from fcd.scenes import Grid, write_raster
-from fcd.transforms import VALID_MIN, Normalization
+from fcd.transforms import FILL, VALID_MIN, Normalization
 from tests.conftest import write_tif
 
 SIDE = 8
@@ -117,6 +117,32 @@ def test_uint8_stretch_by_numpy(tmp_path):
         assert high == np.quantile(values, 0.999, method="inverted_cdf")
 
 
+def test_the_least_float32_is_nodata_as_gdal_writes_it(tmp_path):
+    least = np.finfo(np.float32).min
+    for label in ("clear", "cloudy"):
+        image = draw("float32", 2)
+        image[:, 1, 2] = least
+        write_tif(tmp_path / f"train/{label}/p.tif", image, float(least))
+    dataset = PatchDataset(RasterPatches(tmp_path), "train")
+    assert dataset.kind.nodata == options.nodata("-3.4028235e38") == least
+    normalization = training_normalization("paper", dataset)
+    assert Normalization.from_state(normalization.state()) == normalization
+    fill = normalization.normalize(dataset[0]["image"][None]) == FILL
+    assert fill.nonzero().tolist() == [[0, band, 1, 2] for band in range(3)]
+
+
+def test_nodata_may_be_given_with_an_exponent():
+    parser = options.Parser()
+    options.add_run_flags(parser)
+    for text, value in [("-9999", -9999), ("-1e20", -1e20), ("-.5", -0.5), ("none", "none")]:
+        assert parser.parse_args(["--nodata", text]).nodata == value
+
+
+def test_infinity_as_nodata_is_none_of_a_file(tmp_path):
+    write_set(tmp_path, "float32", nodata=float("inf"))
+    assert PatchDataset(RasterPatches(tmp_path), "train").kind.nodata is None
+
+
 def test_nodata_of_the_image_is_invalid_in_the_mask(tmp_path):
     write_set(tmp_path, "float32", masks=True, nodata=-1)
     image = draw("float32", 0)
@@ -185,8 +211,19 @@ def test_masks_that_do_not_fit_are_named(tmp_path):
     path.unlink()
     refuse(r"p1\.tif has no mask\.tif \(1 of 6 patches", tmp_path, mask_file="mask.tif")
     refuse(r"its name must end in mask\.tif", tmp_path, mask_file="labels.tif")
-    write_tif(tmp_path / "train/clear/other_mask.tif", np.zeros((1, SIDE, SIDE), np.uint8))
-    refuse(r"other_mask\.tif is a mask by its name, but there is no patch", tmp_path)
+    mask = np.zeros((1, SIDE, SIDE), np.uint8)
+    write_tif(tmp_path / "train/clear/p1_of_mine_mask.tif", mask)
+    use(tmp_path)  # any name that begins with a patch's
+    for name, message in [
+        ("other_mask.tif", r"other_mask\.tif is a mask by its name, but there is no patch"),
+        ("p10_mask.tif", r"p10_mask\.tif is a mask by its name, but there is no patch"),
+        ("p1_mask.tiff", r"p1_mask\.tiff is a mask by its name; masks end in _mask\.tif: rename"),
+        ("p1_mask.TIF", r"p1_mask\.TIF is a mask by its name; masks end in _mask\.tif: rename"),
+    ]:
+        path = tmp_path / "train/clear" / name
+        write_tif(path, mask)
+        refuse(message, tmp_path)
+        path.unlink()
 
 
 def test_folders_without_patches_and_names_there_twice(tmp_path):

@@ -1,5 +1,6 @@
 """The files of patches, read and written fast, against tifffile and GDAL."""
 
+import sys
 import zlib
 
 import numpy as np
@@ -84,6 +85,20 @@ def test_files_of_one_length_are_not_taken_for_one_another(tmp_path):
         array = np.random.default_rng(0).integers(0, 99, shape).astype(np.uint16)
         tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack", metadata=None)
         assert read(tmp_path / "a.tif", 3).shape == shape
+
+
+def test_the_other_byte_order_is_no_layout_even_if_the_first_pixels_do_not_tell(tmp_path):
+    read, other = PatchReader(), ">" if sys.byteorder == "little" else "<"
+    for value in (0, 1):
+        array = np.full((4, 4, 3), value, np.uint16)
+        tifffile.imwrite(
+            tmp_path / "a.tif",
+            array,
+            byteorder=other,
+            photometric="minisblack",
+            planarconfig="contig",
+        )
+        assert (read(tmp_path / "a.tif", 3) == value).all()
 
 
 def test_only_the_first_of_its_kind_is_parsed(tmp_path, arrays, monkeypatch):
