@@ -131,13 +131,6 @@ def test_the_least_float32_is_nodata_as_gdal_writes_it(tmp_path):
     assert fill.nonzero().tolist() == [[0, band, 1, 2] for band in range(3)]
 
 
-def test_nodata_may_be_given_with_an_exponent():
-    parser = options.Parser()
-    options.add_run_flags(parser)
-    for text, value in [("-9999", -9999), ("-1e20", -1e20), ("-.5", -0.5), ("none", "none")]:
-        assert parser.parse_args(["--nodata", text]).nodata == value
-
-
 def test_infinity_as_nodata_is_none_of_a_file(tmp_path):
     write_set(tmp_path, "float32", nodata=float("inf"))
     assert PatchDataset(RasterPatches(tmp_path), "train").kind.nodata is None
