@@ -210,10 +210,9 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         sample_step=flags.sample_step,
         model_save_step=flags.model_save_step,
     )
+    normalization = training_normalization(flags.normalize, train_set)
     try:
-        solver = FCDSolver(
-            used, size, flags.image_size, training_normalization(flags.normalize, train_set)
-        )
+        solver = FCDSolver(used, size, flags.image_size, normalization)
     except ValueError as error:
         raise UserError(f"{error}; change --image_size or --d_repeat_num") from error
     solver.rgb = options.rgb_bands(flags, train_set.num_channels) or solver.rgb

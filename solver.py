@@ -524,6 +524,7 @@ class Solver:
             "checkpoint": asdict(self.choice),
             "image_dir": str(source.root.resolve()),
             "reference": source.reference,
+            "nodata": source.nodata,
             "sample": sample,
         }
         known = _threshold_record(path) if self.run.processes.first else None

@@ -328,6 +328,7 @@ class PreparedPatches:
 
     root: Path
 
+    nodata = None  # no choice of the user: fill
     masks_are_optional = False
     mask_hint = "run python prepare_landsat8_biome.py --generated_masks DIR"
 

@@ -167,6 +167,18 @@ def test_nodata_by_file_and_by_flag(walk, monkeypatch):
             assert (dataset.read(1) == 0).sum() == rows * 40
 
 
+def test_a_threshold_belongs_to_what_counts_as_nodata(walk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    solver, counted = load_solver(walk / "outputs/FCD/models/best.pt", "cpu"), []
+    count = solver.patch_histogram
+    monkeypatch.setattr(
+        solver, "patch_histogram", lambda *args: counted.append(count(*args)) or counted[-1]
+    )
+    for nodata in (None, 7, 7, None):
+        solver.choose_threshold("otsu", RasterPatches(walk / "p", nodata), 100, 8)
+    assert len(counted) == 3  # once more for another value, not for the same
+
+
 def test_masks_are_compared_with_those_that_are_there(walk, monkeypatch, capsys):
     monkeypatch.chdir(walk)
     with pytest.raises(UserError, match="has no patch with a mask; choose another --test_split"):
