@@ -150,6 +150,8 @@ def _from_outside(error: Exception) -> str | None:
         return f"nothing more can be written ({error.strerror}); what was written before is kept"
     # PyTorch tells it so, from a signal handler: it can come out anywhere.
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        if hasattr(signal, "SIGCHLD"):  # or it comes out again while the loader is taken down
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return (
             f"a process that reads patches has ended ({str(error).splitlines()[0]}), mostly for "
             "lack of memory: lower --num_workers; what was written before is kept"

@@ -22,10 +22,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tqdm import tqdm
 
 import download_landsat8_biome
 import main
@@ -101,6 +103,7 @@ def start(
     if process:
         return process
     os.setsid()
+    tqdm.set_lock(RLock())  # not the one of all processes, which one that was killed may hold
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else 0)
     with log.open("a") as stream:

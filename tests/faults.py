@@ -78,7 +78,7 @@ def try_fault(name: str, root: Path, fault: Callable[[Path], None]) -> list[str]
     told = []
     if code and code not in CODES.get(name, (2,)):
         told.append(f"exit code {code}: {said[-300:]}")
-    if "Traceback" in said.replace("Exception in thread", ""):
+    if "Traceback" in said:
         told.append(f"a traceback: {said[-600:]}")
     if code == 2 and not said.rstrip().rpartition("\n")[2].startswith("error: "):
         told.append(f"last line: {said[-300:]}")
