@@ -11,7 +11,6 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_killed_and_run_again_equals_undisturbed(tmp_path):
     # A process of its own, because the harness forks: one that has computed with threads cannot.
     figures = tmp_path / "crashes.json"
