@@ -10,7 +10,7 @@ from rasterio.transform import Affine
 from fcd.scenes import BANDS
 
 # Two cores are shared with data-loading processes; one thread also makes sums repeatable.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data"

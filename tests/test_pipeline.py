@@ -284,7 +284,7 @@ def ask(address, wait_for):
     raise AssertionError(f"{address} does not serve {wait_for}")
 
 
-@pytest.mark.parametrize("network", [pytest.param("ucam", marks=pytest.mark.slow), "resnet50"])
+@pytest.mark.parametrize("network", ["ucam", "resnet50"])
 def test_class_activation_maps_from_image_labels(walk, monkeypatch, network):
     monkeypatch.chdir(walk)
 
