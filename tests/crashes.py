@@ -16,11 +16,13 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -90,25 +92,54 @@ def draw(folder: Path) -> None:
                     archive.addfile(member, io.BytesIO(content))
 
 
+@dataclass
+class Started:
+    """A command that runs: the id of its process and group, and what writes its log."""
+
+    process: int
+    log: Path
+    writer: subprocess.Popen
+
+    def wait(self) -> int:
+        """Wait for the process; return its status as waitpid does."""
+        return os.waitpid(self.process, 0)[1]
+
+    def said(self) -> str:
+        """All it has printed; to be asked when nothing of it is left."""
+        self.writer.wait(60)
+        return self.log.read_text(errors="replace")
+
+    def finish(self) -> None:
+        """Wait for a command that is to succeed."""
+        if status := self.wait():
+            raise RuntimeError(f"exit status {status}; {self.log}:\n{self.said()[-2000:]}")
+        self.writer.wait(60)
+
+
 def start(
     name: str, folder: Path, log: Path, fault: Callable[[Path], None] = lambda _: None
-) -> int:
-    """Run a command in a forked process group: everything is imported already. Return its id.
+) -> Started:
+    """Run a command in a forked process group: everything is imported already.
 
     fault: called with `folder` in the new process before the command.
     """
     module, line = COMMANDS[name]
     arguments = line.format(scenes=" ".join(SCENES)).split()
+    # Through a pipe: a limit on the size of the command's files is none on what it says.
+    writer = subprocess.Popen(
+        ["tee", "-a", log], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     process = os.fork()
     if process:
-        return process
+        writer.stdin.close()
+        return Started(process, log, writer)
     os.setsid()
     tqdm.set_lock(RLock())  # not the one of all processes, which one that was killed may hold
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else 0)
-    with log.open("a") as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
+    os.dup2(writer.stdin.fileno(), 1)
+    os.dup2(writer.stdin.fileno(), 2)
+    os.close(writer.stdin.fileno())
     fault(folder)
     os.chdir(folder)
     sys.argv = [f"{module.__name__}.py", *arguments]
@@ -121,13 +152,6 @@ def start(
     except BaseException:  # the process ends here: say why in the log
         sys.excepthook(*sys.exc_info())
     os._exit(1)
-
-
-def finish(process: int, log: Path) -> None:
-    """Wait for a command that is to succeed."""
-    _, status = os.waitpid(process, 0)
-    if status:
-        raise RuntimeError(f"exit status {status}; {log}:\n{log.read_text()[-2000:]}")
 
 
 def orphans(group: int, patience: float = 10) -> bool:
@@ -208,7 +232,7 @@ def try_command(name: str, root: Path, kills: int, generator: random.Random) -> 
     work, before, after, log = (root / part for part in ("work", "before", "after", f"{name}.log"))
     copy(work, before)
     began = time.monotonic()
-    finish(start(name, work, log), log)
+    start(name, work, log).finish()
     usual = time.monotonic() - began
     copy(work, after)
     failures, landed, left = [], 0, 0
@@ -216,15 +240,15 @@ def try_command(name: str, root: Path, kills: int, generator: random.Random) -> 
         copy(before, work)
         signum = SIGNALS[number % len(SIGNALS)]
         moment = generator.uniform(0, usual)
-        process = start(name, work, log)
+        started = start(name, work, log)
         time.sleep(moment)
-        done, _ = os.waitpid(process, os.WNOHANG)
+        done, _ = os.waitpid(started.process, os.WNOHANG)
         if not done:
             landed += 1
-            os.kill(process, signum)
-            os.waitpid(process, 0)
-            left += orphans(process)
-        finish(start(name, work, log), log)
+            os.kill(started.process, signum)
+            started.wait()
+            left += orphans(started.process)
+        start(name, work, log).finish()
         told = differences(after, work)
         if told:
             failures.append(

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.crashes import build_parser, copy, differences, each_command, finish, start
+from tests.crashes import build_parser, copy, differences, each_command, start
 
 # mount(2) and unshare(2)
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
@@ -73,8 +73,8 @@ def try_fault(name: str, root: Path, fault: Callable[[Path], None]) -> list[str]
     work, before, after, log = (root / part for part in ("work", "before", "after", "fault.log"))
     copy(before, work)
     log.write_text("")
-    _, status = os.waitpid(start(name, work, log, fault), 0)
-    code, said = os.waitstatus_to_exitcode(status), log.read_text(errors="replace")
+    started = start(name, work, log, fault)
+    code, said = os.waitstatus_to_exitcode(started.wait()), started.said()
     told = []
     if code and code not in CODES.get(name, (2,)):
         told.append(f"exit code {code}: {said[-300:]}")
@@ -84,7 +84,7 @@ def try_fault(name: str, root: Path, fault: Callable[[Path], None]) -> list[str]
         told.append(f"last line: {said[-300:]}")
     there, whole, now = contents(before), contents(after), contents(work)
     told += [f"{p} was damaged" for p in there if now.get(p) not in (there[p], whole.get(p))]
-    finish(start(name, work, log), log)
+    start(name, work, log).finish()
     return told + differences(after, work)
 
 
@@ -92,7 +92,7 @@ def try_command(name: str, root: Path, tries: int, generator: random.Random) -> 
     """Disturb one command; leave `root`/work as an undisturbed run leaves it."""
     work, before, after, log = (root / part for part in ("work", "before", "after", f"{name}.log"))
     copy(work, before)
-    finish(start(name, work, log), log)
+    start(name, work, log).finish()
     copy(work, after)
     faults: dict[str, Callable[[Path], None]] = {}
     if tries:
