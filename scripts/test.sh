@@ -9,4 +9,5 @@ ruff format --check .
 if [ $# -eq 0 ]; then
     set -- -m "not slow or ci"
 fi
-exec python -m pytest -q "$@"
+# A process a core: each computes with one thread (tests/conftest.py).
+exec python -m pytest -q --numprocesses logical --dist worksteal "$@"
