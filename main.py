@@ -177,6 +177,7 @@ def main() -> int:
             flags.log_step,
             flags.profile,
             processes,
+            options.compiles(flags.compile, device),
         )
         return MODES[flags.mode](flags, used)
 
@@ -300,7 +301,7 @@ def visualize(flags: argparse.Namespace, used: Run) -> int:
 
 def export(flags: argparse.Namespace, used: Run) -> int:
     """`--mode export`, on the CPU."""
-    solver = _trained(flags, replace(used, device=torch.device("cpu")))
+    solver = _trained(flags, replace(used, device=torch.device("cpu"), compile=False))
     threshold = _threshold(flags, solver)["threshold"]
     solver.export(used.folder.onnx(flags.checkpoint), solver.G, threshold)
     return 0

@@ -95,6 +95,8 @@ class Run:
     profile: int = 0
     """Training steps to profile."""
     processes: Processes = ALONE
+    compile: bool = False
+    """Whether networks are compiled, the first time they compute."""
 
 
 @dataclass(frozen=True)
@@ -778,6 +780,9 @@ class FCDSolver(Solver):
         torch.manual_seed(run.seed)
         generator, discriminator = _gan(size, image_size, normalization.num_channels)
         self.G, self.D = generator.to(self.device), discriminator.to(self.device)
+        if run.compile:
+            # Not D: what is compiled has no gradient of a gradient, which its penalty needs.
+            self.G.compile()
         self.g_optimizer = self.d_optimizer = None
 
     @classmethod
@@ -1183,6 +1188,8 @@ class SupervisedSolver(Solver):
         self.seen = Supervision(0, 0, "", 0, "", 0, labels_from="")
         torch.manual_seed(run.seed)
         self.network = task.build(normalization.num_channels).to(self.device)
+        if run.compile:
+            self.network.compile()
         self.optimizer: Adam | None = None
         self.scheduler: ReduceLROnPlateau | None = None
 

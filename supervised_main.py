@@ -177,6 +177,7 @@ def main() -> int:
             flags.log_step,
             flags.profile,
             processes,
+            options.compiles(flags.compile, device),
         )
         return MODES[flags.mode](flags, used)
 
@@ -271,7 +272,7 @@ def predict(flags: argparse.Namespace, used: Run) -> int:
 
 def export(flags: argparse.Namespace, used: Run) -> int:
     """`--mode export`, on the CPU."""
-    solver = _trained(flags, replace(used, device=torch.device("cpu")))
+    solver = _trained(flags, replace(used, device=torch.device("cpu"), compile=False))
     if solver.task.network != "unet":
         raise UserError(
             f"{solver.source} is a {solver.task.network}: --mode export writes U-Nets, but no "

@@ -45,6 +45,7 @@ _EXECUTION_FLAGS = {
     "overwrite",
     "log_step",
     "profile",
+    "compile",
     "sample_step",
     "threshold",
     "threshold_patches",
@@ -255,6 +256,20 @@ def device(name: str) -> torch.device:
         raise UserError(f"--device {name} cannot be used ({reason}); try --device cpu") from error
 
 
+def compiles(asked: bool, device: torch.device) -> bool:
+    """`asked`, the value of --compile; `UserError` if True and PyTorch cannot compile here."""
+    if asked:
+        try:
+            torch.compile(torch.neg)(torch.zeros(1, device=device))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"--compile True cannot be used on {device} ({reason}); install what it misses "
+                "(on a CPU a C++ compiler) or leave it out"
+            ) from error
+    return asked
+
+
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that every training and prediction command has."""
     group = parser.add_argument_group("run")
@@ -310,6 +325,14 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         metavar="BOOL",
         help="train and score in bfloat16 where that is safe: faster on GPUs and on processors "
         "with AMX, slower on others; scores differ by about 0.01",
+    )
+    group.add_argument(
+        "--compile",
+        type=boolean,
+        default=False,
+        metavar="BOOL",
+        help="compile the networks for this device (torch.compile), all but the discriminator: "
+        "takes minutes at the start, and a C++ compiler on CPUs; see docs/performance.md",
     )
     group.add_argument("--log_step", type=positive, default=10, help="steps between log entries")
     group.add_argument(

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -340,3 +341,17 @@ def test_two_runs_in_one_folder_are_refused(call, tmp_path):
         "--experiment_name\n",
     )
     assert call(main, *TINY, "--image_dir", "p", "--num_iters", 2)[0] == 0
+
+
+def test_compiling_needs_a_compiler(tmp_path):
+    env = {"CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, main.__file__, "--compile", "True", "--device", "cpu"],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.rpartition("error: ")[2].startswith("--compile True cannot be used on cpu")
+    assert "C++ compiler" in done.stderr
