@@ -1,11 +1,15 @@
 """Patches from disk to a batch: read and normalised one by one, against uint16 as they lie there.
 
-Also the same patches packed in one array on disk, to see whether that would be worth a format.
+Also the same patches packed, to see whether that would be worth a format: in one array on disk,
+and in Zarr, a chunk a patch, if that library is installed (pip install zarr).
 """
 
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
             "read and normalised by the batch": lambda b: normalize(our_batch(b).contiguous()),
             "packed in one array, uint16": lambda b: torch.from_numpy(packed[b]),
         }
+        if find_spec("zarr"):
+            chunks = _zarr(root, packed)
+            ours["packed in Zarr, uint16"] = lambda b: torch.from_numpy(chunks.oindex[b])
         made = [
             measure.compare(
                 f"patches of {flags.patch_size} pixels, {name}",
@@ -84,6 +91,13 @@ def _pack(root: Path, dataset: PatchDataset) -> Path:
     path = root / "packed.npy"
     np.save(path, np.stack([dataset[index]["image"].numpy() for index in range(len(dataset))]))
     return path
+
+
+def _zarr(root: Path, packed: np.ndarray) -> Any:
+    """The same as a Zarr array without compression, a chunk a patch."""
+    return import_module("zarr").create_array(
+        root / "packed.zarr", data=packed, chunks=(1, *packed.shape[1:]), compressors=None
+    )
 
 
 def _copies_per_second(path: Path, size: int) -> float:

@@ -154,8 +154,11 @@ def matrix_product(dtype: torch.dtype, device: torch.device, size: int = 2048) -
 
 
 def flops(work: Callable[[], Any]) -> float:
-    """Floating-point operations of `work`, counted by PyTorch: convolutions and products."""
-    with _Flops() as counter:
+    """Floating-point operations of `work`, counted by PyTorch: convolutions and products.
+
+    Compiled networks are carried out as they are written, or nothing could be counted.
+    """
+    with torch.compiler.set_stance("force_eager"), _Flops() as counter:
         work()
     return counter.total
 

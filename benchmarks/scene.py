@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     parser.add_argument(
         "--amp", type=boolean, default=False, metavar="BOOL", help="ours in bfloat16"
     )
+    parser.add_argument(
+        "--compile", type=boolean, default=False, metavar="BOOL", help="ours with --compile True"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument(
         "--plot", type=Path, default=None, metavar="STEM", help="write STEM-{memory,time}.svg"
@@ -57,13 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     flags = parser.parse_args(arguments)
     measure.use_threads(flags.threads)
     device = options.device(flags.device)
-    solver = build(flags.network, SIZES[flags.size], device)
+    run = Run(RunFolder("benchmark"), device, compile=options.compiles(flags.compile, device))
+    solver = build(flags.network, SIZES[flags.size], run)
     tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp)
     dtype = torch.bfloat16 if flags.amp else torch.float32
     side = tiles.size
     work = measure.flops(lambda: solver.score(torch.zeros(1, 10, side, side, device=device)))
     limit = measure.matrix_product(dtype, device) * side**2 / work / 1e6
-    made, precision = [], "bf16" if flags.amp else "float32"
+    made, kind = [], ("bf16" if flags.amp else "float32") + ", compiled" * flags.compile
     with tempfile.TemporaryDirectory() as folder:
         for mpixel in flags.mpixel:
             root = Path(folder, "scene")
@@ -75,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
             with_plain = mpixel <= flags.plain_up_to
             made.append(
                 measure.compare(
-                    f"{NAMES[flags.network]}, {mpixel:g} Mpixel, {precision}",
+                    f"{NAMES[flags.network]}, {mpixel:g} Mpixel, {kind}",
                     "Mpixel/s",
                     length**2 / 1e6,
                     ways[0] if with_plain else None,
@@ -93,9 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     return made
 
 
-def build(network: str, size: Size, device: torch.device) -> Solver:
+def build(network: str, size: Size, run: Run) -> Solver:
     """A solver with random weights, as it would come from a checkpoint."""
-    run, normalization = Run(RunFolder("benchmark"), device), Normalization.paper(10)
+    normalization = Normalization.paper(10)
     if network == "gan":
         return FCDSolver(run, size.gan, size.image_size, normalization)
     solver = SupervisedSolver(run, Task(encoder=size.encoder), size.image_size, normalization)

@@ -51,23 +51,27 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
         metavar="BOOL",
         help="also ours in bfloat16, beside plain in float32",
     )
+    parser.add_argument(
+        "--compile", type=boolean, default=False, metavar="BOOL", help="ours with --compile True"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     flags = parser.parse_args(arguments)
     measure.use_threads(flags.threads)
     device, size = options.device(flags.device), SIZES[flags.size]
+    run = Run(RunFolder("benchmark"), device, compile=options.compiles(flags.compile, device))
     made = []
     for amp in (False, True) if flags.amp else (False,):
         dtype = torch.bfloat16 if amp else torch.float32
         limit = measure.matrix_product(dtype, device)
-        precision = "bf16" if amp else "float32"
+        kind = ("bf16" if amp else "float32") + ", compiled" * flags.compile
         for name, ways, steps in (
-            ("Fixed-Point GAN", gan_ways(size, flags.batch_size, device, amp), size.n_critic),
-            ("FCD+", unet_ways(size, flags.batch_size, device, amp), 1),
+            ("Fixed-Point GAN", gan_ways(size, flags.batch_size, run, amp), size.n_critic),
+            ("FCD+", unet_ways(size, flags.batch_size, run, amp), 1),
         ):
             work = measure.flops(ways[1])  # of one cycle
             made.append(
                 measure.compare(
-                    f"{name}, {flags.size} size, {precision}",
+                    f"{name}, {flags.size} size, {kind}",
                     "steps/s",
                     steps,
                     *ways,
@@ -82,16 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
 Cycle = Callable[[], list[dict[str, Tensor]]]
 
 
-def gan_ways(size: Size, batch_size: int, device: torch.device, amp: bool) -> tuple[Cycle, Cycle]:
+def gan_ways(size: Size, batch_size: int, run: Run, amp: bool) -> tuple[Cycle, Cycle]:
     """Plain and our way of `size.n_critic` steps, from the same weights: the loss parts of each."""
-    normalization = Normalization.paper(10)
-    run = Run(RunFolder("benchmark"), device)
-    solver = FCDSolver(run, size.gan, size.image_size, normalization)
+    solver = FCDSolver(run, size.gan, size.image_size, Normalization.paper(10))
     plain_step = plain.GANStep(copy.deepcopy(solver.G), copy.deepcopy(solver.D), LR, size.n_critic)
     settings = GANTraining(n_critic=size.n_critic, g_lr=LR, d_lr=LR, amp=amp)
     solver.start_optimizers(settings)
-    x, _, c_org = _patches(size, batch_size, device)
-    c_trg, alpha = c_org.roll(1, 0), torch.rand(batch_size, 1, 1, 1, device=device)
+    x, _, c_org = _patches(size, batch_size, run.device)
+    c_trg, alpha = c_org.roll(1, 0), torch.rand(batch_size, 1, 1, 1, device=run.device)
 
     def ours() -> dict[str, Tensor]:
         solver.step += 1
@@ -103,16 +105,15 @@ def gan_ways(size: Size, batch_size: int, device: torch.device, amp: bool) -> tu
     return cycle(lambda: plain_step(x, c_org, c_trg, alpha)), cycle(ours)
 
 
-def unet_ways(size: Size, batch_size: int, device: torch.device, amp: bool) -> tuple[Cycle, Cycle]:
+def unet_ways(size: Size, batch_size: int, run: Run, amp: bool) -> tuple[Cycle, Cycle]:
     """Plain and our way of a step of FCD+, from the same weights: the loss parts of each."""
     task = Task(encoder=size.encoder, classifier_head=True)
-    run = Run(RunFolder("benchmark"), device)
     solver = SupervisedSolver(run, task, size.image_size, Normalization.paper(10))
     network = copy.deepcopy(solver.network).train()
     plain_step = plain.UNetStep(network, LR)
     settings = SupervisedTraining(lr=LR, amp=amp)
     solver.start_optimizer(settings)
-    x, mask, label = _patches(size, batch_size, device)
+    x, mask, label = _patches(size, batch_size, run.device)
 
     def seeded(step: Callable[[], dict[str, Tensor]]) -> Cycle:
         def cycle() -> list[dict[str, Tensor]]:

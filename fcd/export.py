@@ -6,6 +6,7 @@ The normalisation is inside, so that a program which knows nothing of this one c
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ def write_onnx(path: Path, module: DNScore, multiple: int, properties: dict[str,
     metadata. Raises `UserError` if a library is missing or the scores differ by more than
     `TOLERANCE`.
     """
-    onnx, runtime = _libraries()
+    onnx = _libraries()[0]
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
     shapes = ({0: batch, 2: multiple * height, 3: multiple * width},)
     with torch.no_grad():
@@ -70,7 +71,7 @@ def write_onnx(path: Path, module: DNScore, multiple: int, properties: dict[str,
     onnx.helper.set_model_props(model, properties)
     with replacing(path) as temporary:
         onnx.save(model, temporary)
-        session = runtime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
+        session = load_session(temporary)
         sizes = [(1, 4, 4), (2, 2, 3), (3, 3, 2)]
         batches = [_dn(module, n, multiple * h, multiple * w) for n, h, w in sizes]
         difference = max(_difference(session, module, dn) for dn in batches)
@@ -81,6 +82,11 @@ def write_onnx(path: Path, module: DNScore, multiple: int, properties: dict[str,
                 "onnxscript and onnxruntime"
             )
     return difference
+
+
+def load_session(path: Path) -> Any:
+    """ONNX Runtime's session of an exported file, on the CPU; `UserError` without the library."""
+    return _libraries()[1].InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
 def _libraries() -> tuple:
@@ -106,7 +112,7 @@ def _dn(module: DNScore, batch: int, height: int, width: int) -> Tensor:
     return dn
 
 
-def _difference(session: object, module: DNScore, dn: Tensor) -> float:
+def _difference(session: Any, module: DNScore, dn: Tensor) -> float:
     with torch.no_grad():
         expected = module(dn).numpy()
     (score,) = session.run([OUTPUT], {INPUT: dn.numpy()})

@@ -2,29 +2,36 @@
 
 import json
 import math
+from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import tifffile
 import torch
 
-from benchmarks import loader, measure, plain, prepare, scene, train_step
+from benchmarks import levers, loader, measure, plain, prepare, scene, train_step
 from benchmarks.scenes import write_scene
 from data_loader import PatchDataset, collate
 from fcd import patches
+from fcd.options import RunFolder
 from fcd.patches import Cutting
 from fcd.scenes import find_scenes
 from fcd.transforms import Normalization
+from solver import Run
 
 CPU = torch.device("cpu")
 TINY = train_step.SIZES["tiny"]
+RUN = Run(RunFolder("benchmark"), CPU)
+COMPILED = replace(RUN, compile=True)
 
 
 @pytest.mark.parametrize(
     ("main", "arguments", "names"),
     [
         (train_step.main, ["--size", "tiny", "--device", "cpu", "--amp", "True"], 4),
-        (loader.main, ["--patch_size", "16", "--patches", "6", "--batch_size", "4"], 3),
+        (loader.main, ["--patch_size", "16", "--patches", "6", "--batch_size", "4"],
+         3 + bool(find_spec("zarr"))),
         (prepare.main, ["--sides", "96", "--patch_size", "32", "--num_workers", "2"], 2),
         (
             scene.main,
@@ -32,8 +39,14 @@ TINY = train_step.SIZES["tiny"]
              "8", "--device", "cpu"],
             2,
         ),
+        (
+            levers.main,
+            ["--size", "tiny", "--device", "cpu", "--only", "batched", "fused", "group norm",
+             "channels_last", "bfloat16", "in place"],
+            18,
+        ),
     ],
-    ids=["train_step", "loader", "prepare", "scene"],
+    ids=["train_step", "loader", "prepare", "scene", "levers"],
 )  # fmt: skip
 def test_rows(tmp_path, main, arguments, names, capsys):
     made = main([*arguments, "--rounds", "1", "--json", str(tmp_path / "rows.json")])
@@ -80,8 +93,9 @@ def test_flops_and_the_matrix_product():
 
 
 @pytest.mark.parametrize("ways", [train_step.gan_ways, train_step.unet_ways])
-def test_training_steps_have_the_same_losses(ways):
-    plainly, ours = ways(TINY, 4, CPU, amp=False)
+@pytest.mark.parametrize("run", [RUN, pytest.param(COMPILED, marks=pytest.mark.slow)])
+def test_training_steps_have_the_same_losses(ways, run):
+    plainly, ours = ways(TINY, 4, run, amp=False)
     for _ in range(2):
         for expected, parts in zip(plainly(), ours(), strict=True):
             assert set(expected) == set(parts)
@@ -116,7 +130,7 @@ def test_patches_are_the_same_files(tmp_path):
 def test_masks_are_the_same(tmp_path, network):
     write_scene(tmp_path / "scenes", 90, 130)
     (drawn,) = find_scenes(tmp_path / "scenes")
-    solver = scene.build(network, TINY, CPU)
+    solver = scene.build(network, TINY, RUN)
     threshold = scene.median_score(solver, drawn)
     tiles = solver.tiles(32, 8, 4)
     for way in scene.ways_of(solver, drawn, threshold, tiles, tmp_path):

@@ -1,0 +1,246 @@
+"""What each lever brings alone: the same work without it and with it.
+
+The training step and the scene pull those that pay all at once. A ratio below 1 did not pay.
+Compiling takes minutes before it is measured; ONNX Runtime is left out where it is not installed.
+"""
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import measure
+from benchmarks.measure import Comparison
+from benchmarks.scene import build
+from benchmarks.train_step import SIZES, Size
+from fcd import options
+from fcd.errors import UserError
+from fcd.export import INPUT, DNScore, load_session, write_onnx
+from fcd.options import RunFolder, positive
+from fcd.transforms import VALID_MIN, Normalization
+from model import InstanceNorm
+from solver import FCDSolver, Run, Solver
+
+Network = Callable[[Tensor], Tensor]
+Lever = tuple[str, Callable[[], Any], Callable[[], Any]]  # its name, without, with
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
+    """Run the command line; return what was measured."""
+    parser = measure.parser(__doc__, rounds=3)
+    parser.add_argument("--size", choices=list(SIZES), default="paper", help="of the networks")
+    parser.add_argument("--batch_size", type=positive, default=4, help="patches, or tiles")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(LEVERS), default=list(LEVERS), help="which levers"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    flags = parser.parse_args(arguments)
+    measure.use_threads(flags.threads)
+    device = options.device(flags.device)
+    made = []
+    for name in flags.only:
+        for lever, without, with_it in LEVERS[name](SIZES[flags.size], flags.batch_size, device):
+            made.append(
+                measure.compare(f"{name}: {lever}", "runs/s", 1, without, with_it, flags.rounds)
+            )
+    measure.show(made, flags.json)
+    return made
+
+
+# --- works --------------------------------------------------------------------------------------
+
+
+def learns(network: Network, *batches: Tensor) -> Callable[[], None]:
+    """Forward and backward of each of `batches`, one after the other."""
+
+    def work() -> None:
+        for batch in batches:
+            network(batch).sum().backward()
+
+    return work
+
+
+def scores(network: Network, x: Tensor) -> Callable[[], Tensor]:
+    """The forward pass alone."""
+    return lambda: torch.inference_mode()(network)(x)
+
+
+def in_bfloat16(work: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """The same work as with --amp True."""
+
+    def mixed() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            work()
+
+    return mixed
+
+
+class Networks:
+    """Generator, discriminator and U-Net of a size as functions of patches, and patches."""
+
+    def __init__(self, size: Size, batch_size: int, device: torch.device) -> None:
+        run = Run(RunFolder("benchmark"), device)
+        self.gan: FCDSolver = build("gan", size, run)
+        self.unet = build("unet", size, run)
+        torch.manual_seed(0)
+        side = size.image_size
+        self.x = torch.rand(batch_size, 10, side, side, device=device) * 1.8 - 0.9
+
+    def generator(self, change: Callable[[nn.Module], Any] = lambda _: None) -> Network:
+        """Translation to clear by a copy of the generator that `change` has had in hand."""
+        network = _changed(self.gan.G, change)
+        return lambda x: network(x, x.new_zeros(len(x), 1))
+
+    def discriminator(self, change: Callable[[nn.Module], Any] = lambda _: None) -> Network:
+        """Patch scores."""
+        network = _changed(self.gan.D, change)
+        return lambda x: network(x)[0]
+
+    def segmenter(self, change: Callable[[nn.Module], Any] = lambda _: None) -> Network:
+        """Logits of the U-Net, which as it comes is contiguous."""
+        network = copy.deepcopy(self.unet.network).to(memory_format=torch.contiguous_format)
+        return _changed(network, change)
+
+
+def _changed(network: nn.Module, change: Callable[[nn.Module], Any]) -> nn.Module:
+    network = copy.deepcopy(network)
+    change(network)
+    return network
+
+
+def channels_last(network: nn.Module) -> None:
+    """The layout of memory in which the channels of a pixel lie side by side."""
+    network.to(memory_format=torch.channels_last)
+
+
+def own_instance_norm(network: nn.Module) -> None:
+    """PyTorch's instance norm in place of `model.InstanceNorm`."""
+    for module in network.modules():
+        if isinstance(module, InstanceNorm):
+            module.forward = super(InstanceNorm, module).forward
+
+
+# --- levers -------------------------------------------------------------------------------------
+
+
+def batched(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+    """Two batches in one pass."""
+    made = Networks(size, batch_size, device)
+    twice = torch.cat([made.x, made.x])
+    for name, network in (("D", made.discriminator()), ("G", made.generator())):
+        yield (
+            f"{name}, forward and backward",
+            learns(network, made.x, made.x),
+            learns(network, twice),
+        )
+
+
+def fused(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+    """Adam as one kernel over all weights."""
+    made = Networks(size, batch_size, device)
+
+    def step(fused: bool) -> Callable[[], Any]:
+        network = copy.deepcopy(made.gan.D)
+        for weight in network.parameters():
+            weight.grad = torch.ones_like(weight)
+        return torch.optim.Adam(network.parameters(), 1e-6, fused=fused).step
+
+    yield "Adam of D", step(False), step(True)
+
+
+def group_norm(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+    """Instance norm as group norm with a channel a group, on CPUs."""
+    made = Networks(size, batch_size, device)
+    without, with_it = made.generator(own_instance_norm), made.generator()
+    yield "G, forward", scores(without, made.x), scores(with_it, made.x)
+    yield "G, forward and backward", learns(without, made.x), learns(with_it, made.x)
+
+
+def layout(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+    """channels_last."""
+    made = Networks(size, batch_size, device)
+    for name, kind in _KINDS.items():
+        without, with_it = kind(made), kind(made, channels_last)
+        yield f"{name}, forward", scores(without, made.x), scores(with_it, made.x)
+        yield f"{name}, forward and backward", learns(without, made.x), learns(with_it, made.x)
+
+
+def bfloat16(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+    """Autocast."""
+    made = Networks(size, batch_size, device)
+    for name, kind in _KINDS.items():
+        work = scores(kind(made), made.x)
+        yield f"{name}, forward", work, in_bfloat16(work, device)
+        work = learns(kind(made), made.x)
+        yield f"{name}, forward and backward", work, in_bfloat16(work, device)
+
+
+def compiled(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+    """torch.compile; not of the discriminator, whose penalty it cannot differentiate."""
+    made = Networks(size, batch_size, device)
+    for name in ("G", "U-Net"):
+        without, with_it = _KINDS[name](made), _KINDS[name](made, nn.Module.compile)
+        yield f"{name}, forward", scores(without, made.x), scores(with_it, made.x)
+        yield f"{name}, forward and backward", learns(without, made.x), learns(with_it, made.x)
+
+
+def onnx(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+    """ONNX Runtime on the CPU, DN to score."""
+    made = Networks(size, batch_size, torch.device("cpu"))
+    dn = made.gan.normalization.denormalize(made.x.cpu())
+    solvers: dict[str, tuple[Solver, nn.Module]] = {
+        "difference map": (made.gan, made.gan.G),
+        "probability of U-Net": (made.unet, made.unet.network),
+    }
+    for name, (solver, network) in solvers.items():
+        module = DNScore(network, solver.score, solver.normalization)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "network.onnx")
+            try:
+                write_onnx(path, module, solver.tile_multiple, {})
+            except UserError as error:
+                print(f"left out: {error}")
+                return
+            session = load_session(path)
+        yield (
+            name,
+            scores(module, dn),
+            lambda session=session: session.run(None, {INPUT: dn.numpy()}),
+        )
+
+
+def in_place(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+    """Normalisation of uint16 without a new array a step."""
+    normalization = Normalization.paper(10)
+    side = size.image_size
+    dn = torch.randint(1, 65535, (16 * batch_size, 10, side, side)).to(torch.uint16).to(device)
+
+    def written() -> Tensor:
+        x = dn.to(torch.float32)
+        return ((x / 65535 - 0.5) / 0.5).clamp(VALID_MIN, 1.0).where(x != 0, -1.0)
+
+    yield "normalisation of 16 batches", written, lambda: normalization.normalize(dn)
+
+
+_KINDS: dict[str, Callable[..., Network]] = {
+    "G": Networks.generator,
+    "D": Networks.discriminator,
+    "U-Net": Networks.segmenter,
+}
+LEVERS: dict[str, Callable[[Size, int, torch.device], Iterator[Lever]]] = {
+    "batched": batched,
+    "fused": fused,
+    "group norm": group_norm,
+    "channels_last": layout,
+    "bfloat16": bfloat16,
+    "compiled": compiled,
+    "ONNX Runtime": onnx,
+    "in place": in_place,
+}
+
+if __name__ == "__main__":
+    options.run(lambda: main() and 0)
