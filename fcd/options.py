@@ -132,8 +132,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
                 print("stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
+        line = _from_outside(error)
+        if line is not None and hasattr(signal, "SIGCHLD"):
+            # There PyTorch tells of readers that have ended: not once more while all is taken down.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with distributed.failing() as first:
-            line = _from_outside(error)
             if first and line is None:
                 raise
             if first:
@@ -150,8 +153,6 @@ def _from_outside(error: Exception) -> str | None:
         return f"nothing more can be written ({error.strerror}); what was written before is kept"
     # PyTorch tells it so, from a signal handler: it can come out anywhere.
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        if hasattr(signal, "SIGCHLD"):  # or it comes out again while the loader is taken down
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return (
             f"a process that reads patches has ended ({str(error).splitlines()[0]}), mostly for "
             "lack of memory: lower --num_workers; what was written before is kept"

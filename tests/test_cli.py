@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import signal
 import sys
 
 import numpy as np
@@ -281,6 +282,23 @@ def test_ctrl_c_is_no_traceback(capsys):
         options.run(interrupted)
     assert stopped.value.code == 130
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_end_of_a_reader_is_told_once(capsys):
+    """PyTorch raises from its handler of SIGCHLD, also while the loader is taken down."""
+
+    def dead():
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    before = signal.signal(signal.SIGCHLD, lambda *_: dead())
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            options.run(dead)
+        assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("a process that reads patches has ended") == 1
 
 
 def weights(experiment):
