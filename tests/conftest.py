@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import rasterio
 from rasterio.transform import Affine
 
+from fcd import options
 from fcd.scenes import BANDS
 
 # Two cores are shared with data-loading processes; one thread also makes sums repeatable.
@@ -54,6 +56,27 @@ def signals_as_before():
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    """The test's own folder is the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run an entry script; return its exit code, and what it has said on stderr and stdout."""
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            options.run(module.main)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return stopped.value.code, err, out
+
+    return run
 
 
 def write_tif(path, pixels, nodata=None):
