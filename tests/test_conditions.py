@@ -198,6 +198,14 @@ def train(kind, name, folder):
         solver.train(settings, *sets)
 
 
+@pytest.mark.parametrize("threads", [3, 2])
+def test_threads_of_one_test_are_not_those_of_the_next(threads):
+    """Or it would no longer compute bit for bit what the processes that it starts compute."""
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
 @pytest.mark.parametrize(("kind", "step"), [("gan", 7), ("unet", 4)])
 def test_killed_with_readers_and_resumed_is_the_run_without_either(image_dir, kind, step):  # noqa: F811
     command = [sys.executable, "-c", INTERRUPTED, kind, str(step), image_dir]
