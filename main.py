@@ -12,7 +12,6 @@ from data_loader import (
     threshold_choice,
     training_normalization,
     validation_set,
-    with_optional_masks,
 )
 from fcd import cfmask, distributed, options, patches
 from fcd.errors import UserError
@@ -293,7 +292,9 @@ def visualize(flags: argparse.Namespace, used: Run) -> int:
     """`--mode visualize`."""
     solver = _trained(flags, used)
     source = options.patch_source(flags)
-    dataset = with_optional_masks(source, "train", skip_bad=flags.skip_bad)
+    dataset = PatchDataset(
+        source, "train", "mask.tif", skip_bad=flags.skip_bad, masks_optional=True
+    )
     print(f"pictures: {solver.visualize(dataset, flags.num_pictures)}")
     return 0
 

@@ -27,7 +27,6 @@ from data_loader import (
     as_source,
     batches_per_epoch,
     get_loader,
-    with_optional_masks,
 )
 from fcd import cfmask, checkpoints, figures, labels, metrics, options, patches
 from fcd.cam import cam_score
@@ -535,12 +534,14 @@ class Solver:
         if isinstance(choice, float):
             record |= metrics.fixed_threshold(choice)
         else:
-            if choice == "otsu":
-                cloudy = with_optional_masks(source, "train", only_cloudy=True, skip_bad=skip_bad)
-            else:
-                cloudy = PatchDataset(
-                    source, "train", "mask.tif", only_cloudy=True, skip_bad=skip_bad
-                )
+            cloudy = PatchDataset(
+                source,
+                "train",
+                "mask.tif",
+                only_cloudy=True,
+                skip_bad=skip_bad,
+                masks_optional=choice == "otsu",
+            )
             order = np.random.default_rng(THRESHOLD_SEED).permutation(len(cloudy))[:sample]
             counts = self.patch_histogram(Subset(cloudy, sorted(order.tolist())), batch_size)
             where = f"the scores of {len(order)} cloudy training patches"
