@@ -27,6 +27,7 @@ from data_loader import (
     as_source,
     batches_per_epoch,
     get_loader,
+    threshold_choice,
 )
 from fcd import cfmask, checkpoints, figures, labels, metrics, options, patches
 from fcd.cam import cam_score
@@ -500,7 +501,7 @@ class Solver:
 
     def choose_threshold(
         self,
-        choice: str | float,
+        choice: str | float | None,
         source: Source | Path | str,
         sample: int,
         batch_size: int,
@@ -511,11 +512,16 @@ class Solver:
         source: the patches; a path is a folder of prepare_landsat8_biome.py.
         choice: `f1` (the paper's: best macro F1 on the masks of at most `sample` seeded cloudy
         training patches; those of QA bands count as no pixel label), `otsu` (Otsu's on the same
-        patches, without any mask), or a number in [0, 1]. The result is kept in
-        results/threshold.json and used again while checkpoint and choice stay the same.
+        patches, without any mask), or a number in [0, 1]; None: `natural_threshold`, without one
+        see `data_loader.threshold_choice`. The result is kept in results/threshold.json and used
+        again while checkpoint and choice stay the same.
         """
         path = self.run.folder.results / "threshold.json"
         source = as_source(source)
+        if choice is None:
+            choice = self.natural_threshold
+        if choice is None:
+            choice = threshold_choice(source)
         asked = {
             "choice": choice,
             "score": self.score_name,
