@@ -17,9 +17,10 @@ from fcd.errors import UserError
 from fcd.losses import LossWeights
 from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
 from fcd.reference import QA
-from fcd.report import Evaluation, Supervision
+from fcd.report import Evaluation, evaluate
 from fcd.scenes import find_scenes
-from solver import FCDSolver, GANSize, GANTraining, Run, evaluate, qa_predictions
+from fcd.supervision import Supervision
+from solver import FCDSolver, GANSize, GANTraining, Run
 
 SIZE, TRAINING = GANSize(), GANTraining()  # the paper's defaults
 
@@ -299,7 +300,7 @@ def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
         used.folder.results, flags.method or " and ".join(sorted(names)), None, supervision
     )
     config = options.run_config(used.folder, None, vars(flags))
-    evaluate(scenes, qa_predictions, evaluation, config, used.processes)
+    evaluate(scenes, cfmask.predictions, evaluation, config, used.processes)
     return 0
 
 

@@ -17,7 +17,7 @@ from fcd.cam import CHANNEL_WEIGHTS
 from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
-from fcd.report import Supervision
+from fcd.supervision import Supervision
 from solver import (
     ENCODERS,
     NETWORKS,

@@ -450,7 +450,7 @@ def provenance_path(image_dir: Path | str, name: str) -> Path:
 
 
 def provenance(masks: Path) -> dict:
-    """What labels the masks in a folder have cost (fields of `fcd.report.Supervision`).
+    """What labels the masks in a folder have cost (fields of `fcd.supervision.Supervision`).
 
     Raises `UserError` if the folder does not say so.
     """
