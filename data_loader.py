@@ -49,12 +49,13 @@ class PatchDataset(Dataset):
         keep_ratio: share of the patches to keep, the same ones every time.
         only_cloudy: leave out patches labelled clear.
         skip_bad: read every patch once and leave out, for good, those that are damaged.
+        masks_optional: read no mask if a patch has none and `source` lets it do without.
 
     `reference` and `labels_from` say what the labels and mask.tif come from, `left_out` which
     patches are damaged. Without `skip_bad` a damaged patch raises `DamagedPatch` when it is read.
 
     Raises:
-        UserError: a folder is missing or empty, or a patch has no `mask_file`.
+        UserError: a folder is missing or empty, or a patch has no `mask_file` but should.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class PatchDataset(Dataset):
         keep_ratio: float = 1.0,
         only_cloudy: bool = False,
         skip_bad: bool = False,
+        masks_optional: bool = False,
     ) -> None:
         self.source = as_source(source)
         self.mask_file = mask_file
@@ -85,7 +87,10 @@ class PatchDataset(Dataset):
             self.patches = [self.patches[index] for index in kept]
         if mask_file:
             self.source.check_mask_file(mask_file)
-            if missing := self.without(mask_file):
+            missing = self.without(mask_file)
+            if missing and masks_optional and self.source.masks_are_optional:
+                self.mask_file = None
+            elif missing:
                 raise UserError(
                     f"{missing[0]} has no {mask_file} ({len(missing)} of {len(self.patches)} "
                     f"patches have none); {self.source.mask_hint}"
@@ -188,16 +193,6 @@ class PatchDataset(Dataset):
         raise self.source.damaged(path, f"its shape is {differs}, that of images {self._shape}")
 
 
-def with_optional_masks(
-    source: Source | Path | str, split: str, *, only_cloudy: bool = False, skip_bad: bool = False
-) -> PatchDataset:
-    """The patches of `split` with their mask.tif; without any, if that may be and one has none."""
-    found = PatchDataset(source, split, only_cloudy=only_cloudy)
-    lacking = found.source.masks_are_optional and found.without("mask.tif")
-    mask_file = None if lacking else "mask.tif"
-    return PatchDataset(source, split, mask_file, only_cloudy=only_cloudy, skip_bad=skip_bad)
-
-
 def validation_set(
     train_set: PatchDataset, select: str, skip_bad: bool = False
 ) -> tuple[PatchDataset | None, str]:
@@ -210,7 +205,7 @@ def validation_set(
     if not (source.root / "val").is_dir():
         print(f"{source.root} has no val split: the last checkpoint will count as the best one")
         return None, select
-    dataset = with_optional_masks(source, "val", skip_bad=skip_bad)
+    dataset = PatchDataset(source, "val", "mask.tif", skip_bad=skip_bad, masks_optional=True)
     if dataset.kind != train_set.kind:
         raise UserError(
             f"{source.root}: the val patches have {dataset.kind}, the training patches "
@@ -233,7 +228,7 @@ def threshold_choice(source: Source) -> str:
     """
     if not source.masks_are_optional:
         return "f1"
-    dataset = with_optional_masks(source, "train", only_cloudy=True)
+    dataset = PatchDataset(source, "train", "mask.tif", only_cloudy=True, masks_optional=True)
     if dataset.mask_file:
         return "f1"
     print(

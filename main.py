@@ -9,19 +9,18 @@ import torch
 from data_loader import (
     PatchDataset,
     summaries,
-    threshold_choice,
     training_normalization,
     validation_set,
-    with_optional_masks,
 )
-from fcd import cfmask, distributed, options, patches
+from fcd import cfmask, distributed, modes, options, patches
 from fcd.errors import UserError
 from fcd.losses import LossWeights
 from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
 from fcd.reference import QA
-from fcd.report import Evaluation, Supervision
+from fcd.report import Evaluation, evaluate
 from fcd.scenes import find_scenes
-from solver import FCDSolver, GANSize, GANTraining, Run, Tiles, evaluate, qa_predictions
+from fcd.supervision import Supervision
+from solver import FCDSolver, GANSize, GANTraining, Run
 
 SIZE, TRAINING = GANSize(), GANTraining()  # the paper's defaults
 
@@ -231,7 +230,7 @@ def generate_masks(flags: argparse.Namespace, used: Run) -> int:
     """`--mode generate_masks`."""
     source = options.patch_source(flags)
     solver = _trained(flags, used)
-    tiles = _tiles(flags, solver)
+    tiles = modes.tiles(flags, solver)
     scenes = source.scenes("train", flags.orig_image_dir, masked=False)
     threshold = _threshold(flags, solver)
     tifs = solver.generate_masks(scenes, tiles, threshold)
@@ -244,48 +243,23 @@ def generate_masks(flags: argparse.Namespace, used: Run) -> int:
 def test(flags: argparse.Namespace, used: Run) -> int:
     """`--mode test`."""
     solver = _trained(flags, used)
-    tiles = _tiles(flags, solver)
-    scenes, reference, part = options.test_data(flags)
-    config = options.run_config(used.folder, _weights(flags, used), vars(flags))
-    method, results = flags.method or flags.experiment_name, used.folder.results / part
-    threshold = _threshold(flags, solver)
-    solver.test(scenes, tiles, threshold, method, config, reference, results)
-    return 0
+    return modes.test(flags, used.folder, solver, _threshold)
 
 
 def predict(flags: argparse.Namespace, used: Run) -> int:
     """`--mode predict`."""
-    paths = options.scene_paths(flags)
-    solver = _trained(flags, used)
-    tiles = _tiles(flags, solver)
-    threshold = flags.threshold
-    if threshold in ("f1", "otsu"):
-        threshold = _threshold(flags, solver)["threshold"]
-    return options.predict(flags, paths, solver.predictor(threshold, tiles), used.processes)
-
-
-def _weights(flags: argparse.Namespace, used: Run) -> Path:
-    return flags.model_weights or used.folder.checkpoint(flags.checkpoint)
+    paths, solver = modes.scene_paths(flags), _trained(flags, used)
+    return modes.predict(flags, paths, solver, _threshold, used.processes)
 
 
 def _trained(flags: argparse.Namespace, used: Run) -> FCDSolver:
-    solver = FCDSolver.load(used, _weights(flags, used))
+    solver = FCDSolver.load(used, modes.weights(flags, used.folder))
     solver.rgb = options.rgb_bands(flags, solver.normalization.num_channels) or solver.rgb
     return solver
 
 
-def _tiles(flags: argparse.Namespace, solver: FCDSolver) -> Tiles:
-    return solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp, flags.nodata)
-
-
 def _threshold(flags: argparse.Namespace, solver: FCDSolver) -> dict:
-    threshold = options.known_threshold(flags, solver.known_threshold)
-    if threshold is None:
-        source = options.patch_source(flags)
-        choice = threshold_choice(source) if flags.threshold is None else flags.threshold
-        threshold = solver.choose_threshold(
-            choice, source, flags.threshold_patches, flags.batch_size, flags.skip_bad
-        )
+    threshold = modes.chosen_threshold(flags, solver)
     print(f"threshold {threshold['threshold']:.4f}: {threshold['chosen_by']}")
     return threshold
 
@@ -294,7 +268,9 @@ def visualize(flags: argparse.Namespace, used: Run) -> int:
     """`--mode visualize`."""
     solver = _trained(flags, used)
     source = options.patch_source(flags)
-    dataset = with_optional_masks(source, "train", skip_bad=flags.skip_bad)
+    dataset = PatchDataset(
+        source, "train", "mask.tif", skip_bad=flags.skip_bad, masks_optional=True
+    )
     print(f"pictures: {solver.visualize(dataset, flags.num_pictures)}")
     return 0
 
@@ -325,7 +301,7 @@ def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
         used.folder.results, flags.method or " and ".join(sorted(names)), None, supervision
     )
     config = options.run_config(used.folder, None, vars(flags))
-    evaluate(scenes, qa_predictions, evaluation, config, used.processes)
+    evaluate(scenes, cfmask.predictions, evaluation, config, used.processes)
     return 0
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,9 +27,9 @@ from data_loader import (
     as_source,
     batches_per_epoch,
     get_loader,
-    with_optional_masks,
+    threshold_choice,
 )
-from fcd import cfmask, checkpoints, figures, labels, metrics, options, patches
+from fcd import checkpoints, figures, labels, metrics, options, patches
 from fcd.cam import cam_score
 from fcd.distributed import ALONE, Part, Processes
 from fcd.errors import UserError
@@ -50,20 +50,12 @@ from fcd.losses import (
     translate,
 )
 from fcd.options import RunFolder, git_commit
-from fcd.page import number
 from fcd.prediction import ArrayScene, Prediction, Predictor, has_tags
 from fcd.profiling import profiled
-from fcd.reference import NAMES, QA, TRUTH, Reference
-from fcd.report import Evaluation, SceneEvaluation, Supervision
-from fcd.scenes import (
-    FILL_DN,
-    RGB_BANDS,
-    Scene,
-    SceneReader,
-    band_names,
-    default_rgb,
-    raster_writer,
-)
+from fcd.reference import NAMES, QA, TRUTH
+from fcd.report import Evaluation, evaluate
+from fcd.scenes import Scene, SceneReader, band_names, default_rgb, raster_writer
+from fcd.supervision import Supervision
 from fcd.tiling import Strip, score_strips
 from fcd.transforms import FILL, Normalization, random_horizontal_flip, to_device
 from model import Discriminator, Generator, build_resnet50, build_ucam, build_unet
@@ -118,58 +110,6 @@ class Tiles:
     """Whether the networks compute in bfloat16 where that is safe."""
     nodata: float | str | None = None
     """Of all scenes, whatever their files say; None: what they say, "none": no value."""
-
-
-def evaluate(
-    scenes: list[Scene],
-    predict: Callable[[Scene], Iterator[Prediction]],
-    evaluation: Evaluation,
-    config: dict[str, Any],
-    processes: Processes = ALONE,
-) -> None:
-    """Compare the predictions of `scenes` with their reference; write the results and say where.
-
-    Each of the `processes` takes its share of the scenes; the first one writes.
-    Raises `SceneError`, before any scene is predicted, if one is incomplete.
-    """
-    references = [Reference(scene, evaluation.reference) for scene in scenes]
-    grids = [reference.check() for reference in references]
-    pairs = processes.share(list(zip(references, grids, strict=True)))
-    bar = tqdm(pairs, "evaluating", unit="scene", dynamic_ncols=True, disable=not processes.first)
-    for reference, grid in bar:
-        scene = reference.scene
-        result = SceneEvaluation(
-            scene.name, scene.biome, grid.height, grid.width, evaluation.threshold
-        )
-        with scene.open() as reader:
-            for p in predict(scene):
-                truth = reference.mask(reader, p.row, p.row + len(p.mask))
-                result.add(p.row, p.rgb, truth, p.mask, p.score)
-        evaluation.add(result.result())
-    _, *others = processes.gather(evaluation)
-    if not processes.first:
-        return
-    for other in others:
-        evaluation.merge(other)
-    overall = evaluation.write(config)["overall"]
-    print(
-        f"{evaluation.method}, {len(scenes)} scenes against their {NAMES[evaluation.reference]}: "
-        f"accuracy {number(overall['accuracy'], 2)} %, "
-        f"macro F1 {number(overall['macro']['f1'], 2)} %, "
-        f"IoU of cloud {number(overall['cloud']['iou'], 2)} %\nreport: {evaluation.report}"
-    )
-
-
-def qa_predictions(scene: Scene, rows: int = 512) -> Iterator[Prediction]:
-    """The mask of the scene's own quality band (`fcd.cfmask`), `rows` rows at a time."""
-    collection = cfmask.collection_of(scene)
-    with scene.open() as reader:
-        for row in range(0, reader.grid.height, rows):
-            stop = min(row + rows, reader.grid.height)
-            dn = reader.bands(row, stop)
-            mask = cfmask.mask_from_qa(reader.qa(row, stop), collection)
-            mask[(dn == FILL_DN).any(axis=0)] = labels.INVALID
-            yield Prediction(row, dn[list(RGB_BANDS)], mask, None)
 
 
 class Solver:
@@ -503,7 +443,7 @@ class Solver:
 
     def choose_threshold(
         self,
-        choice: str | float,
+        choice: str | float | None,
         source: Source | Path | str,
         sample: int,
         batch_size: int,
@@ -514,11 +454,16 @@ class Solver:
         source: the patches; a path is a folder of prepare_landsat8_biome.py.
         choice: `f1` (the paper's: best macro F1 on the masks of at most `sample` seeded cloudy
         training patches; those of QA bands count as no pixel label), `otsu` (Otsu's on the same
-        patches, without any mask), or a number in [0, 1]. The result is kept in
-        results/threshold.json and used again while checkpoint and choice stay the same.
+        patches, without any mask), or a number in [0, 1]; None: `natural_threshold`, without one
+        see `data_loader.threshold_choice`. The result is kept in results/threshold.json and used
+        again while checkpoint and choice stay the same.
         """
         path = self.run.folder.results / "threshold.json"
         source = as_source(source)
+        if choice is None:
+            choice = self.natural_threshold
+        if choice is None:
+            choice = threshold_choice(source)
         asked = {
             "choice": choice,
             "score": self.score_name,
@@ -537,12 +482,14 @@ class Solver:
         if isinstance(choice, float):
             record |= metrics.fixed_threshold(choice)
         else:
-            if choice == "otsu":
-                cloudy = with_optional_masks(source, "train", only_cloudy=True, skip_bad=skip_bad)
-            else:
-                cloudy = PatchDataset(
-                    source, "train", "mask.tif", only_cloudy=True, skip_bad=skip_bad
-                )
+            cloudy = PatchDataset(
+                source,
+                "train",
+                "mask.tif",
+                only_cloudy=True,
+                skip_bad=skip_bad,
+                masks_optional=choice == "otsu",
+            )
             order = np.random.default_rng(THRESHOLD_SEED).permutation(len(cloudy))[:sample]
             counts = self.patch_histogram(Subset(cloudy, sorted(order.tolist())), batch_size)
             where = f"the scores of {len(order)} cloudy training patches"
@@ -1282,7 +1229,7 @@ class SupervisedSolver(Solver):
         self.normalization = learned.of(own.dtype, own.nodata, "the training set")
         choice = from_plain(Choice, state["choice"], path)
         seen = from_plain(Supervision, state["supervision"], path)
-        self.seen = _with_checkpoint(seen, f"weights: {choice.by}", choice.pixel_labels)
+        self.seen = seen.with_checkpoint(f"weights: {choice.by}", choice.pixel_labels)
 
     def use_cam(self, method: str) -> None:
         """Score by the class activation map `method`."""
@@ -1295,36 +1242,21 @@ class SupervisedSolver(Solver):
 
     def supervision(self, threshold: dict[str, Any]) -> Supervision:
         """See `Solver.supervision`."""
-        seen = _with_checkpoint(self.seen, self.choice.by, self.choice.pixel_labels)
-        return replace(
-            seen,
-            threshold_chosen_by=_joined(threshold["chosen_by"], seen.threshold_chosen_by),
-            threshold_pixel_labels=seen.threshold_pixel_labels + threshold["pixel_labels"],
-        )
+        seen = self.seen.with_checkpoint(self.choice.by, self.choice.pixel_labels)
+        return seen.with_threshold(threshold["chosen_by"], threshold["pixel_labels"])
 
     def add_labels(self, train_set: PatchDataset, masks: Supervision | None) -> None:
         """Count the labels of `train_set`; `masks`: what generated masks have cost, if it has some.
 
         Manual masks are counted pixel by pixel.
         """
-        image_labels = max(self.seen.image_labels, masks.image_labels if masks else 0)
+        seen = self.seen.with_source(train_set.labels_from)
         if self.task.target == "label" or self.task.classifier_head:
-            image_labels = max(image_labels, len(train_set))
-        seen = replace(self.seen, image_labels=image_labels)
-        for source in (train_set.labels_from, *([masks.labels_from] if masks else [])):
-            seen = _with_source(seen, source)
-        if self.task.target == "mask" and masks is None and train_set.reference == TRUTH:
-            seen = replace(seen, pixel_labels=seen.pixel_labels + train_set.labelled_pixels())
+            seen = seen.with_image_labels(len(train_set))
         if masks:
-            by, cost = masks.threshold_chosen_by, masks.threshold_pixel_labels
-            seen = replace(
-                seen,
-                pixel_labels=seen.pixel_labels + masks.pixel_labels,
-                threshold_chosen_by=f"training masks: {by}",
-                threshold_pixel_labels=seen.threshold_pixel_labels + cost,
-            )
-            by, cost = masks.checkpoint_chosen_by, masks.checkpoint_pixel_labels
-            seen = _with_checkpoint(seen, f"training masks: {by}", cost)
+            seen = seen.with_masks(masks)
+        elif self.task.target == "mask" and train_set.reference == TRUTH:
+            seen = seen.with_pixel_labels(train_set.labelled_pixels())
         self.seen = seen
 
     def train(
@@ -1446,25 +1378,6 @@ class SupervisedSolver(Solver):
         # The schedule must be in the checkpoint that `keep_best` writes.
         self.scheduler.step(metrics.scores(cells)["macro"]["f1"])
         self.keep_best(log, cells, select, val_set.reference)
-
-
-def _with_checkpoint(seen: Supervision, chosen_by: str, pixel_labels: int) -> Supervision:
-    """`seen` after one more choice of a checkpoint."""
-    return replace(
-        seen,
-        checkpoint_chosen_by=_joined(seen.checkpoint_chosen_by, chosen_by),
-        checkpoint_pixel_labels=seen.checkpoint_pixel_labels + pixel_labels,
-    )
-
-
-def _with_source(seen: Supervision, labels_from: str) -> Supervision:
-    """`seen` after labels from one more source."""
-    sources = dict.fromkeys([*filter(None, seen.labels_from.split(" and ")), labels_from])
-    return replace(seen, labels_from=" and ".join(sources))
-
-
-def _joined(*parts: str) -> str:
-    return "; ".join(part for part in parts if part)
 
 
 def load_solver(checkpoint: Path | str, device: str = "auto") -> FCDSolver | SupervisedSolver:

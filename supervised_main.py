@@ -9,16 +9,15 @@ import torch
 from data_loader import (
     PatchDataset,
     summaries,
-    threshold_choice,
     training_normalization,
     validation_set,
 )
-from fcd import distributed, options, patches
+from fcd import distributed, modes, options, patches
 from fcd.cam import CHANNEL_WEIGHTS
 from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
-from fcd.report import Supervision
+from fcd.supervision import Supervision
 from solver import (
     ENCODERS,
     NETWORKS,
@@ -26,7 +25,6 @@ from solver import (
     SupervisedSolver,
     SupervisedTraining,
     Task,
-    Tiles,
 )
 
 TRAINING = SupervisedTraining()  # the paper's defaults
@@ -250,24 +248,13 @@ def _check_batches(per_process: int, flags: argparse.Namespace, train_set: Patch
 def test(flags: argparse.Namespace, used: Run) -> int:
     """`--mode test`."""
     solver = _trained(flags, used)
-    tiles = _tiles(flags, solver)
-    scenes, reference, part = options.test_data(flags)
-    config = options.run_config(used.folder, _weights(flags, used), vars(flags))
-    method, results = flags.method or flags.experiment_name, used.folder.results / part
-    threshold = _threshold(flags, solver)
-    solver.test(scenes, tiles, threshold, method, config, reference, results)
-    return 0
+    return modes.test(flags, used.folder, solver, modes.chosen_threshold)
 
 
 def predict(flags: argparse.Namespace, used: Run) -> int:
     """`--mode predict`."""
-    paths = options.scene_paths(flags)
-    solver = _trained(flags, used)
-    tiles = _tiles(flags, solver)
-    threshold = flags.threshold
-    if threshold in ("f1", "otsu"):
-        threshold = _threshold(flags, solver)["threshold"]
-    return options.predict(flags, paths, solver.predictor(threshold, tiles), used.processes)
+    paths, solver = modes.scene_paths(flags), _trained(flags, used)
+    return modes.predict(flags, paths, solver, modes.chosen_threshold, used.processes)
 
 
 def export(flags: argparse.Namespace, used: Run) -> int:
@@ -278,38 +265,17 @@ def export(flags: argparse.Namespace, used: Run) -> int:
             f"{solver.source} is a {solver.task.network}: --mode export writes U-Nets, but no "
             "class activation maps, most of which take gradients"
         )
-    threshold = _threshold(flags, solver)["threshold"]
+    threshold = modes.chosen_threshold(flags, solver)["threshold"]
     solver.export(used.folder.onnx(flags.checkpoint), solver.network, threshold)
     return 0
 
 
-def _weights(flags: argparse.Namespace, used: Run) -> Path:
-    return flags.model_weights or used.folder.checkpoint(flags.checkpoint)
-
-
 def _trained(flags: argparse.Namespace, used: Run) -> SupervisedSolver:
-    solver = SupervisedSolver.load(used, _weights(flags, used))
+    solver = SupervisedSolver.load(used, modes.weights(flags, used.folder))
     if solver.task.network != "unet":
         solver.use_cam(flags.cam_method)
     solver.rgb = options.rgb_bands(flags, solver.normalization.num_channels) or solver.rgb
     return solver
-
-
-def _tiles(flags: argparse.Namespace, solver: SupervisedSolver) -> Tiles:
-    return solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp, flags.nodata)
-
-
-def _threshold(flags: argparse.Namespace, solver: SupervisedSolver) -> dict:
-    if known := options.known_threshold(flags, solver.known_threshold):
-        return known
-    source, choice = options.patch_source(flags), flags.threshold
-    if choice is None:
-        choice = solver.natural_threshold
-    if choice is None:
-        choice = threshold_choice(source)
-    return solver.choose_threshold(
-        choice, source, flags.threshold_patches, flags.batch_size, flags.skip_bad
-    )
 
 
 MODES = {"train": train, "test": test, "predict": predict, "export": export}

@@ -16,7 +16,6 @@ from typing import Any
 from fcd import files, options, page, plots
 from fcd.errors import UserError
 from fcd.reference import NAMES, TRUTH
-from fcd.report import Supervision
 from fcd.report_page import (
     flat,
     picture_path,
@@ -25,6 +24,7 @@ from fcd.report_page import (
     score_range,
     supervision_note,
 )
+from fcd.supervision import Supervision
 
 FIGURES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "cloud_iou": "Cloud IoU"}
 OVERALL = "Overall"

@@ -23,14 +23,12 @@ from fcd.distributed import Processes
 from fcd.errors import UserError
 from fcd.files import locked, read_json, write_json
 from fcd.imagery import NO_NODATA, RasterPatches
-from fcd.inputs import band_numbers, expand
+from fcd.inputs import band_numbers
 from fcd.interruption import Stopped
-from fcd.metrics import fixed_threshold
 from fcd.patches import PreparedPatches
-from fcd.prediction import SCORES, Predictor, predict_scenes
-from fcd.reference import TRUTH
-from fcd.scenes import Scene, nodata_value
-from fcd.sparcs import SPARCS, find_sparcs
+from fcd.prediction import SCORES
+from fcd.scenes import nodata_value
+from fcd.sparcs import SPARCS
 
 PREPARED, OWN = "L8Biome", "Patches"  # of --dataset; a third is SPARCS
 DEFAULT_IMAGE_DIR = "data/L8Biome"
@@ -133,8 +131,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
                 print("stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
+        line = _from_outside(error)
+        if line is not None and hasattr(signal, "SIGCHLD"):
+            # There PyTorch tells of readers that have ended: not once more while all is taken down.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with distributed.failing() as first:
-            line = _from_outside(error)
             if first and line is None:
                 raise
             if first:
@@ -151,8 +152,6 @@ def _from_outside(error: Exception) -> str | None:
         return f"nothing more can be written ({error.strerror}); what was written before is kept"
     # PyTorch tells it so, from a signal handler: it can come out anywhere.
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        if hasattr(signal, "SIGCHLD"):  # or it comes out again while the loader is taken down
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return (
             f"a process that reads patches has ended ({str(error).splitlines()[0]}), mostly for "
             "lack of memory: lower --num_workers; what was written before is kept"
@@ -486,38 +485,6 @@ def patch_source(flags: argparse.Namespace) -> PreparedPatches | RasterPatches:
     return PreparedPatches(root)
 
 
-def test_data(flags: argparse.Namespace) -> tuple[list[Scene], str, str]:
-    """What `--mode test` scores, what it is compared with, and the results' folder.
-
-    That folder is below the run's own results. The reference is `fcd.reference.TRUTH` or `QA`.
-    """
-    if flags.dataset == SPARCS:
-        return find_sparcs(flags.orig_image_dir), TRUTH, SPARCS
-    source = patch_source(flags)
-    scenes = source.scenes(flags.test_split, flags.orig_image_dir, masked=True)
-    return scenes, source.reference, ""
-
-
-def known_threshold(
-    flags: argparse.Namespace, known: Callable[[], dict[str, Any]]
-) -> dict[str, Any] | None:
-    """The record of the threshold if the data set is one that nothing may be chosen on, else None.
-
-    It is the number that `--threshold` gives, or what `known` returns. `UserError` if the flag
-    asks for another choice.
-    """
-    if flags.dataset != SPARCS:
-        return None
-    if flags.threshold is None:
-        return known()
-    if isinstance(flags.threshold, str):
-        raise UserError(
-            f"--threshold {flags.threshold}: on --dataset {SPARCS} nothing is chosen; leave it "
-            "out to take the threshold chosen before, or give a number"
-        )
-    return fixed_threshold(flags.threshold)
-
-
 def rgb_bands(flags: argparse.Namespace, num_channels: int) -> tuple[int, ...] | None:
     """The bands of `--rgb`, counted from 0, or None; `UserError` if there are no such."""
     if flags.rgb is None:
@@ -529,29 +496,6 @@ def rgb_bands(flags: argparse.Namespace, num_channels: int) -> tuple[int, ...] |
             "as 3,2,1"
         )
     return tuple(number - 1 for number in numbers)
-
-
-def scene_paths(flags: argparse.Namespace) -> list[str]:
-    """What `--scenes` names; `UserError` if nothing, or if something is not there."""
-    if not flags.scenes:
-        raise UserError("--mode predict needs --scenes PATH …: folders, archives or GeoTIFFs")
-    return expand(flags.scenes)
-
-
-def predict(
-    flags: argparse.Namespace, paths: list[str], predictor: Predictor, processes: Processes
-) -> int:
-    """Mask this process's share of the scenes `paths`; return the exit code."""
-    failed = predict_scenes(
-        processes.share(paths),
-        predictor,
-        flags.output_dir,
-        bands=flags.bands,
-        write_score=flags.write_score,
-        overwrite=flags.overwrite,
-        progress=processes.first,
-    )
-    return int(failed > 0)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -337,9 +338,9 @@ class PreparedPatches:
         """What to do if there are no patches."""
         return f"run python prepare_landsat8_biome.py --output_dir {self.root}"
 
-    @property
+    @cached_property
     def reference(self) -> str:
-        """`fcd.reference.TRUTH` or `QA`."""
+        """`fcd.reference.TRUTH` or `QA`; the records of the scenes are read once."""
         return reference_of(self.root)
 
     @property
@@ -449,7 +450,7 @@ def provenance_path(image_dir: Path | str, name: str) -> Path:
 
 
 def provenance(masks: Path) -> dict:
-    """What labels the masks in a folder have cost (fields of `fcd.report.Supervision`).
+    """What labels the masks in a folder have cost (fields of `fcd.supervision.Supervision`).
 
     Raises `UserError` if the folder does not say so.
     """

@@ -5,36 +5,22 @@ memory; what stays of each is its counts and a few small pictures.
 """
 
 import csv
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from fcd import figures, files, labels, metrics, report_page
-from fcd.reference import NAMES, TRUTH
+from fcd import figures, files, labels, metrics, page, report_page
+from fcd.distributed import ALONE, Processes
+from fcd.prediction import Prediction
+from fcd.reference import NAMES, TRUTH, Reference
+from fcd.scenes import Scene
+from fcd.supervision import Supervision
 
 PICTURE_SIZE = 512  # longest side of a scene's pictures, pixels
-
-
-@dataclass(frozen=True)
-class Supervision:
-    """What labels a run has seen, training and every choice after it."""
-
-    image_labels: int
-    """Image-level labels (clear or cloudy) trained on."""
-    pixel_labels: int
-    """Labelled pixels the weights were trained on."""
-    threshold_chosen_by: str
-    """In words, such as "best macro F1 on 128 cloudy training patches"."""
-    threshold_pixel_labels: int
-    """Labelled pixels that the threshold was chosen with; 0 if it needed none."""
-    checkpoint_chosen_by: str
-    """In words, such as "best macro F1 on the validation patches"."""
-    checkpoint_pixel_labels: int
-    """Labelled pixels that the checkpoint was chosen with; 0 if it needed none."""
-    labels_from: str = NAMES[TRUTH]
-    """What the labels come from; those of QA bands count as image labels, never as pixel labels."""
 
 
 @dataclass(frozen=True)
@@ -213,3 +199,43 @@ def _write_csv(path: Path, results: dict[str, Any]) -> None:
         writer = csv.DictWriter(stream, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def evaluate(
+    scenes: list[Scene],
+    predict: Callable[[Scene], Iterator[Prediction]],
+    evaluation: Evaluation,
+    config: dict[str, Any],
+    processes: Processes = ALONE,
+) -> None:
+    """Compare the predictions of `scenes` with their reference; write the results and say where.
+
+    Each of the `processes` takes its share of the scenes; the first one writes.
+    Raises `SceneError`, before any scene is predicted, if one is incomplete.
+    """
+    references = [Reference(scene, evaluation.reference) for scene in scenes]
+    grids = [reference.check() for reference in references]
+    pairs = processes.share(list(zip(references, grids, strict=True)))
+    bar = tqdm(pairs, "evaluating", unit="scene", dynamic_ncols=True, disable=not processes.first)
+    for reference, grid in bar:
+        scene = reference.scene
+        result = SceneEvaluation(
+            scene.name, scene.biome, grid.height, grid.width, evaluation.threshold
+        )
+        with scene.open() as reader:
+            for p in predict(scene):
+                truth = reference.mask(reader, p.row, p.row + len(p.mask))
+                result.add(p.row, p.rgb, truth, p.mask, p.score)
+        evaluation.add(result.result())
+    _, *others = processes.gather(evaluation)
+    if not processes.first:
+        return
+    for other in others:
+        evaluation.merge(other)
+    overall = evaluation.write(config)["overall"]
+    print(
+        f"{evaluation.method}, {len(scenes)} scenes against their {NAMES[evaluation.reference]}: "
+        f"accuracy {page.number(overall['accuracy'], 2)} %, "
+        f"macro F1 {page.number(overall['macro']['f1'], 2)} %, "
+        f"IoU of cloud {page.number(overall['cloud']['iou'], 2)} %\nreport: {evaluation.report}"
+    )

@@ -1,16 +1,20 @@
 import os
 import signal
+import sys
 from pathlib import Path
+
+# Before anything computes. Sums depend on the number of threads, and tests compare this process
+# bit for bit with others, which go by the variable.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
 import rasterio
+import torch
 from rasterio.transform import Affine
 
+from fcd import options
 from fcd.scenes import BANDS
-
-# Two cores are shared with data-loading processes; one thread also makes sums repeatable.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data"
@@ -54,6 +58,37 @@ def signals_as_before():
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    """Benchmarks and harnesses compute with as many threads as they like; other tests do not."""
+    threads, variable = torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
+    yield
+    os.environ["OMP_NUM_THREADS"] = variable
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    """The test's own folder is the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run an entry script; return its exit code, and what it has said on stderr and stdout."""
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            options.run(module.main)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return stopped.value.code, err, out
+
+    return run
 
 
 def write_tif(path, pixels, nodata=None):

@@ -22,16 +22,12 @@ from solver import SupervisedTraining
 from tests.conftest import ROOT, draw, write_scene
 from tests.test_resume import GAN, equal, gan, image_dir, unet  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("in_tmp")
 SCENES = ["LC80000012014001LGN00", "LC80000022014001LGN00", "LC80000032014001LGN00"]
 TINY_GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
             "--d_repeat_num", "3", "--num_iters", "4", "--num_iters_decay", "2", "--n_critic", "2",
             "--sample_step", "4", "--model_save_step", "2"]  # fmt: skip
 TINY_UNET = ["--encoder", "resnet18", "--n_epochs", "1", "--batch_size", "4"]
-
-
-@pytest.fixture(autouse=True)
-def in_tmp(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def call(monkeypatch, module, *arguments):
@@ -200,6 +196,14 @@ def train(kind, name, folder):
         solver, settings = unet(name, num_workers=2), SupervisedTraining(batch_size=4, n_epochs=3)
         sets = (PatchDataset(folder, split, "mask.tif") for split in ("train", "val"))
         solver.train(settings, *sets)
+
+
+@pytest.mark.parametrize("threads", [3, 2])
+def test_threads_of_one_test_are_not_those_of_the_next(threads):
+    """Or it would no longer compute bit for bit what the processes that it starts compute."""
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 @pytest.mark.parametrize(("kind", "step"), [("gan", 7), ("unet", 4)])

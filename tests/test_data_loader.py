@@ -1,6 +1,8 @@
 import multiprocessing
+import shutil
 import signal
 import subprocess
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,8 +15,13 @@ from data_loader import (
     batches_per_epoch,
     dn_counts,
     get_loader,
+    validation_set,
 )
+from fcd import patches
 from fcd.errors import UserError
+from fcd.files import write_json
+from fcd.patches import Cutting
+from fcd.reference import QA
 
 
 @pytest.fixture
@@ -90,6 +97,20 @@ def test_missing_masks_and_empty_folders_are_named(image_dir):
         PatchDataset(image_dir, "train", "generated_mask.tif")
     with pytest.raises(UserError, match=r"val.clear holds no patches"):
         PatchDataset(image_dir, "val")
+
+
+def test_the_records_of_the_scenes_are_read_once(image_dir, monkeypatch):
+    shutil.copytree(image_dir / "train", image_dir / "val")
+    names = [f"Water_S{number}.json" for number in range(3)]
+    for name in names:
+        record = {"biome": "Water", "scene": name, "split": "train", "cloud_share": 0.5}
+        record |= {"cutting": asdict(Cutting(reference=QA)), "clear": [], "cloudy": []}
+        write_json(image_dir / "scenes" / name, record)
+    read, original = [], patches.read_json
+    monkeypatch.setattr(patches, "read_json", lambda path: read.append(path.name) or original(path))
+    val_set, _ = validation_set(PatchDataset(image_dir, "train", "mask.tif"), "pixel")
+    assert (val_set.reference, val_set.labels_from) == (QA, "QA bands")
+    assert read == names
 
 
 def test_a_damaged_patch_is_named(image_dir):

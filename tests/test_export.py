@@ -9,7 +9,7 @@ import torch
 
 import main
 import supervised_main
-from fcd import export, options
+from fcd import export
 from fcd.errors import UserError
 from fcd.losses import difference_map
 from fcd.options import RunFolder
@@ -100,25 +100,12 @@ def test_a_file_that_disagrees_is_not_written(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def run(module, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", "--mode", "export", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            options.run(module.main)
-        return stopped.value.code, capsys.readouterr()
-
-    return run
-
-
-def test_the_commands_write_files_that_explain_themselves(tmp_path, call):
+def test_the_commands_write_files_that_explain_themselves(tmp_path, in_tmp, call):
     fcd = FCDSolver(Run(RunFolder("FCD"), CPU), GANSize(4, 1, 4, 3), 32, STRETCH)
     fcd.save("best")
-    code, said = call(main, "--threshold", "0.25")
+    code, _, out = call(main, "--mode", "export", "--threshold", "0.25")
     assert code == 0
-    assert "exported: outputs/FCD/models/best.onnx, cloud above a score of 0.25" in said.out
+    assert "exported: outputs/FCD/models/best.onnx, cloud above a score of 0.25" in out
     path = tmp_path / "outputs/FCD/models/best.onnx"
     meta = runtime.InferenceSession(path).get_modelmeta().custom_metadata_map
     assert meta["model"] == "FCD: difference map"
@@ -135,25 +122,25 @@ def test_the_commands_write_files_that_explain_themselves(tmp_path, call):
 
     task = Task(encoder="resnet18", classifier_head=True)
     SupervisedSolver(Run(RunFolder("FCD+"), CPU), task, 32, STRETCH).save("latest")
-    assert call(supervised_main, "--checkpoint", "latest")[0] == 0
+    assert call(supervised_main, "--mode", "export", "--checkpoint", "latest")[0] == 0
     path = tmp_path / "outputs/FCDPlus/models/latest.onnx"
     meta = runtime.InferenceSession(path).get_modelmeta().custom_metadata_map
     assert (meta["model"], meta["threshold"]) == ("FCD+: probability", "0.5")
     assert run(path, dn_of((1, 10, 64, 32))).shape == (1, 64, 32)
 
 
-def test_class_activation_maps_are_refused(call):
+def test_class_activation_maps_are_refused(in_tmp, call):
     task = Task("ucam", "label", "resnet18")
     SupervisedSolver(Run(RunFolder("C"), CPU), task, 32, STRETCH).save("best")
-    code, said = call(supervised_main, "--experiment_name", "C")
-    assert (code, said.err.count("\n")) == (2, 1)
-    assert "best.pt is a ucam: --mode export writes U-Nets" in said.err
+    code, err, _ = call(supervised_main, "--mode", "export", "--experiment_name", "C")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "best.pt is a ucam: --mode export writes U-Nets" in err
 
 
-def test_a_missing_library_is_one_line(tmp_path, call, monkeypatch):
+def test_a_missing_library_is_one_line(tmp_path, in_tmp, call, monkeypatch):
     FCDSolver(Run(RunFolder("FCD"), CPU), GANSize(4, 1, 4, 3), 32, STRETCH).save("best")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    code, said = call(main, "--threshold", "0.25")
-    assert (code, said.err.count("\n")) == (2, 1)
-    assert "pip install onnx onnxscript onnxruntime" in said.err
+    code, err, _ = call(main, "--mode", "export", "--threshold", "0.25")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "pip install onnx onnxscript onnxruntime" in err
     assert not (tmp_path / "outputs/FCD/models/best.onnx").exists()

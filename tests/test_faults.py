@@ -21,7 +21,7 @@ import main
 import prepare_landsat8_biome
 import supervised_main
 from data_loader import PatchDataset
-from fcd import checkpoints, options, patch_files
+from fcd import checkpoints, patch_files
 from fcd.errors import OutputError, SceneError, UserError
 from fcd.files import write_json
 from fcd.scenes import find_scenes, raster_writer
@@ -29,6 +29,7 @@ from fcd.tiling import score_strips
 from fcd.transforms import Normalization
 from tests.conftest import ROOT, draw, write_scene
 
+pytestmark = pytest.mark.usefixtures("in_tmp")
 CPU = torch.device("cpu")
 GAN = ["--image_size", "32", "--d_repeat_num", "3", "--g_conv_dim", "4", "--d_conv_dim", "4",
        "--g_repeat_num", "1", "--device", "cpu", "--num_iters", "6", "--num_iters_decay", "2",
@@ -36,26 +37,13 @@ GAN = ["--image_size", "32", "--d_repeat_num", "3", "--g_conv_dim", "4", "--d_co
 UNET = ["--encoder", "resnet18", "--n_epochs", "1", "--batch_size", "4", "--device", "cpu"]
 
 
-@pytest.fixture(autouse=True)
-def in_tmp(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Run an entry script; return its exit code, its last line on stderr, and all of stdout."""
+def call(call):
+    """As everywhere, of stderr the last line: progress bars are there too."""
 
     def run(module, *arguments):
-        before = signal.getsignal(signal.SIGTERM)
-        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])
-        try:
-            with pytest.raises(SystemExit) as stopped:
-                options.run(module.main)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return stopped.value.code, err.rstrip("\n").rpartition("\n")[2], out
+        code, err, out = call(module, *arguments)
+        return code, err.rstrip("\n").rpartition("\n")[2], out
 
     return run
 

@@ -33,8 +33,8 @@ from fcd.inputs import expand, scene_from
 from fcd.mtl import parse_mtl
 from fcd.options import RunFolder
 from fcd.reference import QA, TRUTH, Reference
-from fcd.report import Supervision
 from fcd.scenes import find_scenes
+from fcd.supervision import Supervision
 from fcd.transforms import Normalization
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task, load_solver
 from tests.conftest import draw, write_scene

@@ -245,6 +245,15 @@ def test_without_masks_choices_are_made_without_and_this_is_said(tmp_path, capsy
         validation_set(train_set, "pixel")
 
 
+def test_folders_are_listed_once_to_see_whether_there_are_masks(tmp_path, monkeypatch):
+    write_set(tmp_path, masks=True)
+    listed, find = [], RasterPatches.find
+    monkeypatch.setattr(RasterPatches, "find", lambda *args: listed.append(args[1:]) or find(*args))
+    train_set = PatchDataset(RasterPatches(tmp_path), "train")
+    assert validation_set(train_set, "pixel")[0].mask_file == "mask.tif"
+    assert listed == [(split, label) for split in ("train", "val") for label in ("clear", "cloudy")]
+
+
 def test_a_band_of_one_value_or_all_nodata_has_no_range(tmp_path):
     for path, image in [("train/clear/p0.tif", 0.5), ("train/cloudy/p0.tif", np.nan)]:
         pixels = draw("float32", 1)

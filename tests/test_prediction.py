@@ -4,7 +4,6 @@ import csv
 import os
 import shutil
 import signal
-import sys
 
 import numpy as np
 import pytest
@@ -247,19 +246,12 @@ def runs(tmp_path_factory):
     return root, dn
 
 
-def call(module, *arguments):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            options.run(module.main)
-    return stopped.value.code
-
-
-def test_the_command_equals_the_python_call(runs, monkeypatch):
+def test_the_command_equals_the_python_call(runs, monkeypatch, call):
     root, dn = runs
     monkeypatch.chdir(root)
     flags = ["--mode", "predict", "--scenes", "scene.tar", "--device", "cpu"]
-    assert call(supervised_main, *flags, "--output_dir", "command", "--write_score", "float32") == 0
+    flags += ["--output_dir", "command", "--write_score", "float32"]
+    assert call(supervised_main, *flags)[0] == 0
     predict_scenes(
         ["scene"], load_solver("outputs/FCDPlus/models/best.pt", "cpu").predictor(), "python"
     )
@@ -293,29 +285,33 @@ def test_an_array_has_the_mask_and_score_of_the_files(runs, tmp_path):
         predict_array(dn[:9], predictor)
 
 
-def test_fcd_needs_a_threshold_that_somebody_chose(runs, monkeypatch, capsys):
+def test_fcd_needs_a_threshold_that_somebody_chose(runs, monkeypatch, call):
     root, _ = runs
     monkeypatch.chdir(root)
     flags = ["--mode", "predict", "--scenes", "scene", "--device", "cpu", "--output_dir", "fcd"]
-    assert call(main, *flags) == 2
-    assert "no threshold is known for these weights of FCD" in capsys.readouterr().err
+    code, err, _ = call(main, *flags)
+    assert code == 2
+    assert "no threshold is known for these weights of FCD" in err
     assert not (root / "fcd").exists()
-    assert call(main, *flags, "--threshold", "0.01", "--write_score", "float32") == 0
+    assert call(main, *flags, "--threshold", "0.01", "--write_score", "float32")[0] == 0
     with rasterio.open(f"fcd/{ONE}_mask.tif") as a, rasterio.open(f"fcd/{ONE}_score.tif") as b:
         assert ((a.read(1) == 255) == (b.read(1) > 0.01)).all()
     assert summary(root / "fcd")[ONE]["threshold"] == "0.0100"
 
 
-def test_bad_scenes_end_with_code_1_and_no_scenes_with_2(runs, monkeypatch, capsys):
+def test_bad_scenes_end_with_code_1_and_no_scenes_with_2(runs, monkeypatch, call):
     root, _ = runs
     monkeypatch.chdir(root)
     (root / "junk.tar").write_bytes(b"junk")
     flags = ["--mode", "predict", "--device", "cpu", "--output_dir", "bad"]
-    assert call(supervised_main, *flags, "--scenes", "junk.tar", "scene") == 1
-    assert call(supervised_main, *flags) == 2
-    assert "needs --scenes" in capsys.readouterr().err
-    assert call(supervised_main, *flags, "--scenes", "gone") == 2
-    assert "--scenes gone: there is no such file" in capsys.readouterr().err
+    assert call(supervised_main, *flags, "--scenes", "junk.tar", "scene")[0] == 1
+    for more, message in (
+        ([], "needs --scenes"),
+        (["--scenes", "gone"], "--scenes gone: there is no such file"),
+    ):
+        code, err, _ = call(supervised_main, *flags, *more)
+        assert code == 2
+        assert message in err
 
 
 def test_two_processes_share_the_scenes_and_the_summary(tmp_path):

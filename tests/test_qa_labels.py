@@ -12,12 +12,10 @@ from sklearn.metrics import confusion_matrix
 
 import main
 import prepare_landsat8_biome
-import solver
 import supervised_main
 from fcd import patches
 from fcd.errors import SceneError, UserError
 from fcd.reference import Reference
-from fcd.report import Supervision
 from fcd.scenes import find_scenes
 from tests.conftest import REAL, write_scene
 from tests.test_cfmask import write_mtl
@@ -254,13 +252,6 @@ def test_every_mode_goes_by_the_band_and_says_so(tmp_path, call, capsys):
         call(main, "--mode", "cfmask", *DATA)
     best = torch.load(outputs / "FCD/models/best.pt", weights_only=True)
     assert best["labels_from"] == "QA bands"
-
-
-def test_weights_that_saw_manual_masks_are_not_forgotten():
-    seen = Supervision(9, 99, "0.5, fixed", 0, "", 0)
-    for source in ("QA bands", "QA bands", "manual masks"):
-        seen = solver._with_source(seen, source)
-    assert seen.labels_from == "manual masks and QA bands"
 
 
 def bits(qa, shift, width):

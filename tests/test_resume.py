@@ -26,15 +26,11 @@ from solver import (
     Task,
 )
 
+pytestmark = pytest.mark.usefixtures("in_tmp")
 CPU = torch.device("cpu")
 GAN = GANTraining(
     batch_size=4, num_iters=12, num_iters_decay=6, n_critic=2, sample_step=5, model_save_step=4
 )
-
-
-@pytest.fixture(autouse=True)
-def in_tmp(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

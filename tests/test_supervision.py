@@ -1,0 +1,33 @@
+"""Labels counted by hand along a chain of runs."""
+
+from fcd.supervision import Supervision
+
+NOTHING = Supervision(0, 0, "", 0, "", 0, labels_from="")
+FCD = Supervision(300, 0, "best F1", 1000, "best validation F1", 2000)
+
+
+def test_weights_that_saw_manual_masks_are_not_forgotten():
+    seen = Supervision(9, 99, "0.5, fixed", 0, "", 0)
+    for source in ("QA bands", "QA bands", "manual masks"):
+        seen = seen.with_source(source)
+    assert seen.labels_from == "manual masks and QA bands"
+
+
+def test_generated_masks_cost_what_their_run_has_cost():
+    plus = NOTHING.with_source("QA bands").with_image_labels(200).with_masks(FCD)
+    assert plus == Supervision(
+        300, 0, "training masks: best F1", 1000, "training masks: best validation F1", 2000,
+        labels_from="QA bands and manual masks",
+    )  # fmt: skip
+    tested = plus.with_checkpoint("best validation F1", 30).with_threshold("0.5, fixed", 4)
+    assert tested.checkpoint_chosen_by == "training masks: best validation F1; best validation F1"
+    assert tested.threshold_chosen_by == "0.5, fixed; training masks: best F1"
+    assert (tested.checkpoint_pixel_labels, tested.threshold_pixel_labels) == (2030, 1004)
+
+
+def test_the_same_image_labels_count_once_and_pixel_labels_each_time():
+    seen = FCD.with_image_labels(3).with_pixel_labels(50).with_pixel_labels(50)
+    assert (seen.image_labels, seen.pixel_labels) == (300, 100)
+    assert NOTHING.with_checkpoint("weights: last step", 0).checkpoint_chosen_by == (
+        "weights: last step"
+    )
