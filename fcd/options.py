@@ -73,11 +73,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
         """Parse `args` (None: the command line); those of a --config come before them."""
-        args = sys.argv[1:] if args is None else list(args)
+        args = _with_numbers_joined(sys.argv[1:] if args is None else args)
         flags = super().parse_args(args)
         if getattr(flags, "config", None) is None:
             return flags
-        return super().parse_args([*_stored_arguments(flags.config), *args])
+        stored = _with_numbers_joined(_stored_arguments(flags.config))
+        return super().parse_args([*stored, *args])
 
     def error(self, message: str) -> NoReturn:
         """Print `message` in one line and exit with code 2."""
@@ -86,6 +87,28 @@ class Parser(argparse.ArgumentParser):
                 line = f"error: {message} (all flags: python {self.prog} --help)\n"
                 self._print_message(line, sys.stderr)
         self.exit(2)
+
+
+def _with_numbers_joined(args: Sequence[str]) -> list[str]:
+    """`args` with ``--flag -1e20`` written ``--flag=-1e20``.
+
+    Before Python 3.14 argparse takes a negative number with an exponent for a flag.
+    """
+    joined: list[str] = []
+    for text in args:
+        if joined and re.fullmatch(r"--\w+", joined[-1]) and _is_negative_number(text):
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
+
+
+def _is_negative_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.startswith("-")
 
 
 def _stored_arguments(path: Path) -> list[str]:
