@@ -591,11 +591,7 @@ class Solver:
     def _normalization_of(
         self, reader: SceneReader | ArrayScene, name: str, tiles: Tiles
     ) -> Normalization:
-        """See `fcd.transforms.Normalization.of`; `tiles.nodata` counts for more than the file."""
-        if tiles.nodata is None:
-            return self.normalization.of(reader.dtype, reader.nodata, name)
-        nodata = None if tiles.nodata == NO_NODATA else tiles.nodata
-        return replace(self.normalization.of(reader.dtype, None, name), nodata=nodata)
+        return _read_as(self.normalization, reader.dtype, reader.nodata, tiles.nodata, name)
 
     def predictions(
         self, scene: Scene | ArrayScene, tiles: Tiles, threshold: float
@@ -700,6 +696,20 @@ class Solver:
             f"exported: {path}, cloud above a score of {threshold:.4g}; "
             f"largest difference to PyTorch {difference:.1e}"
         )
+
+
+def _read_as(
+    learned: Normalization,
+    dtype: str,
+    marked: float | None,
+    asked: float | str | None,
+    name: str,
+) -> Normalization:
+    """See `fcd.transforms.Normalization.of`; `asked`, of --nodata, counts for more than files."""
+    if asked is None:
+        return learned.of(dtype, marked, name)
+    nodata = None if asked == NO_NODATA else asked
+    return replace(learned.of(dtype, None, name), nodata=nodata)
 
 
 def _threshold_record(path: Path) -> dict[str, Any] | None:
@@ -1252,8 +1262,13 @@ class SupervisedSolver(Solver):
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
 
-    def start_from(self, path: Path | str, *, encoder_only: bool) -> None:
-        """Begin with the weights of another run, and inherit what labels it has seen."""
+    def start_from(
+        self, path: Path | str, *, encoder_only: bool, nodata: float | str | None = None
+    ) -> None:
+        """Begin with the weights and values of another run, and inherit what labels it has seen.
+
+        nodata: what counts as nodata whatever that run says, "none" for no value; None: the same.
+        """
         state = checkpoints.load(path, ("network", "normalization", "supervision", "choice"))
         weights, network = state["network"], self.network
         if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
@@ -1272,7 +1287,7 @@ class SupervisedSolver(Solver):
         own = self.normalization
         with _another_kind(path):
             learned = Normalization.from_state(state["normalization"])
-        self.normalization = learned.of(own.dtype, own.nodata, "the training set")
+        self.normalization = _read_as(learned, own.dtype, own.nodata, nodata, "the training set")
         choice = from_plain(Choice, state["choice"], path)
         seen = from_plain(Supervision, state["supervision"], path)
         self.seen = _with_checkpoint(seen, f"weights: {choice.by}", choice.pixel_labels)

@@ -217,9 +217,9 @@ def train(flags: argparse.Namespace, used: Run) -> int:
     if flags.imagenet:
         solver.start_from_imagenet()
     if flags.encoder_weights:
-        solver.start_from(flags.encoder_weights, encoder_only=True)
+        solver.start_from(flags.encoder_weights, encoder_only=True, nodata=source.nodata)
     if flags.model_weights:
-        solver.start_from(flags.model_weights, encoder_only=False)
+        solver.start_from(flags.model_weights, encoder_only=False, nodata=source.nodata)
     masks = None
     if mask_file not in (None, "mask.tif"):
         seen = patches.mask_provenance(flags.image_dir, mask_file)

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,23 @@ def test_nodata_by_file_and_by_flag(walk, monkeypatch):
                     "--scenes", "tagged.tif", "--output_dir", "tagged", *flags) == 0  # fmt: skip
         with rasterio.open(walk / "tagged/tagged_mask.tif") as dataset:
             assert (dataset.read(1) == 0).sum() == rows * 40
+
+
+def test_nodata_by_flag_counts_for_more_than_that_of_the_weights_begun_with(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    begun = load_solver("outputs/FCDPlus/models/best.pt", "cpu")
+    begun.normalization = replace(begun.normalization, nodata=0)
+    checkpoints.save(Path("zero.pt"), begun.state())
+    more = ["--train_mask_file", "generated_mask.tif", "--model_weights", "zero.pt"]
+    for name, flags, nodata in (
+        ("none", ["--nodata", "none"], None),
+        ("seven", ["--nodata", "7"], 7),
+        ("begun", [], 0),  # the files of p mark nothing
+    ):
+        assert call(monkeypatch, supervised_main, "--mode", "train", *DATA, *UNET, *more, *flags,
+                    "--experiment_name", name) == 0  # fmt: skip
+        solver = load_solver(f"outputs/{name}/models/best.pt", "cpu")
+        assert solver.normalization.nodata == nodata
 
 
 def test_a_threshold_belongs_to_what_counts_as_nodata(walk, tmp_path, monkeypatch):
