@@ -191,6 +191,7 @@ class Solver:
         self.step = 0
         self.best = -math.inf
         self.choice = Choice("last step", 0)
+        self._asked_rgb: tuple[int, ...] | None = None
         self.source = run.folder.checkpoint("best")  # the checkpoint the weights are from
 
     # What a subclass defines:
@@ -325,7 +326,13 @@ class Solver:
         self.step, self.best = int(state["step"]), float(state["best"])
         self.choice = from_plain(Choice, state["choice"], source)
         self.normalization = Normalization.from_state(state["normalization"])
-        self.rgb = _rgb(state, self.normalization.num_channels)
+        rgb = _rgb(state, self.normalization.num_channels)
+        self.rgb = self._asked_rgb or rgb
+
+    def use_rgb(self, bands: tuple[int, ...] | None) -> None:
+        """Show `bands`, from 0, as red, green and blue; None: those of the checkpoint."""
+        self._asked_rgb = bands
+        self.rgb = bands or self.rgb
 
     def check_equal(self) -> None:
         """Raise `UserError` if the processes do not have the same weights."""

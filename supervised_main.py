@@ -213,7 +213,7 @@ def train(flags: argparse.Namespace, used: Run) -> int:
     solver = SupervisedSolver(
         used, task, train_set.image_size, training_normalization(flags.normalize, train_set)
     )
-    solver.rgb = options.rgb_bands(flags, train_set.num_channels) or solver.rgb
+    solver.use_rgb(options.rgb_bands(flags, train_set.num_channels))
     if flags.imagenet:
         solver.start_from_imagenet()
     if flags.encoder_weights:
@@ -290,7 +290,7 @@ def _trained(flags: argparse.Namespace, used: Run) -> SupervisedSolver:
     solver = SupervisedSolver.load(used, _weights(flags, used))
     if solver.task.network != "unet":
         solver.use_cam(flags.cam_method)
-    solver.rgb = options.rgb_bands(flags, solver.normalization.num_channels) or solver.rgb
+    solver.use_rgb(options.rgb_bands(flags, solver.normalization.num_channels))
     return solver
 
 

@@ -45,6 +45,7 @@ _EXECUTION_FLAGS = {
     "overwrite",
     "log_step",
     "profile",
+    "rgb",
     "sample_step",
     "threshold",
     "threshold_patches",

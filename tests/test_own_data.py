@@ -116,6 +116,21 @@ def test_a_checkpoint_without_rgb_is_gone_on_with(walk, monkeypatch):
     assert (again.step, again.rgb, again.normalization.dtype) == (6, (0, 1, 2), "uint16")
 
 
+def test_a_run_goes_on_with_other_bands_in_its_pictures(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    run = ["--mode", "train", *DATA, *GAN]
+    assert call(monkeypatch, main, *run, "--rgb", "1,2,3") == 0  # 3,2,1 before
+    assert call(monkeypatch, main, *run) == 0
+    begun = load_solver("outputs/FCD/models/latest.pt", "cpu")
+    again = FCDSolver(begun.run, begun.size, 32, begun.normalization)
+    again.use_rgb((0, 1, 1))
+    assert again.resume()
+    assert (again.step, again.rgb) == (6, (0, 1, 1))
+    again.use_rgb(None)
+    assert again.resume()
+    assert again.rgb == begun.rgb == (2, 1, 0)
+
+
 def test_predicted_scores_are_those_of_the_network(walk):
     solver = load_solver(walk / "outputs/FCDPlus/models/best.pt", "cpu")
     scores = sorted((walk / "masks").glob("*_score.tif"))
