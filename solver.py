@@ -708,7 +708,7 @@ class Solver:
 def _read_as(
     learned: Normalization,
     dtype: str,
-    marked: float | None,
+    marked: float | tuple[float | None, ...] | None,
     asked: float | str | None,
     name: str,
 ) -> Normalization:

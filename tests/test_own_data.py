@@ -183,6 +183,18 @@ def test_nodata_by_file_and_by_flag(walk, monkeypatch):
             assert (dataset.read(1) == 0).sum() == rows * 40
 
 
+def test_a_pixel_is_nodata_where_any_of_the_bands_files_says_so(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    image = np.full((3, 40, 40), 90, np.uint8)
+    image[0, :5], image[2, 5:9], image[1, 9:12] = 0, 255, 255
+    for band, nodata in enumerate([0, None, 255]):
+        write_tif(walk / f"files/s_{'rgb'[band]}.tif", image[band : band + 1], nodata)
+    assert call(monkeypatch, supervised_main, "--mode", "predict", "--device", "cpu", "--scenes",
+                "files", "--bands", "_r,_g,_b", "--output_dir", "by_band") == 0  # fmt: skip
+    with rasterio.open(walk / "by_band/s_mask.tif") as dataset:
+        assert np.unique(np.argwhere(dataset.read(1) == 0)[:, 0]).tolist() == [*range(9)]
+
+
 def test_nodata_by_flag_counts_for_more_than_that_of_the_weights_begun_with(walk, monkeypatch):
     monkeypatch.chdir(walk)
     begun = load_solver("outputs/FCDPlus/models/best.pt", "cpu")
