@@ -407,8 +407,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         type=boolean,
         default=False,
         metavar="BOOL",
-        help="read every patch before the first step and leave out those that are damaged (they "
-        "are listed in config.json); False: stop at the first one and name it",
+        help="read every patch before the first step and leave out those that are damaged or of "
+        "another shape than most (listed in config.json); False: stop at the first one and name it",
     )
 
     group = parser.add_argument_group("whole scenes")

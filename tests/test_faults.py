@@ -151,6 +151,29 @@ def test_skip_bad_leaves_damaged_patches_out_counts_and_names_them(call, patches
     assert {split: part["patches"] for split, part in data.items()} == {"train": 8, "val": 9}
 
 
+@pytest.mark.parametrize("odd", [(16, 32, 10), (32, 32, 3), np.int16])
+def test_skip_bad_leaves_the_first_patch_out_if_that_is_the_odd_one(patches, capsys, odd):
+    path = patches / "train" / "clear" / "S_00000_00000" / "image.tif"
+    shape, dtype = ((32, 32, 10), odd) if odd is np.int16 else (odd, np.uint16)
+    patch_files.write(path, np.ones(shape, dtype))
+    for mask_file in (None, "mask.tif"):
+        dataset = PatchDataset("p", "train", mask_file, skip_bad=True)
+        assert (len(dataset), dataset.left_out) == (9, ["S_00000_00000"])
+        assert {sample["image"].shape for sample in dataset} == {(10, 32, 32)}
+        assert (dataset.kind.num_channels, dataset.kind.dtype) == (10, "uint16")
+        (line,) = capsys.readouterr().out.splitlines()
+        assert "S_00000_00000/image.tif is damaged (it holds" in line
+        assert "the others uint16 (10, 32, 32)" in line
+
+
+def test_a_mask_of_another_shape_is_left_out_and_named(patches, capsys):
+    path = patches / "train" / "cloudy" / "S_00001_00000" / "mask.tif"
+    patch_files.write(path, np.ones((16, 32), np.uint8))
+    dataset = PatchDataset("p", "train", "mask.tif", skip_bad=True)
+    assert dataset.left_out == ["S_00001_00000"]
+    assert "S_00001_00000/mask.tif is damaged (its shape is (16, 32)" in capsys.readouterr().out
+
+
 def test_without_the_bad_patches_the_run_is_the_one_that_never_had_them(call, patches):
     cut(patches / "train" / "cloudy" / "S_00005_00000" / "image.tif")
     train = [*GAN, "--image_dir", "p", "--num_workers", 0]
