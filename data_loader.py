@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,7 +155,8 @@ class PatchDataset(Dataset):
     @cached_property
     def kind(self) -> Kind:
         """Bands, size, type and nodata of the patches; `UserError` if they differ."""
-        return self.source.kind([patch for patch, _ in self.patches])
+        with _can_be_left_out():
+            return self.source.kind([patch for patch, _ in self.patches])
 
     @property
     def image_size(self) -> int:
@@ -181,14 +182,16 @@ class PatchDataset(Dataset):
     def labelled_pixels(self) -> int:
         """Number of pixels whose mask says clear or cloud."""
         masks = (self.source.mask(patch, self.mask_file) for patch, _ in self.patches)
-        return sum(int(np.count_nonzero(mask)) for mask in masks)
+        with _can_be_left_out():
+            return sum(int(np.count_nonzero(mask)) for mask in masks)
 
     def __len__(self) -> int:
         return len(self.patches)
 
     def __getitem__(self, index: int) -> dict:
         patch, label = self.patches[index]
-        image, mask = self._read(patch)
+        with _can_be_left_out():
+            image, mask = self._read(patch)
         sample = {
             "image": torch.from_numpy(image),
             "label": torch.tensor([label], dtype=torch.float32),
@@ -215,6 +218,15 @@ class PatchDataset(Dataset):
             told = f"its shape is {form.mask}, that of images {shape}"
             return source.damaged(source.mask_path(patch, self.mask_file), told)
         return None
+
+
+@contextmanager
+def _can_be_left_out() -> Iterator[None]:
+    """Say of a damaged patch also how to go without it, which other readers of patches cannot."""
+    try:
+        yield
+    except DamagedPatch as error:
+        raise DamagedPatch(f"{error}, or go without it: --skip_bad True") from error
 
 
 def with_optional_masks(
