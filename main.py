@@ -278,12 +278,13 @@ def _tiles(flags: argparse.Namespace, solver: FCDSolver) -> Tiles:
 
 
 def _threshold(flags: argparse.Namespace, solver: FCDSolver) -> dict:
-    threshold = options.known_threshold(flags, solver.known_threshold)
+    amp = flags.amp and flags.mode != "export"  # what is exported computes in float32
+    threshold = options.known_threshold(flags, lambda: solver.known_threshold(amp))
     if threshold is None:
         source = options.patch_source(flags)
         choice = threshold_choice(source) if flags.threshold is None else flags.threshold
         threshold = solver.choose_threshold(
-            choice, source, flags.threshold_patches, flags.batch_size, flags.skip_bad
+            choice, source, flags.threshold_patches, flags.batch_size, flags.skip_bad, amp
         )
     print(f"threshold {threshold['threshold']:.4f}: {threshold['chosen_by']}")
     return threshold

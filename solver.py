@@ -453,10 +453,13 @@ class Solver:
         return Tiles(size, overlap, batch_size, amp, nodata)
 
     @torch.inference_mode()
-    def patch_histogram(self, dataset: PatchDataset | Subset, batch_size: int) -> np.ndarray:
+    def patch_histogram(
+        self, dataset: PatchDataset | Subset, batch_size: int, amp: bool = False
+    ) -> np.ndarray:
         """`fcd.metrics.histogram` (2, BINS) of the scores of all patches against their masks.
 
-        Patches without masks count as clear where they have data. batch_size: of each process.
+        Patches without masks count as clear where they have data. batch_size: of each process;
+        amp: whether the networks compute in bfloat16 where that is safe.
         """
         counts = np.zeros((2, metrics.BINS), np.int64)
         for batch in tqdm(
@@ -467,7 +470,9 @@ class Solver:
             disable=not self.run.processes.first,
         ):
             x = self.inputs(batch)
-            score = self.score(x).float().cpu().numpy()
+            with self.autocast(amp):
+                score = self.score(x)
+            score = score.float().cpu().numpy()
             if "mask" in batch:
                 mask = batch["mask"]
             else:
@@ -513,14 +518,16 @@ class Solver:
         sample: int,
         batch_size: int,
         skip_bad: bool = False,
+        amp: bool = False,
     ) -> dict[str, Any]:
         """The threshold of the score, and how many pixel labels it took.
 
         source: the patches; a path is a folder of prepare_landsat8_biome.py.
         choice: `f1` (the paper's: best macro F1 on the masks of at most `sample` seeded cloudy
         training patches; those of QA bands count as no pixel label), `otsu` (Otsu's on the same
-        patches, without any mask), or a number in [0, 1]. The result is kept in
-        results/threshold.json and used again while checkpoint and choice stay the same.
+        patches, without any mask), or a number in [0, 1]. amp: whether it is for scores computed
+        in bfloat16. The result is kept in results/threshold.json and used again while checkpoint
+        and choice stay the same.
         """
         path = self.run.folder.results / "threshold.json"
         source = as_source(source)
@@ -533,6 +540,7 @@ class Solver:
             "reference": source.reference,
             "nodata": source.nodata,
             "sample": sample,
+            "amp": amp,
         }
         known = _threshold_record(path) if self.run.processes.first else None
         known = self.run.processes.broadcast(known)
@@ -549,7 +557,8 @@ class Solver:
                     source, "train", "mask.tif", only_cloudy=True, skip_bad=skip_bad
                 )
             order = np.random.default_rng(THRESHOLD_SEED).permutation(len(cloudy))[:sample]
-            counts = self.patch_histogram(Subset(cloudy, sorted(order.tolist())), batch_size)
+            chosen = Subset(cloudy, sorted(order.tolist()))
+            counts = self.patch_histogram(chosen, batch_size, amp)
             where = f"the scores of {len(order)} cloudy training patches"
             if choice == "otsu":
                 value = metrics.otsu_threshold(counts.sum(axis=0))
@@ -613,8 +622,8 @@ class Solver:
 
         threshold: None takes `known_threshold`; tiles: None takes those of `tiles`.
         """
-        value = self.known_threshold()["threshold"] if threshold is None else threshold
         tiles = tiles or self.tiles()
+        value = self.known_threshold(tiles.amp)["threshold"] if threshold is None else threshold
         tags = {
             "FCD_VERSION": fcd.__version__,
             "FCD_EXPERIMENT": self.run.folder.experiment,
@@ -633,17 +642,27 @@ class Solver:
             lambda scene: self.predictions(scene, tiles, value),
         )
 
-    def known_threshold(self) -> dict[str, Any]:
+    def known_threshold(self, amp: bool = False) -> dict[str, Any]:
         """The record of the threshold chosen for these weights before, or of a probability's, 0.5.
 
-        Raises `UserError` if there is neither.
+        amp: whether it is for scores computed in bfloat16, which differ by more than many a
+        threshold of FCD. Raises `UserError` if there is neither, or it was chosen on others.
         """
+        mine, of_others = (self.score_name, self.fingerprint()), None
         for folder in (self.run.folder.results, self.source.parent.parent / "results"):
             path = folder / "threshold.json"
             known = _threshold_record(path) or {}
-            mine = (self.score_name, self.fingerprint())
-            if (known.get("score"), known.get("weights")) == mine:
+            if (known.get("score"), known.get("weights")) != mine:
+                continue
+            if known["amp"] == amp or not isinstance(known.get("choice"), str):
                 return known
+            of_others = path
+        if of_others:
+            raise UserError(
+                f"{of_others} holds a threshold chosen with --amp {not amp}, which changes the "
+                f"scores: run --mode test or generate_masks with --amp {amp} first, or give a "
+                "number with --threshold"
+            )
         if self.natural_threshold is None:
             raise UserError(
                 f"no threshold is known for these weights of {self.run.folder.experiment}: run "
@@ -723,7 +742,8 @@ def _threshold_record(path: Path) -> dict[str, Any] | None:
     """What results/threshold.json holds, or None; `UserError` if that is no threshold."""
     if not path.exists():
         return None
-    record = read_json(path)
+    # Earlier versions chose on scores in float32, whatever --amp said.
+    record = {"amp": False} | read_json(path)
     value, cost = record.get("threshold"), record.get("pixel_labels")
     fits = isinstance(value, int | float) and 0 <= value <= 1 and isinstance(cost, int)
     if not fits or not isinstance(record.get("chosen_by"), str):

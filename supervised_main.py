@@ -299,7 +299,8 @@ def _tiles(flags: argparse.Namespace, solver: SupervisedSolver) -> Tiles:
 
 
 def _threshold(flags: argparse.Namespace, solver: SupervisedSolver) -> dict:
-    if known := options.known_threshold(flags, solver.known_threshold):
+    amp = flags.amp and flags.mode != "export"  # what is exported computes in float32
+    if known := options.known_threshold(flags, lambda: solver.known_threshold(amp)):
         return known
     source, choice = options.patch_source(flags), flags.threshold
     if choice is None:
@@ -307,7 +308,7 @@ def _threshold(flags: argparse.Namespace, solver: SupervisedSolver) -> dict:
     if choice is None:
         choice = threshold_choice(source)
     return solver.choose_threshold(
-        choice, source, flags.threshold_patches, flags.batch_size, flags.skip_bad
+        choice, source, flags.threshold_patches, flags.batch_size, flags.skip_bad, amp
     )
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -222,6 +223,46 @@ def test_a_threshold_belongs_to_what_counts_as_nodata(walk, tmp_path, monkeypatc
     for nodata in (None, 7, 7, None):
         solver.choose_threshold("otsu", RasterPatches(walk / "p", nodata), 100, 8)
     assert len(counted) == 3  # once more for another value, not for the same
+
+
+def test_a_threshold_belongs_to_the_precision_of_the_scores(walk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(walk / "outputs/FCD/models", tmp_path / "copy/models")
+    solver, precise = load_solver(tmp_path / "copy/models/best.pt", "cpu"), []
+    score = solver.score
+    monkeypatch.setattr(
+        solver, "score", lambda x: precise.append(not torch.is_autocast_enabled("cpu")) or score(x)
+    )
+    source = RasterPatches(walk / "p")
+    for amp in (False, True, True):
+        record = solver.choose_threshold("otsu", source, 100, 8, amp=amp)
+        assert solver.known_threshold(amp) == record
+        with pytest.raises(UserError, match=rf"chosen with --amp {amp}, .* with --amp {not amp} "):
+            solver.known_threshold(not amp)
+    assert precise == [True, False]  # five patches, one batch
+    given = solver.choose_threshold(0.3, source, 100, 8)
+    assert solver.known_threshold(True) == solver.known_threshold() == given
+    # A record of earlier versions.
+    path = solver.run.folder.results / "threshold.json"
+    path.write_text(json.dumps({k: v for k, v in record.items() if k != "amp"}))
+    assert solver.known_threshold()["threshold"] == record["threshold"]
+
+
+def test_scenes_are_masked_by_a_threshold_of_their_own_precision(walk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(walk / "outputs/FCD", tmp_path / "outputs/FCD")
+    predict = ["--mode", "predict", *DATA[:2], "--image_dir", str(walk / "p"), *DATA[4:],
+               "--scenes", str(walk / "own/scenes/*.tif")]  # fmt: skip
+    assert call(monkeypatch, main, *predict) == 0
+    with pytest.raises(UserError, match=r"threshold\.json holds a threshold chosen with --amp Fal"):
+        call(monkeypatch, main, *predict, "--amp", "True")
+    assert call(monkeypatch, main, *predict, "--amp", "True", "--threshold", "otsu") == 0
+    record = json.loads((tmp_path / "outputs/FCD/results/threshold.json").read_text())
+    assert record["amp"] is True
+    assert call(monkeypatch, main, *predict, "--amp", "True") == 0
+    for path in Path("masks").glob("*_mask.tif"):
+        with rasterio.open(path) as dataset:
+            assert dataset.tags()["FCD_THRESHOLD"] == repr(record["threshold"])
 
 
 def test_masks_are_compared_with_those_that_are_there(walk, monkeypatch, capsys):
