@@ -542,15 +542,15 @@ def scene_paths(flags: argparse.Namespace) -> list[str]:
 def predict(
     flags: argparse.Namespace, paths: list[str], predictor: Predictor, processes: Processes
 ) -> int:
-    """Mask this process's share of the scenes `paths`; return the exit code."""
+    """Mask the scenes `paths`, shared among `processes`; return the exit code."""
     failed = predict_scenes(
-        processes.share(paths),
+        paths,
         predictor,
         flags.output_dir,
         bands=flags.bands,
         write_score=flags.write_score,
         overwrite=flags.overwrite,
-        progress=processes.first,
+        processes=processes,
     )
     return int(failed > 0)
 
