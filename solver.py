@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rasterio.io import DatasetWriter
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -58,6 +59,7 @@ from fcd.report import Evaluation, SceneEvaluation, Supervision
 from fcd.scenes import (
     FILL_DN,
     RGB_BANDS,
+    Grid,
     Scene,
     SceneReader,
     band_names,
@@ -77,6 +79,7 @@ QA_SELECTION = "best macro F1 on the validation patches' QA bands"  # `pixel`, w
 # The networks' zero padding writes a frame of about this many pixels into the scores of a tile.
 FRAME = 32
 MAX_IMAGE_SIZE = 16_384  # of a checkpoint that is believed, pixels
+TOGETHER = 32  # small scenes that are masked at a time, at most: two files of each are open
 # What checkpoints of earlier versions lack, and what stands in for it (`Solver.restore`).
 ADDED_LATER = {"rgb"}
 
@@ -1029,7 +1032,7 @@ class FCDSolver(Solver):
 
         difference: float32 in [0, 1], NaN nodata; mask: 0 nodata, 128 clear, 255 cloud. A
         scene whose masks are there already, from this checkpoint and threshold, is skipped.
-        Each process masks its share of the scenes.
+        Each process masks its share of the scenes; small ones that are alike share batches.
         """
         processes = self.run.processes
         folder = self.run.folder.results / "tifs"
@@ -1037,40 +1040,28 @@ class FCDSolver(Solver):
         if processes.first:
             write_json(folder / patches.PROVENANCE, asdict(self.supervision(threshold_record)))
         tags = self.predictor(threshold, tiles).tags
-        own, silent = processes.share(scenes), not processes.first
-        for scene in tqdm(
-            own, "generating masks", unit="scene", dynamic_ncols=True, disable=silent
-        ):
-            grid, mask_path = scene.check(), patches.mask_tif(folder, scene)
-            if has_tags(mask_path, tags):
-                continue
+        bar = tqdm(
+            processes.share(scenes),
+            "generating masks",
+            unit="scene",
+            dynamic_ncols=True,
+            disable=not processes.first,
+        )
+        todo = (scene for scene in bar if not has_tags(patches.mask_tif(folder, scene), tags))
+        for group in _alike(todo, tiles.size):
             with ExitStack() as stack:
-                # The mask is renamed into place last: where it is, the difference map is too.
-                mask_tif = stack.enter_context(
-                    raster_writer(
-                        mask_path,
-                        grid,
-                        dtype="uint8",
-                        nodata=labels.TIF_NODATA,
-                        colormap=figures.TIF_COLOURS,
-                        tags=tags,
-                    )
-                )
-                difference_tif = stack.enter_context(
-                    raster_writer(
-                        folder / f"{scene.key}_difference.tif",
-                        grid,
-                        dtype="float32",
-                        nodata=math.nan,
-                        tags=tags,
-                    )
-                )
-                for strip in self.strips(scene, tiles):
-                    window = ((strip.row, strip.row + len(strip.score)), (0, grid.width))
-                    mask = labels.patch_from_score(strip.score, strip.valid, threshold)
-                    mask_tif.write(labels.tif_from_patch(mask), 1, window=window)
-                    score = np.where(strip.valid, strip.score, np.float32(np.nan))
-                    difference_tif.write(score, 1, window=window)
+                tifs = [stack.enter_context(_mask_tifs(folder, *pair, tags)) for pair in group]
+                for strip in self.strips(_together([scene for scene, _ in group]), tiles):
+                    shape = (len(group), -1, strip.score.shape[-1])
+                    scores, valid = strip.score.reshape(shape), strip.valid.reshape(shape)
+                    masks = labels.patch_from_score(scores, valid, threshold)
+                    scores = np.where(valid, scores, np.float32(np.nan))
+                    window = ((strip.row, strip.row + scores.shape[1]), (0, scores.shape[2]))
+                    for (mask_tif, difference_tif), mask, score in zip(
+                        tifs, masks, scores, strict=True
+                    ):
+                        mask_tif.write(labels.tif_from_patch(mask), 1, window=window)
+                        difference_tif.write(score, 1, window=window)
         processes.wait()
         return folder
 
@@ -1085,6 +1076,64 @@ class FCDSolver(Solver):
             checkpoint_pixel_labels=self.choice.pixel_labels,
             labels_from=self.labels_from,
         )
+
+
+def _alike(scenes: Iterable[Scene], side: int) -> Iterator[list[tuple[Scene, Grid]]]:
+    """`scenes` and their grids in groups that are scored together: small and alike, or one alone.
+
+    side: up to what a scene is small, pixels. Raises `SceneError` if one is incomplete.
+    """
+    group: list[tuple[Scene, Grid]] = []
+    kind = None
+    for scene in scenes:
+        grid = scene.check()
+        with scene.open() as reader:
+            now = (grid.height, grid.width, reader.dtype, reader.nodata)
+        if group and (now != kind or max(now[:2]) > side or len(group) == TOGETHER):
+            yield group
+            group = []
+        group.append((scene, grid))
+        kind = now
+    if group:
+        yield group
+
+
+def _together(scenes: list[Scene]) -> Scene | ArrayScene:
+    """A group of `_alike` as one scene: a single one as it is, others (N, C, H, W) in memory."""
+    if len(scenes) == 1:
+        return scenes[0]
+    dn = []
+    for scene in scenes:
+        with scene.open() as reader:
+            dn.append(reader.bands())
+            nodata = reader.nodata
+    return ArrayScene(np.stack(dn), nodata, scenes[0].key)
+
+
+@contextmanager
+def _mask_tifs(
+    folder: Path, scene: Scene, grid: Grid, tags: dict[str, str]
+) -> Iterator[tuple[DatasetWriter, DatasetWriter]]:
+    """What writes the mask and the difference map of a scene, for `FCDSolver.generate_masks`."""
+    # The mask is renamed into place last: where it is, the difference map is too.
+    with (
+        raster_writer(
+            patches.mask_tif(folder, scene),
+            grid,
+            dtype="uint8",
+            nodata=labels.TIF_NODATA,
+            colormap=figures.TIF_COLOURS,
+            tags=tags,
+        ) as mask_tif,
+        raster_writer(
+            folder / f"{scene.key}_difference.tif",
+            grid,
+            dtype="float32",
+            nodata=math.nan,
+            tags=tags,
+        ) as difference_tif,
+    ):
+        yield mask_tif, difference_tif
 
 
 def _gan(size: GANSize, image_size: int, num_channels: int) -> tuple[Generator, Discriminator]:

@@ -69,11 +69,14 @@ class Predictor:
 
 @dataclass(frozen=True)
 class ArrayScene:
-    """DN in memory, (C, H, W), as much of a `Scene` as a `Predictor` asks for."""
+    """DN in memory, (C, H, W), as much of a `Scene` as a `Predictor` asks for.
+
+    Or (N, C, H, W), those of N scenes of one size (`fcd.tiling.score_strips`).
+    """
 
     dn: np.ndarray
-    key = "array"
-    nodata = None
+    nodata: float | tuple[float | None, ...] | None = None
+    key: str = "array"
 
     @property
     def dtype(self) -> str:
@@ -88,11 +91,11 @@ class ArrayScene:
     @property
     def grid(self) -> Grid:
         """Size alone, no place."""
-        return Grid(*self.dn.shape[1:], None, Affine.identity())
+        return Grid(*self.dn.shape[-2:], None, Affine.identity())
 
     def bands(self, start: int, stop: int) -> np.ndarray:
         """The rows `start` to `stop`."""
-        return self.dn[:, start:stop]
+        return self.dn[..., start:stop, :]
 
 
 def predict_array(dn: np.ndarray, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:

@@ -175,9 +175,9 @@ class Normalization:
         return x.masked_fill_(nodata, FILL)
 
     def is_valid(self, dn: np.ndarray) -> np.ndarray:
-        """Where no band of `dn` (C, …) is nodata: (…) bool; see `is_nodata`."""
+        """Where no band of `dn` (…, C, H, W) is nodata: (…, H, W) bool."""
         integers = np.issubdtype(dn.dtype, np.integer)
-        return ~self.is_nodata(dn, integers=integers).any(axis=0)
+        return ~self.is_nodata(dn, integers=integers).any(axis=-3)
 
     def denormalize(self, x: torch.Tensor) -> torch.Tensor:
         """Network values (N, C, H, W) in [-1, 1] -> DN as float32; fill becomes `nodata` or NaN."""

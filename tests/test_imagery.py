@@ -301,7 +301,7 @@ def test_is_nodata_of_arrays_and_tensors():
     assert measured.is_nodata(torch.from_numpy(floats)).tolist() == [True, True, False]
     plain = Normalization.paper(1, "uint8", None)
     assert plain.is_nodata(np.zeros(2, np.uint8), integers=True).tolist() == [False, False]
-    assert plain.is_valid(np.zeros((3, 2), np.uint8)).tolist() == [True, True]
+    assert plain.is_valid(np.zeros((3, 2, 1), np.uint8)).tolist() == [[True], [True]]
 
 
 def test_generated_masks_are_clear_where_the_label_is(tmp_path):

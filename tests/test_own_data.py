@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 import main
 import supervised_main
-from fcd import checkpoints, cut, synthetic
+from fcd import checkpoints, cut, metrics, synthetic
 from fcd.errors import UserError
 from fcd.imagery import RasterPatches
 from fcd.inputs import scene_from
@@ -83,6 +83,38 @@ def test_generated_masks_are_those_of_the_difference_map(walk):
             assert (dataset.read(1) == expected).all()
             with rasterio.open(path) as patch:
                 assert (dataset.crs, dataset.transform) == (patch.crs, patch.transform)
+
+
+def test_patches_that_are_masked_share_batches(walk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    solver, sizes = load_solver(walk / "outputs/FCD/models/best.pt", "cpu"), []
+    score, tiles = solver.score, solver.tiles(batch_size=16)
+    monkeypatch.setattr(solver, "score", lambda x: sizes.append(len(x)) or score(x))
+    scenes = RasterPatches(walk / "p").scenes("train", "", masked=False)
+    record = metrics.fixed_threshold(0.02)
+    tifs = solver.generate_masks(scenes, tiles, record)
+    assert sizes == [16, 14] * 3  # 3 x 3 tiles of each of ten patches
+    black = np.full((3, 32, 32), 90, np.uint8)
+    black[:, :5] = 0
+    write_tif(tmp_path / "black.tif", black, 0)
+    others = [_scene(walk, path.stem) for path in sorted((walk / "own/scenes").glob("*.tif"))]
+    others.append(scene_from("black.tif", 3))
+    mixed = [scenes[0], *others, *scenes[1:3]]
+    monkeypatch.setattr("solver.TOGETHER", 2)
+    solver.generate_masks(mixed, replace(tiles, overlap=8), record)
+    for scene in [*scenes, *others]:
+        used = replace(tiles, overlap=8) if scene in mixed else tiles
+        alone = np.concatenate([strip.score for strip in solver.strips(scene, used)])
+        with rasterio.open(tifs / f"{scene.key}_difference.tif") as dataset:
+            difference = dataset.read(1)
+        with rasterio.open(tifs / f"{scene.key}_mask.tif") as dataset:
+            mask = dataset.read(1)
+        nodata = np.zeros(alone.shape, bool)
+        nodata[:5] = scene.key == "black"
+        assert (np.isnan(difference) == nodata).all()
+        np.testing.assert_allclose(difference[~nodata], alone[~nodata], atol=1e-5)
+        expected = np.where(nodata, 0, np.where(difference > 0.02, 255, 128))
+        assert (mask == expected).all()
 
 
 def test_no_pixel_label_was_used(walk):
