@@ -4,12 +4,13 @@ import hashlib
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +37,18 @@ def as_source(source: Source | Path | str) -> Source:
 SUBSET_SEED = 42  # keep_ratio takes the same patches in every experiment
 
 
+class Form(NamedTuple):
+    """What must be the same in all patches: shape (C, H, W) and type of the image, mask (H, W)."""
+
+    image: tuple[tuple[int, ...], str]
+    mask: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, image: np.ndarray, mask: np.ndarray | None) -> "Form":
+        """That of a patch."""
+        return cls((image.shape, image.dtype.name), None if mask is None else mask.shape)
+
+
 class PatchDataset(Dataset):
     """Patches of one split, sorted by name.
 
@@ -48,7 +61,8 @@ class PatchDataset(Dataset):
         mask_file: mask.tif, generated_mask.tif, …; None reads no mask.
         keep_ratio: share of the patches to keep, the same ones every time.
         only_cloudy: leave out patches labelled clear.
-        skip_bad: read every patch once and leave out, for good, those that are damaged.
+        skip_bad: read every patch once and leave out, for good, those that are damaged, or of
+            another shape or type than most.
         masks_optional: read no mask if a patch has none and `source` lets it do without.
 
     `reference` and `labels_from` say what the labels and mask.tif come from, `left_out` which
@@ -98,14 +112,20 @@ class PatchDataset(Dataset):
         self.left_out: list[str] = self._leave_out_damaged(split) if skip_bad else []
 
     def _leave_out_damaged(self, split: str) -> list[str]:
-        """Take patches that cannot be read out of `patches`; return their names."""
+        """Take patches that cannot be read or differ from most out of `patches`; return names."""
         with ThreadPoolExecutor(8) as pool:
-            read = pool.map(self._damage, self.patches)
+            read = pool.map(self._form_or_damage, self.patches)
             bar = tqdm(
                 read, f"checking {split} patches", len(self.patches), leave=False,
                 dynamic_ncols=True,
             )  # fmt: skip
-            damage = list(bar)
+            found = list(bar)
+        if forms := [form.image for form in found if isinstance(form, Form)]:
+            self._image_form = Counter(forms).most_common(1)[0][0]
+        damage = [
+            self._unlike(patch, form) if isinstance(form, Form) else form
+            for (patch, _), form in zip(self.patches, found, strict=True)
+        ]
         bad = [error for error in damage if error]
         for error in bad:
             print(f"left out: {error}")
@@ -116,12 +136,11 @@ class PatchDataset(Dataset):
         self.patches = whole
         return names
 
-    def _damage(self, patch: tuple[Path, int]) -> DamagedPatch | None:
+    def _form_or_damage(self, patch: tuple[Path, int]) -> Form | DamagedPatch:
         try:
-            self._read(patch[0])
+            return Form.of(*self.source.read(patch[0], self.mask_file))
         except DamagedPatch as error:
             return error
-        return None
 
     def summary(self) -> dict[str, Any]:
         """Which patches these are, for config.json: they must be the same when a run goes on."""
@@ -141,7 +160,8 @@ class PatchDataset(Dataset):
     @cached_property
     def kind(self) -> Kind:
         """Bands, size, type and nodata of the patches; `UserError` if they differ."""
-        return self.source.kind([patch for patch, _ in self.patches])
+        with _can_be_left_out():
+            return self.source.kind([patch for patch, _ in self.patches])
 
     @property
     def image_size(self) -> int:
@@ -154,24 +174,29 @@ class PatchDataset(Dataset):
         return self.kind.num_channels
 
     @cached_property
-    def _shape(self) -> tuple[int, int, int]:
-        """(C, H, W) that all patches must have, from the first one that can be read."""
+    def _image_form(self) -> tuple[tuple[int, ...], str]:
+        """Shape (C, H, W) and type that all images must have.
+
+        Those of the first one that can be read, or of most where all are read beforehand.
+        """
         for patch, _ in self.patches:
             with suppress(DamagedPatch):
-                return self.source.read(patch, None)[0].shape
+                return Form.of(*self.source.read(patch, None)).image
         raise UserError(f"every patch is damaged, such as {self.patches[0][0]}")
 
     def labelled_pixels(self) -> int:
         """Number of pixels whose mask says clear or cloud."""
         masks = (self.source.mask(patch, self.mask_file) for patch, _ in self.patches)
-        return sum(int(np.count_nonzero(mask)) for mask in masks)
+        with _can_be_left_out():
+            return sum(int(np.count_nonzero(mask)) for mask in masks)
 
     def __len__(self) -> int:
         return len(self.patches)
 
     def __getitem__(self, index: int) -> dict:
         patch, label = self.patches[index]
-        image, mask = self._read(patch)
+        with _can_be_left_out():
+            image, mask = self._read(patch)
         sample = {
             "image": torch.from_numpy(image),
             "label": torch.tensor([label], dtype=torch.float32),
@@ -182,15 +207,31 @@ class PatchDataset(Dataset):
         return sample
 
     def _read(self, patch: Path) -> tuple[np.ndarray, np.ndarray | None]:
-        """Image (C, H, W) and mask (H, W); `DamagedPatch` if not readable or of another shape."""
+        """Image (C, H, W) and mask (H, W); `DamagedPatch` if not readable or unlike the others."""
         image, mask = self.source.read(patch, self.mask_file)
-        if image.shape != self._shape:
-            path, differs = self.source.image_path(patch), image.shape
-        elif mask is not None and mask.shape != self._shape[1:]:
-            path, differs = self.source.mask_path(patch, self.mask_file), mask.shape
-        else:
-            return image, mask
-        raise self.source.damaged(path, f"its shape is {differs}, that of images {self._shape}")
+        if error := self._unlike(patch, Form.of(image, mask)):
+            raise error
+        return image, mask
+
+    def _unlike(self, patch: Path, form: Form) -> DamagedPatch | None:
+        """The error that names the file of a patch in which it is unlike the others, if any."""
+        (shape, dtype), source = self._image_form, self.source
+        if form.image != self._image_form:
+            told = f"it holds {form.image[1]} {form.image[0]}, the others {dtype} {shape}"
+            return source.damaged(source.image_path(patch), told)
+        if form.mask not in (None, shape[1:]):
+            told = f"its shape is {form.mask}, that of images {shape}"
+            return source.damaged(source.mask_path(patch, self.mask_file), told)
+        return None
+
+
+@contextmanager
+def _can_be_left_out() -> Iterator[None]:
+    """Say of a damaged patch also how to go without it, which other readers of patches cannot."""
+    try:
+        yield
+    except DamagedPatch as error:
+        raise DamagedPatch(f"{error}, or go without it: --skip_bad True") from error
 
 
 def validation_set(

@@ -215,7 +215,7 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         solver = FCDSolver(used, size, flags.image_size, normalization)
     except ValueError as error:
         raise UserError(f"{error}; change --image_size or --d_repeat_num") from error
-    solver.rgb = options.rgb_bands(flags, train_set.num_channels) or solver.rgb
+    solver.use_rgb(options.rgb_bands(flags, train_set.num_channels))
     return options.carry_out(
         lambda: solver.train(settings, train_set, val_set),
         used.folder,
@@ -254,7 +254,7 @@ def predict(flags: argparse.Namespace, used: Run) -> int:
 
 def _trained(flags: argparse.Namespace, used: Run) -> FCDSolver:
     solver = FCDSolver.load(used, modes.weights(flags, used.folder))
-    solver.rgb = options.rgb_bands(flags, solver.normalization.num_channels) or solver.rgb
+    solver.use_rgb(options.rgb_bands(flags, solver.normalization.num_channels))
     return solver
 
 

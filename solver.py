@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rasterio.io import DatasetWriter
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -54,7 +55,7 @@ from fcd.prediction import ArrayScene, Prediction, Predictor, has_tags
 from fcd.profiling import profiled
 from fcd.reference import NAMES, QA, TRUTH
 from fcd.report import Evaluation, evaluate
-from fcd.scenes import Scene, SceneReader, band_names, default_rgb, raster_writer
+from fcd.scenes import Grid, Scene, SceneReader, band_names, default_rgb, raster_writer
 from fcd.supervision import Supervision
 from fcd.tiling import Strip, score_strips
 from fcd.transforms import FILL, Normalization, random_horizontal_flip, to_device
@@ -69,6 +70,7 @@ QA_SELECTION = "best macro F1 on the validation patches' QA bands"  # `pixel`, w
 # The networks' zero padding writes a frame of about this many pixels into the scores of a tile.
 FRAME = 32
 MAX_IMAGE_SIZE = 16_384  # of a checkpoint that is believed, pixels
+TOGETHER = 32  # small scenes that are masked at a time, at most: two files of each are open
 # What checkpoints of earlier versions lack, and what stands in for it (`Solver.restore`).
 ADDED_LATER = {"rgb"}
 
@@ -133,6 +135,7 @@ class Solver:
         self.step = 0
         self.best = -math.inf
         self.choice = Choice("last step", 0)
+        self._asked_rgb: tuple[int, ...] | None = None
         self.source = run.folder.checkpoint("best")  # the checkpoint the weights are from
 
     # What a subclass defines:
@@ -267,7 +270,13 @@ class Solver:
         self.step, self.best = int(state["step"]), float(state["best"])
         self.choice = from_plain(Choice, state["choice"], source)
         self.normalization = Normalization.from_state(state["normalization"])
-        self.rgb = _rgb(state, self.normalization.num_channels)
+        rgb = _rgb(state, self.normalization.num_channels)
+        self.rgb = self._asked_rgb or rgb
+
+    def use_rgb(self, bands: tuple[int, ...] | None) -> None:
+        """Show `bands`, from 0, as red, green and blue; None: those of the checkpoint."""
+        self._asked_rgb = bands
+        self.rgb = bands or self.rgb
 
     def check_equal(self) -> None:
         """Raise `UserError` if the processes do not have the same weights."""
@@ -388,10 +397,13 @@ class Solver:
         return Tiles(size, overlap, batch_size, amp, nodata)
 
     @torch.inference_mode()
-    def patch_histogram(self, dataset: PatchDataset | Subset, batch_size: int) -> np.ndarray:
+    def patch_histogram(
+        self, dataset: PatchDataset | Subset, batch_size: int, amp: bool = False
+    ) -> np.ndarray:
         """`fcd.metrics.histogram` (2, BINS) of the scores of all patches against their masks.
 
-        Patches without masks count as clear where they have data. batch_size: of each process.
+        Patches without masks count as clear where they have data. batch_size: of each process;
+        amp: whether the networks compute in bfloat16 where that is safe.
         """
         counts = np.zeros((2, metrics.BINS), np.int64)
         for batch in tqdm(
@@ -402,7 +414,9 @@ class Solver:
             disable=not self.run.processes.first,
         ):
             x = self.inputs(batch)
-            score = self.score(x).float().cpu().numpy()
+            with self.autocast(amp):
+                score = self.score(x)
+            score = score.float().cpu().numpy()
             if "mask" in batch:
                 mask = batch["mask"]
             else:
@@ -448,6 +462,7 @@ class Solver:
         sample: int,
         batch_size: int,
         skip_bad: bool = False,
+        amp: bool = False,
     ) -> dict[str, Any]:
         """The threshold of the score, and how many pixel labels it took.
 
@@ -455,8 +470,9 @@ class Solver:
         choice: `f1` (the paper's: best macro F1 on the masks of at most `sample` seeded cloudy
         training patches; those of QA bands count as no pixel label), `otsu` (Otsu's on the same
         patches, without any mask), or a number in [0, 1]; None: `natural_threshold`, without one
-        see `data_loader.threshold_choice`. The result is kept in results/threshold.json and used
-        again while checkpoint and choice stay the same.
+        see `data_loader.threshold_choice`. amp: whether it is for scores computed in bfloat16.
+        The result is kept in results/threshold.json and used again while checkpoint and choice
+        stay the same.
         """
         path = self.run.folder.results / "threshold.json"
         source = as_source(source)
@@ -473,6 +489,7 @@ class Solver:
             "reference": source.reference,
             "nodata": source.nodata,
             "sample": sample,
+            "amp": amp,
         }
         known = _threshold_record(path) if self.run.processes.first else None
         known = self.run.processes.broadcast(known)
@@ -491,7 +508,8 @@ class Solver:
                 masks_optional=choice == "otsu",
             )
             order = np.random.default_rng(THRESHOLD_SEED).permutation(len(cloudy))[:sample]
-            counts = self.patch_histogram(Subset(cloudy, sorted(order.tolist())), batch_size)
+            chosen = Subset(cloudy, sorted(order.tolist()))
+            counts = self.patch_histogram(chosen, batch_size, amp)
             where = f"the scores of {len(order)} cloudy training patches"
             if choice == "otsu":
                 value = metrics.otsu_threshold(counts.sum(axis=0))
@@ -540,11 +558,7 @@ class Solver:
     def _normalization_of(
         self, reader: SceneReader | ArrayScene, name: str, tiles: Tiles
     ) -> Normalization:
-        """See `fcd.transforms.Normalization.of`; `tiles.nodata` counts for more than the file."""
-        if tiles.nodata is None:
-            return self.normalization.of(reader.dtype, reader.nodata, name)
-        nodata = None if tiles.nodata == NO_NODATA else tiles.nodata
-        return replace(self.normalization.of(reader.dtype, None, name), nodata=nodata)
+        return _read_as(self.normalization, reader.dtype, reader.nodata, tiles.nodata, name)
 
     def predictions(
         self, scene: Scene | ArrayScene, tiles: Tiles, threshold: float
@@ -559,8 +573,8 @@ class Solver:
 
         threshold: None takes `known_threshold`; tiles: None takes those of `tiles`.
         """
-        value = self.known_threshold()["threshold"] if threshold is None else threshold
         tiles = tiles or self.tiles()
+        value = self.known_threshold(tiles.amp)["threshold"] if threshold is None else threshold
         tags = {
             "FCD_VERSION": fcd.__version__,
             "FCD_EXPERIMENT": self.run.folder.experiment,
@@ -579,17 +593,27 @@ class Solver:
             lambda scene: self.predictions(scene, tiles, value),
         )
 
-    def known_threshold(self) -> dict[str, Any]:
+    def known_threshold(self, amp: bool = False) -> dict[str, Any]:
         """The record of the threshold chosen for these weights before, or of a probability's, 0.5.
 
-        Raises `UserError` if there is neither.
+        amp: whether it is for scores computed in bfloat16, which differ by more than many a
+        threshold of FCD. Raises `UserError` if there is neither, or it was chosen on others.
         """
+        mine, of_others = (self.score_name, self.fingerprint()), None
         for folder in (self.run.folder.results, self.source.parent.parent / "results"):
             path = folder / "threshold.json"
             known = _threshold_record(path) or {}
-            mine = (self.score_name, self.fingerprint())
-            if (known.get("score"), known.get("weights")) == mine:
+            if (known.get("score"), known.get("weights")) != mine:
+                continue
+            if known["amp"] == amp or not isinstance(known.get("choice"), str):
                 return known
+            of_others = path
+        if of_others:
+            raise UserError(
+                f"{of_others} holds a threshold chosen with --amp {not amp}, which changes the "
+                f"scores: run --mode test or generate_masks with --amp {amp} first, or give a "
+                "number with --threshold"
+            )
         if self.natural_threshold is None:
             raise UserError(
                 f"no threshold is known for these weights of {self.run.folder.experiment}: run "
@@ -651,11 +675,26 @@ class Solver:
         )
 
 
+def _read_as(
+    learned: Normalization,
+    dtype: str,
+    marked: float | tuple[float | None, ...] | None,
+    asked: float | str | None,
+    name: str,
+) -> Normalization:
+    """See `fcd.transforms.Normalization.of`; `asked`, of --nodata, counts for more than files."""
+    if asked is None:
+        return learned.of(dtype, marked, name)
+    nodata = None if asked == NO_NODATA else asked
+    return replace(learned.of(dtype, None, name), nodata=nodata)
+
+
 def _threshold_record(path: Path) -> dict[str, Any] | None:
     """What results/threshold.json holds, or None; `UserError` if that is no threshold."""
     if not path.exists():
         return None
-    record = read_json(path)
+    # Earlier versions chose on scores in float32, whatever --amp said.
+    record = {"amp": False} | read_json(path)
     value, cost = record.get("threshold"), record.get("pixel_labels")
     fits = isinstance(value, int | float) and 0 <= value <= 1 and isinstance(cost, int)
     if not fits or not isinstance(record.get("chosen_by"), str):
@@ -944,7 +983,7 @@ class FCDSolver(Solver):
 
         difference: float32 in [0, 1], NaN nodata; mask: 0 nodata, 128 clear, 255 cloud. A
         scene whose masks are there already, from this checkpoint and threshold, is skipped.
-        Each process masks its share of the scenes.
+        Each process masks its share of the scenes; small ones that are alike share batches.
         """
         processes = self.run.processes
         folder = self.run.folder.results / "tifs"
@@ -952,40 +991,28 @@ class FCDSolver(Solver):
         if processes.first:
             write_json(folder / patches.PROVENANCE, asdict(self.supervision(threshold_record)))
         tags = self.predictor(threshold, tiles).tags
-        own, silent = processes.share(scenes), not processes.first
-        for scene in tqdm(
-            own, "generating masks", unit="scene", dynamic_ncols=True, disable=silent
-        ):
-            grid, mask_path = scene.check(), patches.mask_tif(folder, scene)
-            if has_tags(mask_path, tags):
-                continue
+        bar = tqdm(
+            processes.share(scenes),
+            "generating masks",
+            unit="scene",
+            dynamic_ncols=True,
+            disable=not processes.first,
+        )
+        todo = (scene for scene in bar if not has_tags(patches.mask_tif(folder, scene), tags))
+        for group in _alike(todo, tiles.size):
             with ExitStack() as stack:
-                # The mask is renamed into place last: where it is, the difference map is too.
-                mask_tif = stack.enter_context(
-                    raster_writer(
-                        mask_path,
-                        grid,
-                        dtype="uint8",
-                        nodata=labels.TIF_NODATA,
-                        colormap=figures.TIF_COLOURS,
-                        tags=tags,
-                    )
-                )
-                difference_tif = stack.enter_context(
-                    raster_writer(
-                        folder / f"{scene.key}_difference.tif",
-                        grid,
-                        dtype="float32",
-                        nodata=math.nan,
-                        tags=tags,
-                    )
-                )
-                for strip in self.strips(scene, tiles):
-                    window = ((strip.row, strip.row + len(strip.score)), (0, grid.width))
-                    mask = labels.patch_from_score(strip.score, strip.valid, threshold)
-                    mask_tif.write(labels.tif_from_patch(mask), 1, window=window)
-                    score = np.where(strip.valid, strip.score, np.float32(np.nan))
-                    difference_tif.write(score, 1, window=window)
+                tifs = [stack.enter_context(_mask_tifs(folder, *pair, tags)) for pair in group]
+                for strip in self.strips(_together([scene for scene, _ in group]), tiles):
+                    shape = (len(group), -1, strip.score.shape[-1])
+                    scores, valid = strip.score.reshape(shape), strip.valid.reshape(shape)
+                    masks = labels.patch_from_score(scores, valid, threshold)
+                    scores = np.where(valid, scores, np.float32(np.nan))
+                    window = ((strip.row, strip.row + scores.shape[1]), (0, scores.shape[2]))
+                    for (mask_tif, difference_tif), mask, score in zip(
+                        tifs, masks, scores, strict=True
+                    ):
+                        mask_tif.write(labels.tif_from_patch(mask), 1, window=window)
+                        difference_tif.write(score, 1, window=window)
         processes.wait()
         return folder
 
@@ -1000,6 +1027,64 @@ class FCDSolver(Solver):
             checkpoint_pixel_labels=self.choice.pixel_labels,
             labels_from=self.labels_from,
         )
+
+
+def _alike(scenes: Iterable[Scene], side: int) -> Iterator[list[tuple[Scene, Grid]]]:
+    """`scenes` and their grids in groups that are scored together: small and alike, or one alone.
+
+    side: up to what a scene is small, pixels. Raises `SceneError` if one is incomplete.
+    """
+    group: list[tuple[Scene, Grid]] = []
+    kind = None
+    for scene in scenes:
+        grid = scene.check()
+        with scene.open() as reader:
+            now = (grid.height, grid.width, reader.dtype, reader.nodata)
+        if group and (now != kind or max(now[:2]) > side or len(group) == TOGETHER):
+            yield group
+            group = []
+        group.append((scene, grid))
+        kind = now
+    if group:
+        yield group
+
+
+def _together(scenes: list[Scene]) -> Scene | ArrayScene:
+    """A group of `_alike` as one scene: a single one as it is, others (N, C, H, W) in memory."""
+    if len(scenes) == 1:
+        return scenes[0]
+    dn = []
+    for scene in scenes:
+        with scene.open() as reader:
+            dn.append(reader.bands())
+            nodata = reader.nodata
+    return ArrayScene(np.stack(dn), nodata, scenes[0].key)
+
+
+@contextmanager
+def _mask_tifs(
+    folder: Path, scene: Scene, grid: Grid, tags: dict[str, str]
+) -> Iterator[tuple[DatasetWriter, DatasetWriter]]:
+    """What writes the mask and the difference map of a scene, for `FCDSolver.generate_masks`."""
+    # The mask is renamed into place last: where it is, the difference map is too.
+    with (
+        raster_writer(
+            patches.mask_tif(folder, scene),
+            grid,
+            dtype="uint8",
+            nodata=labels.TIF_NODATA,
+            colormap=figures.TIF_COLOURS,
+            tags=tags,
+        ) as mask_tif,
+        raster_writer(
+            folder / f"{scene.key}_difference.tif",
+            grid,
+            dtype="float32",
+            nodata=math.nan,
+            tags=tags,
+        ) as difference_tif,
+    ):
+        yield mask_tif, difference_tif
 
 
 def _gan(size: GANSize, image_size: int, num_channels: int) -> tuple[Generator, Discriminator]:
@@ -1206,8 +1291,13 @@ class SupervisedSolver(Solver):
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
 
-    def start_from(self, path: Path | str, *, encoder_only: bool) -> None:
-        """Begin with the weights of another run, and inherit what labels it has seen."""
+    def start_from(
+        self, path: Path | str, *, encoder_only: bool, nodata: float | str | None = None
+    ) -> None:
+        """Begin with the weights and values of another run, and inherit what labels it has seen.
+
+        nodata: what counts as nodata whatever that run says, "none" for no value; None: the same.
+        """
         state = checkpoints.load(path, ("network", "normalization", "supervision", "choice"))
         weights, network = state["network"], self.network
         if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
@@ -1226,7 +1316,7 @@ class SupervisedSolver(Solver):
         own = self.normalization
         with _another_kind(path):
             learned = Normalization.from_state(state["normalization"])
-        self.normalization = learned.of(own.dtype, own.nodata, "the training set")
+        self.normalization = _read_as(learned, own.dtype, own.nodata, nodata, "the training set")
         choice = from_plain(Choice, state["choice"], path)
         seen = from_plain(Supervision, state["supervision"], path)
         self.seen = seen.with_checkpoint(f"weights: {choice.by}", choice.pixel_labels)

@@ -212,13 +212,13 @@ def train(flags: argparse.Namespace, used: Run) -> int:
     solver = SupervisedSolver(
         used, task, train_set.image_size, training_normalization(flags.normalize, train_set)
     )
-    solver.rgb = options.rgb_bands(flags, train_set.num_channels) or solver.rgb
+    solver.use_rgb(options.rgb_bands(flags, train_set.num_channels))
     if flags.imagenet:
         solver.start_from_imagenet()
     if flags.encoder_weights:
-        solver.start_from(flags.encoder_weights, encoder_only=True)
+        solver.start_from(flags.encoder_weights, encoder_only=True, nodata=source.nodata)
     if flags.model_weights:
-        solver.start_from(flags.model_weights, encoder_only=False)
+        solver.start_from(flags.model_weights, encoder_only=False, nodata=source.nodata)
     masks = None
     if mask_file not in (None, "mask.tif"):
         seen = patches.mask_provenance(flags.image_dir, mask_file)
@@ -274,7 +274,7 @@ def _trained(flags: argparse.Namespace, used: Run) -> SupervisedSolver:
     solver = SupervisedSolver.load(used, modes.weights(flags, used.folder))
     if solver.task.network != "unet":
         solver.use_cam(flags.cam_method)
-    solver.rgb = options.rgb_bands(flags, solver.normalization.num_channels) or solver.rgb
+    solver.use_rgb(options.rgb_bands(flags, solver.normalization.num_channels))
     return solver
 
 

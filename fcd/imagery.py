@@ -226,10 +226,7 @@ def _pixels(dataset: rasterio.DatasetReader) -> np.ndarray:
 
 
 def _damaged(path: Path | str, reason: object) -> DamagedPatch:
-    return DamagedPatch(
-        f"{path} cannot be read ({reason}); take it out or get it again, or go without it: "
-        "--skip_bad True"
-    )
+    return DamagedPatch(f"{path} cannot be read ({reason}); take it out or get it again")
 
 
 def _size(pixels: np.ndarray) -> str:

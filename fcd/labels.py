@@ -82,7 +82,7 @@ def tif_from_patch(mask: np.ndarray) -> np.ndarray:
 def patch_from_score(score: np.ndarray, valid: np.ndarray, threshold: float) -> np.ndarray:
     """Cloud where `score` exceeds `threshold`, clear elsewhere, invalid where not `valid`.
 
-    score (h, w) float in [0, 1], valid (h, w) bool -> patch codes (h, w) uint8.
+    score (…, h, w) float in [0, 1], valid (…, h, w) bool -> patch codes (…, h, w) uint8.
     """
     mask = np.where(score > threshold, CLOUD, CLEAR).astype(np.uint8)
     mask[~valid] = INVALID

@@ -19,7 +19,7 @@ class Trained(Protocol):
     """What is needed of a `solver.Solver`."""
 
     tiles: Callable[..., Any]
-    known_threshold: Callable[[], dict[str, Any]]
+    known_threshold: Callable[..., dict[str, Any]]
     choose_threshold: Callable[..., dict[str, Any]]
     predictor: Callable[..., Predictor]
     test: Callable[..., None]
@@ -41,6 +41,7 @@ def chosen_threshold(flags: Namespace, solver: Trained) -> dict[str, Any]:
     On a data set that nothing may be chosen on it is the number given or the one chosen before;
     `UserError` if the flag asks for another choice.
     """
+    amp = flags.amp and flags.mode != "export"  # what is exported computes in float32
     if flags.dataset != SPARCS:
         return solver.choose_threshold(
             flags.threshold,
@@ -48,9 +49,10 @@ def chosen_threshold(flags: Namespace, solver: Trained) -> dict[str, Any]:
             flags.threshold_patches,
             flags.batch_size,
             flags.skip_bad,
+            amp,
         )
     if flags.threshold is None:
-        return solver.known_threshold()
+        return solver.known_threshold(amp)
     if isinstance(flags.threshold, str):
         raise UserError(
             f"--threshold {flags.threshold}: on --dataset {SPARCS} nothing is chosen; leave it "
@@ -96,7 +98,7 @@ def predict(
     choose: Choose,
     processes: Processes,
 ) -> int:
-    """`--mode predict`: mask this process's share of the scenes `paths`; return the exit code.
+    """`--mode predict`: mask the scenes `paths`, shared among `processes`; return the exit code.
 
     A threshold is chosen only if `--threshold` says how; else it is the one chosen before.
     """
@@ -105,12 +107,12 @@ def predict(
     if threshold in ("f1", "otsu"):
         threshold = choose(flags, solver)["threshold"]
     failed = predict_scenes(
-        processes.share(paths),
+        paths,
         solver.predictor(threshold, used_tiles),
         flags.output_dir,
         bands=flags.bands,
         write_score=flags.write_score,
         overwrite=flags.overwrite,
-        progress=processes.first,
+        processes=processes,
     )
     return int(failed > 0)

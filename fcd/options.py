@@ -44,6 +44,7 @@ _EXECUTION_FLAGS = {
     "log_step",
     "profile",
     "compile",
+    "rgb",
     "sample_step",
     "threshold",
     "threshold_patches",
@@ -72,11 +73,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
         """Parse `args` (None: the command line); those of a --config come before them."""
-        args = sys.argv[1:] if args is None else list(args)
+        args = _with_numbers_joined(sys.argv[1:] if args is None else args)
         flags = super().parse_args(args)
         if getattr(flags, "config", None) is None:
             return flags
-        return super().parse_args([*_stored_arguments(flags.config), *args])
+        stored = _with_numbers_joined(_stored_arguments(flags.config))
+        return super().parse_args([*stored, *args])
 
     def error(self, message: str) -> NoReturn:
         """Print `message` in one line and exit with code 2."""
@@ -85,6 +87,28 @@ class Parser(argparse.ArgumentParser):
                 line = f"error: {message} (all flags: python {self.prog} --help)\n"
                 self._print_message(line, sys.stderr)
         self.exit(2)
+
+
+def _with_numbers_joined(args: Sequence[str]) -> list[str]:
+    """`args` with ``--flag -1e20`` written ``--flag=-1e20``.
+
+    Before Python 3.14 argparse takes a negative number with an exponent for a flag.
+    """
+    joined: list[str] = []
+    for text in args:
+        if joined and re.fullmatch(r"--\w+", joined[-1]) and _is_negative_number(text):
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
+
+
+def _is_negative_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.startswith("-")
 
 
 def _stored_arguments(path: Path) -> list[str]:
@@ -323,7 +347,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         default=False,
         metavar="BOOL",
         help="train and score in bfloat16 where that is safe: faster on GPUs and on processors "
-        "with AMX, slower on others; scores differ by about 0.01",
+        "with AMX, slower on others; scores differ by about 0.01, so a threshold is chosen anew",
     )
     group.add_argument(
         "--compile",
@@ -405,8 +429,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         type=boolean,
         default=False,
         metavar="BOOL",
-        help="read every patch before the first step and leave out those that are damaged (they "
-        "are listed in config.json); False: stop at the first one and name it",
+        help="read every patch before the first step and leave out those that are damaged or of "
+        "another shape than most (listed in config.json); False: stop at the first one and name it",
     )
 
     group = parser.add_argument_group("whole scenes")

@@ -33,7 +33,7 @@ class DamagedPatch(UserError):
         """The error that names the file and what can be done."""
         return cls(
             f"{path} is damaged ({reason}); cut its scene again (remove the scene's record in "
-            "scenes/ and run prepare_landsat8_biome.py), or go without it: --skip_bad True"
+            "scenes/ and run prepare_landsat8_biome.py)"
         )
 
 

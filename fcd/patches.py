@@ -22,6 +22,7 @@ from fcd.files import from_plain, read_json, replacing, write_json
 from fcd.patch_files import DamagedPatch
 from fcd.reference import NAMES, QA, TRUTH, Reference
 from fcd.scenes import FILL_DN, RGB_BANDS, Scene, SceneReader, find_scenes
+from fcd.transforms import DTYPES
 
 SPLITS = ("train", "val", "test")
 SPLIT_FILE = "split.csv"
@@ -382,10 +383,18 @@ class PreparedPatches:
         return DamagedPatch.of(path, reason)
 
     def kind(self, found: list[Path]) -> Kind:
-        """What the patches `found` have in common, from the first one that can be read."""
+        """What the patches `found` have in common, from the first one that can be read.
+
+        Raises `UserError` if none can be, or its pixels are of a type that no network takes.
+        """
         for patch in found:
             with suppress(DamagedPatch):
                 image, _ = self.read(patch, None)
+                if image.dtype.name not in DTYPES:
+                    raise UserError(
+                        f"{self.image_path(patch)} holds {image.dtype}; patches hold "
+                        f"{', '.join(DTYPES)}: prepare their scenes anew into another --output_dir"
+                    )
                 return Kind(len(image), image.shape[-1], image.dtype.name, FILL_DN)
         raise UserError(f"every patch is damaged, such as {found[0]}")
 

@@ -25,6 +25,7 @@ from rasterio.transform import Affine
 from tqdm import tqdm
 
 from fcd import figures, labels
+from fcd.distributed import ALONE, Processes
 from fcd.errors import OutputError, SceneError, UserError
 from fcd.files import locked, replacing
 from fcd.inputs import scene_from
@@ -68,11 +69,14 @@ class Predictor:
 
 @dataclass(frozen=True)
 class ArrayScene:
-    """DN in memory, (C, H, W), as much of a `Scene` as a `Predictor` asks for."""
+    """DN in memory, (C, H, W), as much of a `Scene` as a `Predictor` asks for.
+
+    Or (N, C, H, W), those of N scenes of one size (`fcd.tiling.score_strips`).
+    """
 
     dn: np.ndarray
-    key = "array"
-    nodata = None
+    nodata: float | tuple[float | None, ...] | None = None
+    key: str = "array"
 
     @property
     def dtype(self) -> str:
@@ -87,11 +91,11 @@ class ArrayScene:
     @property
     def grid(self) -> Grid:
         """Size alone, no place."""
-        return Grid(*self.dn.shape[1:], None, Affine.identity())
+        return Grid(*self.dn.shape[-2:], None, Affine.identity())
 
     def bands(self, start: int, stop: int) -> np.ndarray:
         """The rows `start` to `stop`."""
-        return self.dn[:, start:stop]
+        return self.dn[..., start:stop, :]
 
 
 def predict_array(dn: np.ndarray, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
@@ -122,6 +126,7 @@ def predict_scenes(
     write_score: str = "none",
     overwrite: bool = False,
     progress: bool = True,
+    processes: Processes = ALONE,
 ) -> int:
     """Write mask, quicklook and, if asked, score of each scene; return how many failed.
 
@@ -130,7 +135,7 @@ def predict_scenes(
     are those of `predict_scene`; summary.csv gets a line a scene. A scene whose files are there
     already, made with the same weights and settings, is skipped unless `overwrite`. A scene that
     cannot be read is told on stderr and in summary.csv, and the others go on. progress: show a
-    bar.
+    bar. processes: each masks its share of the scenes; what is returned counts those of all.
     Raises `UserError` if `output_dir` cannot be written to.
     """
     output_dir = Path(output_dir)
@@ -142,8 +147,8 @@ def predict_scenes(
             f"--output_dir {output_dir} cannot be written to: {error.strerror}"
         ) from error
     failed, skipped, taken = 0, 0, {}
-    bar = tqdm(paths, "predicting", unit="scene", dynamic_ncols=True, disable=not progress)
-    for path in bar:
+    own, silent = processes.share(paths), not (progress and processes.first)
+    for path in tqdm(own, "predicting", unit="scene", dynamic_ncols=True, disable=silent):
         name = ""
         try:
             scene = scene_from(path, predictor.num_channels, bands)
@@ -163,6 +168,7 @@ def predict_scenes(
             row = {"status": f"failed: {error}"}
             name = name if taken.get(name) == path else ""
         _add_to_summary(output_dir / SUMMARY, {"scene": name, "path": path, **row})
+    skipped, failed = processes.sum_counts(np.array([skipped, failed])).tolist()
     done = len(paths) - failed - skipped
     print(f"{done} scenes masked, {skipped} were there already, {failed} failed: {output_dir}")
     return failed

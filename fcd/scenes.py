@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -219,8 +220,34 @@ class SceneReader:
 
     def __init__(self, scene: Scene, stack: ExitStack) -> None:
         self._scene, self._stack, self._datasets = scene, stack, {}
-        first = self._dataset(scene.bands[0])
-        self.grid, self.dtype, self.nodata = Grid.of(first), first.dtypes[0], nodata_of(first)
+        self.grid = Grid.of(self._dataset(scene.bands[0]))
+
+    @cached_property
+    def dtype(self) -> str:
+        """The type of the bands' pixels; `SceneError` names two bands that differ."""
+        parts = self._scene.bands
+        first, *others = [self._dataset(part).dtypes[self._number(part) - 1] for part in parts]
+        for part, dtype in zip(parts[1:], others, strict=True):
+            if dtype != first:
+                files = self._scene.files
+                raise SceneError(
+                    f"scene {self._scene.name} in {self._scene.folder}: {files[part].name} holds "
+                    f"{dtype}, {files[parts[0]].name} {first}; all bands must be of one type, "
+                    "that of training: convert them, such as by gdal_translate -ot"
+                )
+        return first
+
+    @cached_property
+    def nodata(self) -> float | tuple[float | None, ...] | None:
+        """What the bands' files mark as nodata; of each band if they do not all mark the same."""
+        parts = self._scene.bands
+        marked = tuple(nodata_of(self._dataset(part), self._number(part)) for part in parts)
+        return marked[0] if len(set(marked)) == 1 else marked
+
+    def _number(self, part: str) -> int:
+        """Which band of its file it is, from 1."""
+        file = self._scene.files[part]
+        return file.number if isinstance(file, Band) else 1
 
     def _dataset(self, part: str) -> rasterio.DatasetReader:
         file = self._scene.files.get(part)
@@ -242,9 +269,8 @@ class SceneReader:
         stop = dataset.height if stop is None else stop
         shape = (max(1, (stop - start) // step), max(1, dataset.width // step))
         window = Window(0, start, dataset.width, stop - start)
-        number = file.number if isinstance(file, Band) else 1
         try:
-            return dataset.read(number, window=window, out_shape=shape)
+            return dataset.read(self._number(part), window=window, out_shape=shape)
         except RasterioIOError as error:
             raise SceneError(
                 f"{file} is damaged ({error.__cause__ or error}); download the scene again"
@@ -271,12 +297,12 @@ class SceneReader:
             raise SceneError(str(error)) from error
 
 
-def nodata_of(dataset: rasterio.DatasetReader) -> float | None:
-    """The value that a raster's file marks as nodata.
+def nodata_of(dataset: rasterio.DatasetReader, number: int = 1) -> float | None:
+    """The value that a raster's file marks as nodata in band `number`.
 
     None if none, or NaN or infinity, which always are.
     """
-    value = dataset.nodata
+    value = dataset.nodatavals[number - 1]
     return None if value is None or not math.isfinite(value) else nodata_value(value)
 
 

@@ -15,7 +15,7 @@ Score = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Strip:
-    """Finished rows of a scored raster; h rows by the full width W."""
+    """Finished rows of a scored raster; h rows by the full width W. Of N rasters (N, …)."""
 
     row: int
     """First row in the raster."""
@@ -41,7 +41,8 @@ def score_strips(
 ) -> Iterator[Strip]:
     """Score a raster and yield its rows from top to bottom.
 
-    `read(start, stop)` returns the rows as (C, stop - start, width) DN. Square tiles of
+    `read(start, stop)` returns the rows as (C, stop - start, width) DN, or as (N, C, …) those of N
+    rasters, whose tiles then share batches: of small ones that is faster. Square tiles of
     `tile` pixels overlap by `overlap`; their scores are blended with weights that rise
     linearly over the overlap and add up to one, because each tile is normalised by its own
     statistics (instance norm) and would otherwise end in a seam. The raster is padded by
@@ -57,7 +58,7 @@ def score_strips(
     weight = np.outer(profile, profile)
     tile_columns = range(0, width + overlap, stride)
     columns = _reflected(range(-overlap, tile_columns[-1] + tile - overlap), width)
-    total = np.zeros((tile, len(columns)), np.float32)
+    total: np.ndarray | None = None
 
     def read_rows(top: int) -> tuple[np.ndarray, np.ndarray]:
         rows = _reflected(range(top, top + tile), height)
@@ -65,28 +66,34 @@ def score_strips(
 
     for top, (rows, dn) in _ahead(read_rows, range(-overlap, height, stride)):
         first = rows.min()
-        padded = dn[:, rows - first][:, :, columns]
+        padded = dn[..., rows - first, :][..., columns]
         valid = normalization.is_valid(padded)
-        wanted = [left for left in tile_columns if valid[:, left : left + tile].any()]
+        total = np.zeros(valid.shape, np.float32) if total is None else total
+        wanted = [
+            (raster, slice(left, left + tile))
+            for raster in np.ndindex(valid.shape[:-2])  # () alone if there is one
+            for left in tile_columns
+            if valid[raster][:, left : left + tile].any()
+        ]
         for start in range(0, len(wanted), batch_size):
-            lefts = wanted[start : start + batch_size]
-            batch = np.stack([padded[:, :, left : left + tile] for left in lefts])
+            tiles = wanted[start : start + batch_size]
+            batch = np.stack([padded[raster][:, :, place] for raster, place in tiles])
             x = normalization.normalize(to_device(torch.from_numpy(batch), device))
-            for left, values in zip(lefts, score(x).float().cpu().numpy(), strict=True):
-                total[:, left : left + tile] += values * weight
+            for (raster, place), values in zip(tiles, score(x).float().cpu().numpy(), strict=True):
+                total[raster][:, place] += values * weight
         # The first `stride` rows of the buffer get nothing more from tiles further down.
         begin, end = max(top, 0), min(top + stride, height)
         if end > begin:
             inside = slice(overlap, overlap + width)
-            done = valid[begin - top : end - top, inside]
+            done = valid[..., begin - top : end - top, inside]
             yield Strip(
                 row=begin,
-                dn=dn[:, begin - first : end - first],
-                score=np.clip(total[begin - top : end - top, inside], 0, 1) * done,
+                dn=dn[..., begin - first : end - first, :],
+                score=np.clip(total[..., begin - top : end - top, inside], 0, 1) * done,
                 valid=done,
             )
-        total[:overlap] = total[stride:]
-        total[overlap:] = 0
+        total[..., :overlap, :] = total[..., stride:, :]
+        total[..., overlap:, :] = 0
 
 
 def _ahead(

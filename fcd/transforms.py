@@ -31,15 +31,15 @@ class Normalization:
     split; thin cloud, a tenth of the DN range, then takes a far larger share of [-1, 1].
     Values outside [low, high] are clipped.
 
-    nodata: the value of a pixel that holds no data, None if there is none. dtype: what the DN
-    are, of `DTYPES`; not part of `repr`, which tells trained weights apart, those of earlier
-    versions too.
+    nodata: the value of a pixel that holds no data, None if there is none; of a scene whose files
+    do not mark the same (`of`) a tuple of those of its bands. dtype: what the DN are, of `DTYPES`;
+    not part of `repr`, which tells trained weights apart, those of earlier versions too.
     """
 
     kind: str
     low: tuple[float, ...]
     high: tuple[float, ...]
-    nodata: float | None = 0
+    nodata: float | tuple[float | None, ...] | None = 0
     dtype: str = field(default="uint16", repr=False)
 
     @classmethod
@@ -110,35 +110,55 @@ class Normalization:
         """Number of bands."""
         return len(self.low)
 
-    def of(self, dtype: str, nodata: float | None, name: str) -> "Normalization":
-        """The map of the raster `name`, whose pixels are `dtype` and whose file marks `nodata`.
+    def of(
+        self, dtype: str, nodata: float | tuple[float | None, ...] | None, name: str
+    ) -> "Normalization":
+        """The map of the raster `name`, whose pixels are `dtype` and whose files mark `nodata`.
 
-        A file that marks none is read like the training patches; if those had none, what the
-        file marks counts. Raises `SceneError` if the type is another one, or the file marks
-        another value than the training patches do.
+        nodata: a tuple if the bands differ. A file that marks none is read like the training
+        patches; if those had none, what the files mark counts, each for its own band. Raises
+        `SceneError` if the type is another one, or a file marks another value than the training
+        patches do.
         """
         if dtype != self.dtype:
             raise SceneError(
                 f"{name} holds {dtype}, the network was trained on {self.dtype}: its values would "
                 "mean something else; convert it to the values of training"
             )
-        if nodata is None or np.isnan(nodata):
+        marked = nodata if isinstance(nodata, tuple) else (nodata,)
+        others = [v for v in marked if v is not None and not np.isnan(v) and v != self.nodata]
+        if not others:
             return self
-        if self.nodata is not None and self.nodata != nodata:
+        if self.nodata is not None:
             raise SceneError(
-                f"{name} marks {nodata:g} as nodata, the training patches have {self.nodata:g}; "
-                "say by --nodata which counts"
+                f"{name} marks {others[0]:g} as nodata, the training patches have "
+                f"{self.nodata:g}; say by --nodata which counts"
             )
         return replace(self, nodata=nodata)
 
     def is_nodata(
         self, dn: torch.Tensor | np.ndarray, *, integers: bool = False
     ) -> torch.Tensor | np.ndarray:
-        """Where `dn`, of any shape, hold no data; `integers`: they were, so none is NaN."""
+        """Where `dn` hold no data; `integers`: they were, so none is NaN.
+
+        dn: of any shape; (…, C, H, W) if `nodata` is a tuple.
+        """
+        nodata = self._nodata_beside(dn)
         if integers:
-            return dn != dn if self.nodata is None else dn == self.nodata
+            return dn != dn if nodata is None else dn == nodata
         finite = torch.isfinite(dn) if isinstance(dn, torch.Tensor) else np.isfinite(dn)
-        return ~finite if self.nodata is None else (dn == self.nodata) | ~finite
+        return ~finite if nodata is None else (dn == nodata) | ~finite
+
+    def _nodata_beside(
+        self, dn: torch.Tensor | np.ndarray
+    ) -> float | torch.Tensor | np.ndarray | None:
+        """`nodata` as `dn` can be compared with it: (C, 1, 1) if it is a tuple."""
+        if not isinstance(self.nodata, tuple):
+            return self.nodata
+        # NaN equals nothing. In float32, which holds all DN, values are what pixels hold.
+        values = np.array([math.nan if v is None else v for v in self.nodata], np.float32)
+        values = values.reshape(-1, 1, 1)
+        return torch.from_numpy(values).to(dn.device) if isinstance(dn, torch.Tensor) else values
 
     def _bounds(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         bounds = torch.tensor([self.low, self.high], dtype=torch.float32, device=like.device)
@@ -155,9 +175,9 @@ class Normalization:
         return x.masked_fill_(nodata, FILL)
 
     def is_valid(self, dn: np.ndarray) -> np.ndarray:
-        """Where no band of `dn` (C, ...) is nodata: (...) bool."""
+        """Where no band of `dn` (…, C, H, W) is nodata: (…, H, W) bool."""
         integers = np.issubdtype(dn.dtype, np.integer)
-        return ~self.is_nodata(dn, integers=integers).any(axis=0)
+        return ~self.is_nodata(dn, integers=integers).any(axis=-3)
 
     def denormalize(self, x: torch.Tensor) -> torch.Tensor:
         """Network values (N, C, H, W) in [-1, 1] -> DN as float32; fill becomes `nodata` or NaN."""

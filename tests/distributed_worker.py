@@ -4,10 +4,11 @@
 processes, does it, and then checks what a single process cannot show.
 """
 
+import io
 import json
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from fcd import distributed
 from fcd.distributed import Processes
 from fcd.errors import UserError
 from fcd.options import RunFolder
+from fcd.prediction import predict_scenes
 from fcd.scenes import find_scenes
 from fcd.transforms import Normalization
 from solver import FCDSolver, GANSize, GANTraining, Run, SupervisedSolver, SupervisedTraining, Task
@@ -129,6 +131,15 @@ def _train(processes, train, val):
         supervised.train(settings, PatchDataset("p", "train", "mask.tif"), val)
 
 
+def predictions(processes):
+    """How many of three scenes and one that is none failed, and what was said of it."""
+    predictor, said = gan("scored", processes).predictor(0.01, TILES), io.StringIO()
+    paths = [*map(str, sorted(Path("scenes/Water").iterdir())), "gone"]
+    with redirect_stdout(said):
+        failed = predict_scenes(paths, predictor, "masks", processes=processes)
+    return failed, said.getvalue()
+
+
 def main(folder):
     os.chdir(folder)
     torch.set_num_threads(1)
@@ -136,7 +147,7 @@ def main(folder):
     os.replace = lambda source, target: (written.append(str(target)), rename(source, target))
     with distributed.joined(CPU) as processes:
         everything(processes)
-        seen = {"written": written}
+        seen = {"written": [*written], "predicted": predictions(processes)}
 
         solver = unet("apart", processes)
         generator = solver.randomness(7)

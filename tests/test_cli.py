@@ -49,6 +49,8 @@ TINY = ["--image_size", "32", "--d_repeat_num", "3", "--g_conv_dim", "4", "--d_c
         (main, ["--batch_size", "0"], "0 is not at least 1"),
         (main, ["--batch_size", "x"], "'x' is no whole number"),
         (main, ["--g_lr", "nan"], "nan is not a finite number"),
+        (main, ["--g_lr", "-1e-3"], "-1e-3 is not a finite number of at least 0"),
+        (main, ["--nodata", "-inf"], "-inf is not finite"),
         (main, ["--threshold", "2"], r"2 is not in \[0, 1\]"),
         (main, ["--image_dir", "absent"], r"absent.train.clear holds no patches"),
         (main, ["--device", "abacus"], "--device abacus cannot be used"),
@@ -329,6 +331,14 @@ def test_a_config_is_checked_like_a_command_line(call, tmp_path, content, messag
     code, error, _ = call(main, "--config", "c.json")
     assert code == 2
     assert re.fullmatch(f"error: .*{message}.*\n", error)
+
+
+@pytest.mark.parametrize("text", ["-1e20", "-3.4028235e+38", "-.5E3", "-9999", "-0.5"])
+def test_a_negative_number_may_have_an_exponent(tmp_path, text):
+    parser = main.build_parser()
+    assert parser.parse_args(["--nodata", text, "--seed", "3"]).nodata == options.nodata(text)
+    (tmp_path / "c.json").write_text(f'{{"flags": {{"nodata": {text.replace("-.", "-0.")}}}}}')
+    assert parser.parse_args(["--config", "c.json"]).nodata == options.nodata(text)
 
 
 def test_two_runs_in_one_folder_are_refused(call, tmp_path):

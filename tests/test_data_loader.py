@@ -15,6 +15,7 @@ from data_loader import (
     batches_per_epoch,
     dn_counts,
     get_loader,
+    training_normalization,
     validation_set,
 )
 from fcd import patches
@@ -118,6 +119,17 @@ def test_a_damaged_patch_is_named(image_dir):
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(UserError, match="S_00003_00000"):
         PatchDataset(image_dir, "train")[3]
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint32", "float64"])
+def test_a_type_that_no_network_takes_is_named(image_dir, dtype):
+    for path in image_dir.glob("train/*/*/image.tif"):
+        tifffile.imwrite(path, tifffile.imread(path).astype(dtype), photometric="minisblack")
+    with pytest.raises(
+        UserError,
+        match=rf"S_00000_00000.image\.tif holds {dtype}; patches hold uint8, uint16, float32: pre",
+    ):
+        training_normalization("paper", PatchDataset(image_dir, "train"))
 
 
 def test_a_single_patch_left_over_joins_the_batch_before():

@@ -218,6 +218,16 @@ def test_a_file_is_written_by_one_process(folders):
 
 @pytest.mark.slow
 @pytest.mark.ci
+def test_the_scenes_of_all_processes_are_counted(folders):
+    """Each has masked two, of which the second process could not read one."""
+    for rank in range(2):
+        failed, said = seen(folders[1], rank)["predicted"]
+        assert (failed, said) == (1, "3 scenes masked, 0 were there already, 1 failed: masks\n")
+    assert len(list((folders[1] / "masks").glob("*_mask.tif"))) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.ci
 def test_dropout_differs_and_all_else_agrees(folders):
     first, second = (seen(folders[1], rank) for rank in range(2))
     assert first["generator"] == second["generator"]

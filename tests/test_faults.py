@@ -27,7 +27,7 @@ from fcd.files import write_json
 from fcd.scenes import find_scenes, raster_writer
 from fcd.tiling import score_strips
 from fcd.transforms import Normalization
-from tests.conftest import ROOT, draw, write_scene
+from tests.conftest import ROOT, draw, write_scene, write_tif
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
 CPU = torch.device("cpu")
@@ -122,6 +122,22 @@ def test_a_damaged_mask_is_named(call, patches, damage):
     assert re.fullmatch(r"error: p/train/clear/S_00002_00000/mask\.tif is damaged \(.*", line)
 
 
+def test_a_damaged_mask_below_generated_ones_is_named_with_what_prepare_can_do(call, tmp_path):
+    write_scene(tmp_path / "scenes" / "Water" / "S1", "S1", *draw(40, 40, 0))
+    prepare = ["--data_path", "scenes", "--output_dir", "q", "--patch_size", "32"]
+    assert call(prepare_landsat8_biome, *prepare)[0] == 0
+    write_tif(tmp_path / "tifs" / "Water_S1_mask.tif", np.full((1, 40, 40), 128, np.uint8))
+    (tmp_path / "tifs" / "supervision.json").write_text("{}")
+    flip(next((tmp_path / "q").glob("train/*/*/mask.tif")))
+    code, line, _ = call(prepare_landsat8_biome, *prepare, "--generated_masks", "tifs")
+    assert code == 2
+    assert re.fullmatch(
+        r"error: q/train/.*/mask\.tif is damaged \(.*\); cut its scene again \(remove the scene's "
+        r"record in scenes/ and run prepare_landsat8_biome\.py\)",
+        line,
+    )
+
+
 def test_skip_bad_leaves_damaged_patches_out_counts_and_names_them(call, patches):
     bad = {"train": ["S_00001_00000", "S_00004_00000"], "val": ["S_00002_00000"]}
     cut(patches / "train" / "cloudy" / bad["train"][0] / "image.tif")
@@ -133,10 +149,34 @@ def test_skip_bad_leaves_damaged_patches_out_counts_and_names_them(call, patches
     )
     assert code == 0, line
     assert out.count("left out: p/") == 3
+    assert "--skip_bad" not in out  # it is given
     assert "3 damaged patches were left out: see data in outputs/FCDPlus/config.json" in out
     data = json.loads(Path("outputs/FCDPlus/config.json").read_text())["data"]
     assert {split: sorted(part["left_out"]) for split, part in data.items()} == bad
     assert {split: part["patches"] for split, part in data.items()} == {"train": 8, "val": 9}
+
+
+@pytest.mark.parametrize("odd", [(16, 32, 10), (32, 32, 3), np.int16])
+def test_skip_bad_leaves_the_first_patch_out_if_that_is_the_odd_one(patches, capsys, odd):
+    path = patches / "train" / "clear" / "S_00000_00000" / "image.tif"
+    shape, dtype = ((32, 32, 10), odd) if odd is np.int16 else (odd, np.uint16)
+    patch_files.write(path, np.ones(shape, dtype))
+    for mask_file in (None, "mask.tif"):
+        dataset = PatchDataset("p", "train", mask_file, skip_bad=True)
+        assert (len(dataset), dataset.left_out) == (9, ["S_00000_00000"])
+        assert {sample["image"].shape for sample in dataset} == {(10, 32, 32)}
+        assert (dataset.kind.num_channels, dataset.kind.dtype) == (10, "uint16")
+        (line,) = capsys.readouterr().out.splitlines()
+        assert "S_00000_00000/image.tif is damaged (it holds" in line
+        assert "the others uint16 (10, 32, 32)" in line
+
+
+def test_a_mask_of_another_shape_is_left_out_and_named(patches, capsys):
+    path = patches / "train" / "cloudy" / "S_00001_00000" / "mask.tif"
+    patch_files.write(path, np.ones((16, 32), np.uint8))
+    dataset = PatchDataset("p", "train", "mask.tif", skip_bad=True)
+    assert dataset.left_out == ["S_00001_00000"]
+    assert "S_00001_00000/mask.tif is damaged (its shape is (16, 32)" in capsys.readouterr().out
 
 
 def test_without_the_bad_patches_the_run_is_the_one_that_never_had_them(call, patches):

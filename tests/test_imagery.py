@@ -285,6 +285,23 @@ class TestNodataOfARaster:
         ):
             landsat.of("uint16", 65535, "x")
 
+    def test_each_band_has_its_own(self):
+        marked = Normalization.paper(3, "uint8", None).of("uint8", (0, None, 255), "x")
+        dn = np.array([[0, 1, 9, 255], [0, 1, 255, 9], [0, 255, 9, 9]], np.uint8).reshape(3, 1, 4)
+        assert marked.is_valid(dn).tolist() == [[False, False, True, True]]
+        fill = marked.normalize(torch.from_numpy(dn)[None]) == FILL
+        assert fill.nonzero().tolist() == [[0, 0, 0, 0], [0, 2, 0, 1]]
+        unit = Normalization("paper", (0.0,) * 2, (1.0,) * 2, None, "float32")
+        marked = unit.of("float32", (-9999.9, 0.1), "x")
+        dn = np.array([[-9999.9, 0.1, 0.1], [0.5, 0.5, 0.1]], np.float32).reshape(2, 3, 1)
+        assert marked.is_valid(dn)[:, 0].tolist() == [False, True, False]
+
+    def test_one_band_alone_may_mark_the_value_of_training(self):
+        landsat = Normalization.paper(10)
+        assert landsat.of("uint16", (0, *[None] * 9), "x") == landsat
+        with pytest.raises(SceneError, match=r"x marks 7 as nodata, .* have 0; say by --nodata"):
+            landsat.of("uint16", (0, 7, *[None] * 8), "x")
+
 
 def test_is_nodata_of_arrays_and_tensors():
     floats = np.array([np.nan, -9999, 0], np.float32)
@@ -293,7 +310,7 @@ def test_is_nodata_of_arrays_and_tensors():
     assert measured.is_nodata(torch.from_numpy(floats)).tolist() == [True, True, False]
     plain = Normalization.paper(1, "uint8", None)
     assert plain.is_nodata(np.zeros(2, np.uint8), integers=True).tolist() == [False, False]
-    assert plain.is_valid(np.zeros((3, 2), np.uint8)).tolist() == [True, True]
+    assert plain.is_valid(np.zeros((3, 2, 1), np.uint8)).tolist() == [[True], [True]]
 
 
 def test_generated_masks_are_clear_where_the_label_is(tmp_path):

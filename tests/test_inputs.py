@@ -215,6 +215,24 @@ def test_a_raster_with_several_bands(tmp_path, dtype, interleave):
     assert (bands_of(scene_from(path, 3, bands="4,1-2")) == pixels[[3, 0, 1]]).all()
 
 
+def test_files_of_bands_have_their_own_type_and_nodata(tmp_path):
+    for name, dtype, nodata in [("r", "uint8", 0), ("g", "uint8", None), ("b", "uint16", 7)]:
+        pixels = np.ones((1, 40, 30), dtype)
+        write_raster(tmp_path / f"s_{name}.tif", pixels, nodata=nodata)
+
+    def read(bands):
+        with scene_from(str(tmp_path), len(bands.split(",")), bands).open() as reader:
+            return reader.nodata, reader.dtype
+
+    assert read("_r,_r") == (0, "uint8")
+    assert read("_r,_g") == ((0, None), "uint8")
+    with pytest.raises(
+        SceneError, match=r"s_b\.tif holds uint16, s_g\.tif uint8; all bands"
+    ) as told:
+        read("_g,_r,_b")
+    assert "\n" not in str(told.value)
+
+
 @pytest.mark.parametrize(
     ("channels", "bands", "message"),
     [

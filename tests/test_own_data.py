@@ -3,7 +3,9 @@
 import csv
 import json
 import re
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 import main
 import supervised_main
-from fcd import checkpoints, cut, synthetic
+from fcd import checkpoints, cut, metrics, synthetic
 from fcd.errors import UserError
 from fcd.imagery import RasterPatches
 from fcd.inputs import scene_from
@@ -83,6 +85,38 @@ def test_generated_masks_are_those_of_the_difference_map(walk):
                 assert (dataset.crs, dataset.transform) == (patch.crs, patch.transform)
 
 
+def test_patches_that_are_masked_share_batches(walk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    solver, sizes = load_solver(walk / "outputs/FCD/models/best.pt", "cpu"), []
+    score, tiles = solver.score, solver.tiles(batch_size=16)
+    monkeypatch.setattr(solver, "score", lambda x: sizes.append(len(x)) or score(x))
+    scenes = RasterPatches(walk / "p").scenes("train", "", masked=False)
+    record = metrics.fixed_threshold(0.02)
+    tifs = solver.generate_masks(scenes, tiles, record)
+    assert sizes == [16, 14] * 3  # 3 x 3 tiles of each of ten patches
+    black = np.full((3, 32, 32), 90, np.uint8)
+    black[:, :5] = 0
+    write_tif(tmp_path / "black.tif", black, 0)
+    others = [_scene(walk, path.stem) for path in sorted((walk / "own/scenes").glob("*.tif"))]
+    others.append(scene_from("black.tif", 3))
+    mixed = [scenes[0], *others, *scenes[1:3]]
+    monkeypatch.setattr("solver.TOGETHER", 2)
+    solver.generate_masks(mixed, replace(tiles, overlap=8), record)
+    for scene in [*scenes, *others]:
+        used = replace(tiles, overlap=8) if scene in mixed else tiles
+        alone = np.concatenate([strip.score for strip in solver.strips(scene, used)])
+        with rasterio.open(tifs / f"{scene.key}_difference.tif") as dataset:
+            difference = dataset.read(1)
+        with rasterio.open(tifs / f"{scene.key}_mask.tif") as dataset:
+            mask = dataset.read(1)
+        nodata = np.zeros(alone.shape, bool)
+        nodata[:5] = scene.key == "black"
+        assert (np.isnan(difference) == nodata).all()
+        np.testing.assert_allclose(difference[~nodata], alone[~nodata], atol=1e-5)
+        expected = np.where(nodata, 0, np.where(difference > 0.02, 255, 128))
+        assert (mask == expected).all()
+
+
 def test_no_pixel_label_was_used(walk):
     seen = load_solver(walk / "outputs/FCDPlus/models/best.pt", "cpu").supervision(
         {"chosen_by": "0.5, fixed", "pixel_labels": 0}
@@ -113,6 +147,21 @@ def test_a_checkpoint_without_rgb_is_gone_on_with(walk, monkeypatch):
     )
     assert again.resume()
     assert (again.step, again.rgb, again.normalization.dtype) == (6, (0, 1, 2), "uint16")
+
+
+def test_a_run_goes_on_with_other_bands_in_its_pictures(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    run = ["--mode", "train", *DATA, *GAN]
+    assert call(monkeypatch, main, *run, "--rgb", "1,2,3") == 0  # 3,2,1 before
+    assert call(monkeypatch, main, *run) == 0
+    begun = load_solver("outputs/FCD/models/latest.pt", "cpu")
+    again = FCDSolver(begun.run, begun.size, 32, begun.normalization)
+    again.use_rgb((0, 1, 1))
+    assert again.resume()
+    assert (again.step, again.rgb) == (6, (0, 1, 1))
+    again.use_rgb(None)
+    assert again.resume()
+    assert again.rgb == begun.rgb == (2, 1, 0)
 
 
 def test_predicted_scores_are_those_of_the_network(walk):
@@ -167,6 +216,35 @@ def test_nodata_by_file_and_by_flag(walk, monkeypatch):
             assert (dataset.read(1) == 0).sum() == rows * 40
 
 
+def test_a_pixel_is_nodata_where_any_of_the_bands_files_says_so(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    image = np.full((3, 40, 40), 90, np.uint8)
+    image[0, :5], image[2, 5:9], image[1, 9:12] = 0, 255, 255
+    for band, nodata in enumerate([0, None, 255]):
+        write_tif(walk / f"files/s_{'rgb'[band]}.tif", image[band : band + 1], nodata)
+    assert call(monkeypatch, supervised_main, "--mode", "predict", "--device", "cpu", "--scenes",
+                "files", "--bands", "_r,_g,_b", "--output_dir", "by_band") == 0  # fmt: skip
+    with rasterio.open(walk / "by_band/s_mask.tif") as dataset:
+        assert np.unique(np.argwhere(dataset.read(1) == 0)[:, 0]).tolist() == [*range(9)]
+
+
+def test_nodata_by_flag_counts_for_more_than_that_of_the_weights_begun_with(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    begun = load_solver("outputs/FCDPlus/models/best.pt", "cpu")
+    begun.normalization = replace(begun.normalization, nodata=0)
+    checkpoints.save(Path("zero.pt"), begun.state())
+    more = ["--train_mask_file", "generated_mask.tif", "--model_weights", "zero.pt"]
+    for name, flags, nodata in (
+        ("none", ["--nodata", "none"], None),
+        ("seven", ["--nodata", "7"], 7),
+        ("begun", [], 0),  # the files of p mark nothing
+    ):
+        assert call(monkeypatch, supervised_main, "--mode", "train", *DATA, *UNET, *more, *flags,
+                    "--experiment_name", name) == 0  # fmt: skip
+        solver = load_solver(f"outputs/{name}/models/best.pt", "cpu")
+        assert solver.normalization.nodata == nodata
+
+
 def test_a_threshold_belongs_to_what_counts_as_nodata(walk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     solver, counted = load_solver(walk / "outputs/FCD/models/best.pt", "cpu"), []
@@ -177,6 +255,46 @@ def test_a_threshold_belongs_to_what_counts_as_nodata(walk, tmp_path, monkeypatc
     for nodata in (None, 7, 7, None):
         solver.choose_threshold("otsu", RasterPatches(walk / "p", nodata), 100, 8)
     assert len(counted) == 3  # once more for another value, not for the same
+
+
+def test_a_threshold_belongs_to_the_precision_of_the_scores(walk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(walk / "outputs/FCD/models", tmp_path / "copy/models")
+    solver, precise = load_solver(tmp_path / "copy/models/best.pt", "cpu"), []
+    score = solver.score
+    monkeypatch.setattr(
+        solver, "score", lambda x: precise.append(not torch.is_autocast_enabled("cpu")) or score(x)
+    )
+    source = RasterPatches(walk / "p")
+    for amp in (False, True, True):
+        record = solver.choose_threshold("otsu", source, 100, 8, amp=amp)
+        assert solver.known_threshold(amp) == record
+        with pytest.raises(UserError, match=rf"chosen with --amp {amp}, .* with --amp {not amp} "):
+            solver.known_threshold(not amp)
+    assert precise == [True, False]  # five patches, one batch
+    given = solver.choose_threshold(0.3, source, 100, 8)
+    assert solver.known_threshold(True) == solver.known_threshold() == given
+    # A record of earlier versions.
+    path = solver.run.folder.results / "threshold.json"
+    path.write_text(json.dumps({k: v for k, v in record.items() if k != "amp"}))
+    assert solver.known_threshold()["threshold"] == record["threshold"]
+
+
+def test_scenes_are_masked_by_a_threshold_of_their_own_precision(walk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(walk / "outputs/FCD", tmp_path / "outputs/FCD")
+    predict = ["--mode", "predict", *DATA[:2], "--image_dir", str(walk / "p"), *DATA[4:],
+               "--scenes", str(walk / "own/scenes/*.tif")]  # fmt: skip
+    assert call(monkeypatch, main, *predict) == 0
+    with pytest.raises(UserError, match=r"threshold\.json holds a threshold chosen with --amp Fal"):
+        call(monkeypatch, main, *predict, "--amp", "True")
+    assert call(monkeypatch, main, *predict, "--amp", "True", "--threshold", "otsu") == 0
+    record = json.loads((tmp_path / "outputs/FCD/results/threshold.json").read_text())
+    assert record["amp"] is True
+    assert call(monkeypatch, main, *predict, "--amp", "True") == 0
+    for path in Path("masks").glob("*_mask.tif"):
+        with rasterio.open(path) as dataset:
+            assert dataset.tags()["FCD_THRESHOLD"] == repr(record["threshold"])
 
 
 def test_masks_are_compared_with_those_that_are_there(walk, monkeypatch, capsys):

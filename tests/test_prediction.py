@@ -314,13 +314,14 @@ def test_bad_scenes_end_with_code_1_and_no_scenes_with_2(runs, monkeypatch, call
         assert message in err
 
 
-def test_two_processes_share_the_scenes_and_the_summary(tmp_path):
+def test_two_processes_share_the_scenes_and_the_summary(tmp_path, monkeypatch):
     names = [ONE, TWO, TWO.replace("LC08", "LC09")]
     for name in names:
         write(tmp_path / name, name, craft=f"LANDSAT_{name[3]}")
     paths = [str(tmp_path / name) for name in names]
+    monkeypatch.setattr(Processes, "sum", lambda _, counts: counts)  # there is no other process
     for rank, expected in ((0, {names[0], names[2]}), (1, set(names))):
-        predict_scenes(Processes(rank, 2).share(paths), PREDICTOR, tmp_path / "out", progress=False)
+        predict_scenes(paths, PREDICTOR, tmp_path / "out", processes=Processes(rank, 2))
         assert set(summary(tmp_path / "out")) == expected
 
 

@@ -49,6 +49,31 @@ def test_fill_in_any_band_is_not_valid_and_scores_zero():
     assert np.allclose(score, valid)
 
 
+def test_rasters_scored_together_have_the_scores_of_each_alone():
+    rng = np.random.default_rng(2)
+    dn = rng.integers(1, 65536, (5, 2, 20, 37)).astype(np.uint16)
+    dn[1], dn[3, 1, :9, 5:30] = 0, 0
+    sizes = []
+
+    def score(x):
+        sizes.append(len(x))
+        return (x[:, 0] + x.mean(dim=(1, 2, 3))[:, None, None] + 2) / 4
+
+    strips = list(
+        score_strips(
+            lambda start, stop: dn[..., start:stop, :], 20, 37, score, Normalization.paper(2), CPU,
+            tile=16, overlap=4, batch_size=7,
+        )
+    )  # fmt: skip
+    assert sizes == [7, 7, 2] * 2  # four columns of tiles in two rows, of four rasters
+    for number, raster in enumerate(dn):
+        values, valid, read = scored(raster, score)
+        assert (np.concatenate([s.valid[number] for s in strips]) == valid).all()
+        assert (np.concatenate([s.dn[number] for s in strips], axis=1) == read).all()
+        together = np.concatenate([s.score[number] for s in strips])
+        np.testing.assert_allclose(together, values, atol=1e-6)
+
+
 def test_empty_tiles_are_not_scored():
     dn = np.zeros((1, 64, 64), np.uint16)
     dn[0, 60, 60] = 5
