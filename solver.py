@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rasterio.io import DatasetWriter
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -36,6 +35,7 @@ from fcd.distributed import ALONE, Part, Processes
 from fcd.errors import UserError
 from fcd.export import DNScore, write_onnx
 from fcd.files import from_plain, read_json, write_json
+from fcd.generated import alike, mask_tifs, together
 from fcd.imagery import NO_NODATA
 from fcd.interruption import Interruption, Stopped
 from fcd.losses import (
@@ -55,7 +55,7 @@ from fcd.prediction import ArrayScene, Prediction, Predictor, has_tags
 from fcd.profiling import profiled
 from fcd.reference import NAMES, QA, TRUTH
 from fcd.report import Evaluation, evaluate
-from fcd.scenes import Grid, Scene, SceneReader, band_names, default_rgb, raster_writer
+from fcd.scenes import Scene, SceneReader, band_names, default_rgb
 from fcd.supervision import Supervision
 from fcd.tiling import Strip, score_strips
 from fcd.transforms import FILL, Normalization, random_horizontal_flip, to_device
@@ -70,7 +70,6 @@ QA_SELECTION = "best macro F1 on the validation patches' QA bands"  # `pixel`, w
 # The networks' zero padding writes a frame of about this many pixels into the scores of a tile.
 FRAME = 32
 MAX_IMAGE_SIZE = 16_384  # of a checkpoint that is believed, pixels
-TOGETHER = 32  # small scenes that are masked at a time, at most: two files of each are open
 # What checkpoints of earlier versions lack, and what stands in for it (`Solver.restore`).
 ADDED_LATER = {"rgb"}
 
@@ -999,10 +998,10 @@ class FCDSolver(Solver):
             disable=not processes.first,
         )
         todo = (scene for scene in bar if not has_tags(patches.mask_tif(folder, scene), tags))
-        for group in _alike(todo, tiles.size):
+        for group in alike(todo, tiles.size):
             with ExitStack() as stack:
-                tifs = [stack.enter_context(_mask_tifs(folder, *pair, tags)) for pair in group]
-                for strip in self.strips(_together([scene for scene, _ in group]), tiles):
+                tifs = [stack.enter_context(mask_tifs(folder, *pair, tags)) for pair in group]
+                for strip in self.strips(together([scene for scene, _ in group]), tiles):
                     shape = (len(group), -1, strip.score.shape[-1])
                     scores, valid = strip.score.reshape(shape), strip.valid.reshape(shape)
                     masks = labels.patch_from_score(scores, valid, threshold)
@@ -1027,64 +1026,6 @@ class FCDSolver(Solver):
             checkpoint_pixel_labels=self.choice.pixel_labels,
             labels_from=self.labels_from,
         )
-
-
-def _alike(scenes: Iterable[Scene], side: int) -> Iterator[list[tuple[Scene, Grid]]]:
-    """`scenes` and their grids in groups that are scored together: small and alike, or one alone.
-
-    side: up to what a scene is small, pixels. Raises `SceneError` if one is incomplete.
-    """
-    group: list[tuple[Scene, Grid]] = []
-    kind = None
-    for scene in scenes:
-        grid = scene.check()
-        with scene.open() as reader:
-            now = (grid.height, grid.width, reader.dtype, reader.nodata)
-        if group and (now != kind or max(now[:2]) > side or len(group) == TOGETHER):
-            yield group
-            group = []
-        group.append((scene, grid))
-        kind = now
-    if group:
-        yield group
-
-
-def _together(scenes: list[Scene]) -> Scene | ArrayScene:
-    """A group of `_alike` as one scene: a single one as it is, others (N, C, H, W) in memory."""
-    if len(scenes) == 1:
-        return scenes[0]
-    dn = []
-    for scene in scenes:
-        with scene.open() as reader:
-            dn.append(reader.bands())
-            nodata = reader.nodata
-    return ArrayScene(np.stack(dn), nodata, scenes[0].key)
-
-
-@contextmanager
-def _mask_tifs(
-    folder: Path, scene: Scene, grid: Grid, tags: dict[str, str]
-) -> Iterator[tuple[DatasetWriter, DatasetWriter]]:
-    """What writes the mask and the difference map of a scene, for `FCDSolver.generate_masks`."""
-    # The mask is renamed into place last: where it is, the difference map is too.
-    with (
-        raster_writer(
-            patches.mask_tif(folder, scene),
-            grid,
-            dtype="uint8",
-            nodata=labels.TIF_NODATA,
-            colormap=figures.TIF_COLOURS,
-            tags=tags,
-        ) as mask_tif,
-        raster_writer(
-            folder / f"{scene.key}_difference.tif",
-            grid,
-            dtype="float32",
-            nodata=math.nan,
-            tags=tags,
-        ) as difference_tif,
-    ):
-        yield mask_tif, difference_tif
 
 
 def _gan(size: GANSize, image_size: int, num_channels: int) -> tuple[Generator, Discriminator]:
