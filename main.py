@@ -23,6 +23,7 @@ from fcd.supervision import Supervision
 from solver import FCDSolver, GANSize, GANTraining, Run
 
 SIZE, TRAINING = GANSize(), GANTraining()  # the paper's defaults
+NOT_COMPILED = ("export", "cfmask")  # modes without a network that --compile could speed up
 
 
 def build_parser() -> Parser:
@@ -176,7 +177,7 @@ def main() -> int:
             flags.log_step,
             flags.profile,
             processes,
-            options.compiles(flags.compile, device),
+            options.compiles(flags.compile and flags.mode not in NOT_COMPILED, device),
         )
         return MODES[flags.mode](flags, used)
 
@@ -277,7 +278,7 @@ def visualize(flags: argparse.Namespace, used: Run) -> int:
 
 def export(flags: argparse.Namespace, used: Run) -> int:
     """`--mode export`, on the CPU."""
-    solver = _trained(flags, replace(used, device=torch.device("cpu"), compile=False))
+    solver = _trained(flags, replace(used, device=torch.device("cpu")))
     threshold = _threshold(flags, solver)["threshold"]
     solver.export(used.folder.onnx(flags.checkpoint), solver.G, threshold)
     return 0

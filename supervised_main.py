@@ -28,6 +28,7 @@ from solver import (
 )
 
 TRAINING = SupervisedTraining()  # the paper's defaults
+NOT_COMPILED = ("export",)  # modes without a network that --compile could speed up
 
 
 def build_parser() -> Parser:
@@ -175,7 +176,7 @@ def main() -> int:
             flags.log_step,
             flags.profile,
             processes,
-            options.compiles(flags.compile, device),
+            options.compiles(flags.compile and flags.mode not in NOT_COMPILED, device),
         )
         return MODES[flags.mode](flags, used)
 
@@ -259,7 +260,7 @@ def predict(flags: argparse.Namespace, used: Run) -> int:
 
 def export(flags: argparse.Namespace, used: Run) -> int:
     """`--mode export`, on the CPU."""
-    solver = _trained(flags, replace(used, device=torch.device("cpu"), compile=False))
+    solver = _trained(flags, replace(used, device=torch.device("cpu")))
     if solver.task.network != "unet":
         raise UserError(
             f"{solver.source} is a {solver.task.network}: --mode export writes U-Nets, but no "

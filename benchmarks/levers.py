@@ -1,7 +1,7 @@
 """What each lever brings alone: the same work without it and with it.
 
 The training step and the scene pull those that pay all at once. A ratio below 1 did not pay.
-Compiling takes minutes before it is measured; ONNX Runtime is left out where it is not installed.
+Compiling takes minutes before it is measured. What is not installed is left out.
 """
 
 import copy
@@ -181,6 +181,11 @@ def bfloat16(size: Size, batch_size: int, device: torch.device) -> Iterator[Leve
 
 def compiled(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
     """torch.compile; not of the discriminator, whose penalty it cannot differentiate."""
+    try:
+        options.compiles(True, device)
+    except UserError as error:
+        print(f"left out: {error}")
+        return
     made = Networks(size, batch_size, device)
     for name in ("G", "U-Net"):
         without, with_it = _KINDS[name](made), _KINDS[name](made, nn.Module.compile)

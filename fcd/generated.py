@@ -12,7 +12,9 @@ from fcd import figures, labels, patches
 from fcd.prediction import ArrayScene
 from fcd.scenes import Grid, Scene, raster_writer
 
-TOGETHER = 32  # small scenes that are masked at a time, at most: two files of each are open
+# What is masked at a time, at most: small scenes, two files of each of which are open, and values.
+TOGETHER = 32
+VALUES = 1 << 26
 
 
 def alike(scenes: Iterable[Scene], side: int) -> Iterator[list[tuple[Scene, Grid]]]:
@@ -25,8 +27,9 @@ def alike(scenes: Iterable[Scene], side: int) -> Iterator[list[tuple[Scene, Grid
     for scene in scenes:
         grid = scene.check()
         with scene.open() as reader:
-            now = (grid.height, grid.width, reader.dtype, reader.nodata)
-        if group and (now != kind or max(now[:2]) > side or len(group) == TOGETHER):
+            now = (grid.height, grid.width, len(scene.bands), reader.dtype, reader.nodata)
+        full = len(group) == TOGETHER or (len(group) + 1) * math.prod(now[:3]) > VALUES
+        if group and (full or now != kind or max(now[:2]) > side):
             yield group
             group = []
         group.append((scene, grid))

@@ -285,7 +285,7 @@ def compiles(asked: bool, device: torch.device) -> bool:
         try:
             torch.compile(torch.neg)(torch.zeros(1, device=device))
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"--compile True cannot be used on {device} ({reason}); install what it misses "
                 "(on a CPU a C++ compiler) or leave it out"
@@ -354,8 +354,9 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         type=boolean,
         default=False,
         metavar="BOOL",
-        help="compile the networks for this device (torch.compile), all but the discriminator: "
-        "takes minutes at the start, and a C++ compiler on CPUs; see docs/performance.md",
+        help="compile the generator, or the network that learns masks, for this device "
+        "(torch.compile): takes minutes at the start, and a C++ compiler on CPUs; see "
+        "docs/performance.md",
     )
     group.add_argument("--log_step", type=positive, default=10, help="steps between log entries")
     group.add_argument(
@@ -429,8 +430,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         type=boolean,
         default=False,
         metavar="BOOL",
-        help="read every patch before the first step and leave out those that are damaged or of "
-        "another shape than most (listed in config.json); False: stop at the first one and name it",
+        help="read every patch before the first step and leave out those that are damaged or "
+        "unlike most (listed in config.json); False: stop at the first one and name it",
     )
 
     group = parser.add_argument_group("whole scenes")

@@ -9,5 +9,5 @@ ruff format --check .
 if [ $# -eq 0 ]; then
     set -- -m "not slow or ci"
 fi
-# A process a core: each computes with one thread (tests/conftest.py).
-exec python -m pytest -q --numprocesses logical --dist worksteal "$@"
+# A process a core, four at most: each computes with one thread (tests/conftest.py).
+exec python -m pytest -q --numprocesses logical --maxprocesses 4 --dist worksteal "$@"

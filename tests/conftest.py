@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 # Before anything computes. Sums depend on the number of threads, and tests compare this process
@@ -51,10 +52,13 @@ def draw(height, width, seed):
     return dn, truth
 
 
+ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+
+
 @pytest.fixture(autouse=True)
 def signals_as_before():
-    """Entry scripts answer SIGTERM in their own way; called in a test, they must not go on to."""
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    """Entry scripts answer signals in their own way; called in a test, they must not go on to."""
+    before = {signum: signal.getsignal(signum) for signum in ENDINGS}
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
@@ -63,6 +67,12 @@ def signals_as_before():
 @pytest.fixture(autouse=True)
 def threads_as_before():
     """Benchmarks and harnesses compute with as many threads as they like; other tests do not."""
+    with threads_restored():
+        yield
+
+
+@contextmanager
+def threads_restored():
     threads, variable = torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
     yield
     os.environ["OMP_NUM_THREADS"] = variable

@@ -248,6 +248,7 @@ def try_command(name: str, root: Path, kills: int, generator: random.Random) -> 
             os.kill(started.process, signum)
             started.wait()
             left += orphans(started.process)
+            started.said()
         start(name, work, log).finish()
         told = differences(after, work)
         if told:

@@ -103,6 +103,13 @@ def test_training_steps_have_the_same_losses(ways, run):
                 assert parts[name].item() == pytest.approx(value.item(), abs=1e-4), name
 
 
+def test_what_is_compiled():
+    gan, unet = (scene.build(network, TINY, COMPILED) for network in ("gan", "unet"))
+    assert gan.G._compiled_call_impl
+    assert unet.network._compiled_call_impl
+    assert gan.D._compiled_call_impl is None  # its penalty is a gradient of a gradient
+
+
 def test_batches_are_the_same_numbers(tmp_path):
     loader.write_patches(tmp_path, 5, 16)
     dataset = PatchDataset(tmp_path, "train")

@@ -19,7 +19,7 @@ from data_loader import PatchDataset
 from fcd import checkpoints, scenes
 from fcd.scenes import find_scenes
 from solver import SupervisedTraining
-from tests.conftest import ROOT, draw, write_scene
+from tests.conftest import ROOT, draw, threads_restored, write_scene
 from tests.test_resume import GAN, equal, gan, image_dir, unet  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
@@ -198,12 +198,13 @@ def train(kind, name, folder):
         solver.train(settings, *sets)
 
 
-@pytest.mark.parametrize("threads", [3, 2])
-def test_threads_of_one_test_are_not_those_of_the_next(threads):
+def test_threads_of_one_test_are_not_those_of_the_next():
     """Or it would no longer compute bit for bit what the processes that it starts compute."""
-    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
-    torch.set_num_threads(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    threads, variable = torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
+    with threads_restored():
+        torch.set_num_threads(threads + 2)
+        os.environ["OMP_NUM_THREADS"] = str(threads + 2)
+    assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (threads, variable)
 
 
 @pytest.mark.parametrize(("kind", "step"), [("gan", 7), ("unet", 4)])
