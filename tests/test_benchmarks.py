@@ -93,6 +93,8 @@ def test_flops_and_the_matrix_product():
 
 
 @pytest.mark.parametrize("ways", [train_step.gan_ways, train_step.unet_ways])
+# Compiling looks at gradients of what has none, and hides the warning unless it is an error.
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 @pytest.mark.parametrize("run", [RUN, pytest.param(COMPILED, marks=pytest.mark.slow)])
 def test_training_steps_have_the_same_losses(ways, run):
     plainly, ours = ways(TINY, 4, run, amp=False)
