@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import measure
+from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from benchmarks.scene import build
 from benchmarks.train_step import SIZES, Size
@@ -22,7 +22,6 @@ from fcd.errors import UserError
 from fcd.export import INPUT, DNScore, load_session, write_onnx
 from fcd.options import RunFolder, positive
 from fcd.transforms import VALID_MIN, Normalization
-from model import InstanceNorm
 from solver import FCDSolver, Run, Solver
 
 Network = Callable[[Tensor], Tensor]
@@ -117,13 +116,6 @@ def channels_last(network: nn.Module) -> None:
     network.to(memory_format=torch.channels_last)
 
 
-def own_instance_norm(network: nn.Module) -> None:
-    """PyTorch's instance norm in place of `model.InstanceNorm`."""
-    for module in network.modules():
-        if isinstance(module, InstanceNorm):
-            module.forward = super(InstanceNorm, module).forward
-
-
 # --- levers -------------------------------------------------------------------------------------
 
 
@@ -152,12 +144,13 @@ def fused(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
     yield "Adam of D", step(False), step(True)
 
 
-def group_norm(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
-    """Instance norm as group norm with a channel a group, on CPUs."""
+def layers(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+    """Our layers in place of PyTorch's on CPUs: InstanceNorm in G, HalvingConv in D."""
     made = Networks(size, batch_size, device)
-    without, with_it = made.generator(own_instance_norm), made.generator()
-    yield "G, forward", scores(without, made.x), scores(with_it, made.x)
-    yield "G, forward and backward", learns(without, made.x), learns(with_it, made.x)
+    for name in ("G", "D"):
+        without, with_it = _KINDS[name](made, plain.with_own_layers), _KINDS[name](made)
+        yield f"{name}, forward", scores(without, made.x), scores(with_it, made.x)
+        yield f"{name}, forward and backward", learns(without, made.x), learns(with_it, made.x)
 
 
 def layout(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
@@ -239,7 +232,7 @@ _KINDS: dict[str, Callable[..., Network]] = {
 LEVERS: dict[str, Callable[[Size, int, torch.device], Iterator[Lever]]] = {
     "batched": batched,
     "fused": fused,
-    "group norm": group_norm,
+    "layers": layers,
     "channels_last": layout,
     "bfloat16": bfloat16,
     "compiled": compiled,

@@ -17,14 +17,23 @@ from fcd.losses import LossWeights, segmentation_loss
 from fcd.patches import Cutting
 from fcd.scenes import FILL_DN, Scene
 from fcd.transforms import Normalization
-from model import Discriminator, Generator
+from model import Discriminator, Generator, HalvingConv, InstanceNorm
+
+
+def with_own_layers(network: nn.Module) -> nn.Module:
+    """`network` with PyTorch's layers in place of ours that compute the same; changes it."""
+    for module in network.modules():
+        if isinstance(module, HalvingConv | InstanceNorm):
+            module.forward = super(type(module), module).forward
+    return network
 
 
 class GANStep:
     """Training steps of a Fixed-Point GAN, one forward a term."""
 
     def __init__(self, G: Generator, D: Discriminator, lr: float, n_critic: int) -> None:
-        self.G, self.D, self.n_critic, self.number = G, D, n_critic, 0
+        self.G, self.D = with_own_layers(G), with_own_layers(D)
+        self.n_critic, self.number = n_critic, 0
         self.g_optimizer = torch.optim.Adam(G.parameters(), lr, (0.5, 0.999))
         self.d_optimizer = torch.optim.Adam(D.parameters(), lr, (0.5, 0.999))
 

@@ -97,7 +97,7 @@ def colour_errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 def encode_png(rgb: np.ndarray) -> bytes:
     """RGB (h, w, 3) uint8 -> the bytes of a PNG file."""
     buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(rgb).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

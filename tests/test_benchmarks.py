@@ -41,9 +41,9 @@ COMPILED = replace(RUN, compile=True)
         ),
         (
             levers.main,
-            ["--size", "tiny", "--device", "cpu", "--only", "batched", "fused", "group norm",
+            ["--size", "tiny", "--device", "cpu", "--only", "batched", "fused", "layers",
              "channels_last", "bfloat16", "in place"],
-            18,
+            20,
         ),
     ],
     ids=["train_step", "loader", "prepare", "scene", "levers"],

@@ -9,7 +9,7 @@ from fcd.checkpoints import load_weights
 from fcd.errors import UserError
 from fcd.losses import difference_map
 from fcd.options import RunFolder
-from model import Discriminator, Generator, InstanceNorm, build_unet
+from model import Discriminator, Generator, HalvingConv, InstanceNorm, build_unet
 from solver import FCDSolver, Run
 
 
@@ -60,6 +60,24 @@ def test_instance_norm_is_pytorchs_and_so_are_its_gradients():
         results.append((value, leaf.grad, norm.weight.grad, norm.bias.grad))
     for a, b in zip(*results, strict=True):
         assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [2, 8, 9, 10])  # 4 × 4 out of 8 and 9; 10 is the convolution
+def test_the_halving_convolution_is_pytorchs_and_so_are_its_gradients(side):
+    torch.manual_seed(0)
+    ours, theirs = HalvingConv(3, 5).double(), nn.Conv2d(3, 5, 4, stride=2, padding=1).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 3, side, side, dtype=torch.double, requires_grad=True)
+    found = []
+    for conv in (ours, theirs):
+        y = conv(x)
+        (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        conv.zero_grad()
+        (gradient.square().sum() + y.sum()).backward()  # as the gradient penalty
+        found.append([y, gradient, conv.weight.grad, conv.bias.grad])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+    assert torch.autograd.gradgradcheck(ours, x[:1, :, :4, :4])
 
 
 def test_samples_do_not_influence_each_other():
