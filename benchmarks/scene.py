@@ -21,10 +21,10 @@ from benchmarks.scenes import write_scene
 from benchmarks.train_step import SIZES, Size
 from fcd import options, plots
 from fcd.files import write_text
-from fcd.labels import LABEL_CLOUDY
+from fcd.labels import LABEL_CLOUDY, TIF_CLOUD
 from fcd.losses import difference_map
 from fcd.options import RunFolder, boolean, natural, non_negative, positive
-from fcd.prediction import predict_scene
+from fcd.prediction import ArrayScene, predict_scene
 from fcd.scenes import Scene, find_scenes
 from fcd.transforms import Normalization
 from solver import FCDSolver, Run, SupervisedSolver, Task, Tiles
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
             length = round((mpixel * 1e6) ** 0.5)
             write_scene(root, length, length)
             (scene,) = find_scenes(root)
-            threshold = median_score(solver, scene)
+            threshold = median_score(solver, scene, tiles)
             ways = ways_of(solver, scene, threshold, tiles, Path(folder))
             with_plain = mpixel <= flags.plain_up_to
             made.append(
@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
                 )
             )
             if with_plain:
-                print(f"{made[-1].name}: {differing(Path(folder), scene):.4%} of pixels differ")
+                differ, cloud = differing(Path(folder), scene)
+                print(f"{made[-1].name}: {differ:.4%} of pixels differ; {cloud:.0%} are cloud")
             shutil.rmtree(root)
     measure.show(made, flags.json)
     if flags.plot:
@@ -103,16 +104,20 @@ def build(network: str, size: Size, run: Run) -> Solver:
     if network == "gan":
         return FCDSolver(run, size.gan, size.image_size, normalization)
     solver = SupervisedSolver(run, Task(encoder=size.encoder), size.image_size, normalization)
+    # Without statistics of its batch norm a random U-Net's probabilities are all 0 or 1.
+    solver.network.train()
+    with torch.no_grad():
+        for _ in range(20):
+            solver.network(2 * torch.rand(2, 10, 64, 64, device=run.device) - 1)
     solver.ready_to_score()
     return solver
 
 
-def median_score(solver: Solver, scene: Scene) -> float:
-    """A threshold that cuts the scores of a corner of `scene` in half."""
+def median_score(solver: Solver, scene: Scene, tiles: Tiles, rows: int = 512) -> float:
+    """A threshold that cuts the scores of the first rows of `scene` in half."""
     with scene.open() as reader:
-        dn = torch.from_numpy(reader.bands(0, solver.image_size)[None, :, :, : solver.image_size])
-    with torch.inference_mode():
-        return float(solver.score(solver.normalization.normalize(dn.to(solver.device))).median())
+        first = ArrayScene(reader.bands(0, min(rows, reader.grid.height)))
+    return float(np.median(np.concatenate([strip.score for strip in solver.strips(first, tiles)])))
 
 
 def ways_of(
@@ -144,13 +149,13 @@ def ways_of(
     return plainly, lambda: predict_scene(scene, predictor, folder / "ours") and None
 
 
-def differing(folder: Path, scene: Scene) -> float:
-    """Share of the pixels in which the two masks in `folder` differ."""
+def differing(folder: Path, scene: Scene) -> tuple[float, float]:
+    """Share of the pixels in which the two masks in `folder` differ, and that of cloud in ours."""
     masks = []
     for path in (folder / "plain.tif", folder / "ours" / f"{scene.name}_mask.tif"):
         with rasterio.open(path) as dataset:
             masks.append(dataset.read(1))
-    return float(np.mean(masks[0] != masks[1]))
+    return float(np.mean(masks[0] != masks[1])), float(np.mean(masks[1] == TIF_CLOUD))
 
 
 def write_plots(made: Sequence[Comparison], mpixel: Sequence[float], stem: Path) -> None:
