@@ -4,6 +4,7 @@ import hashlib
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -386,6 +387,9 @@ class _Loader(DataLoader):
             yield from super().__iter__()
         except (ConnectionError, EOFError, FileNotFoundError) as error:
             # It was killed while it handed a batch over. Patches raise `DamagedPatch` instead.
+            # The signal that makes PyTorch tell it comes in a moment; later it would come out
+            # in the midst of what is done after an error.
+            time.sleep(1)
             raise RuntimeError(f"DataLoader worker: {type(error).__name__}") from error
 
 

@@ -1,13 +1,16 @@
 import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
+import threading
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+from torch.utils.data import DataLoader
 
 from data_loader import (
     PatchDataset,
@@ -159,3 +162,20 @@ def test_a_loader_obeys_its_own_process_alone(image_dir):
     loader.terminate()
     loader.join(20)
     assert loader.exitcode == 0
+
+
+def test_a_loader_killed_while_it_hands_a_batch_over_is_told_once(image_dir, monkeypatch):
+    """As PyTorch tells it, which raises when the signal comes, wherever this process is then."""
+
+    def killed(_):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGCHLD)).start()
+        raise ConnectionResetError
+        yield
+
+    def tells(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr(DataLoader, "__iter__", killed)
+    signal.signal(signal.SIGCHLD, tells)
+    with pytest.raises(RuntimeError, match="pid 7"):
+        next(iter(get_loader(PatchDataset(image_dir, "train"), 4, 0)))
