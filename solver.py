@@ -552,7 +552,7 @@ class Solver:
                     batch_size=tiles.batch_size,
                 ):
                     yield strip
-                    bar.update(len(strip.score))
+                    bar.update(strip.score.shape[-2])
 
     def _normalization_of(
         self, reader: SceneReader | ArrayScene, name: str, tiles: Tiles
