@@ -250,7 +250,7 @@ def test_a_killed_loader_process_is_told_and_the_run_goes_on_from_its_checkpoint
     assert "Traceback" not in done.stderr
     # It comes out anywhere, in the middle of the progress bar's last line too.
     assert re.search(
-        r"error: a process that reads patches has ended \(DataLoader worker .*\), mostly for lack "
+        r"error: a process that reads patches has ended \(DataLoader worker.*\), mostly for lack "
         r"of memory: lower --num_workers; what was written before is kept\n$",
         done.stderr,
     ), done.stderr
