@@ -44,7 +44,9 @@ class Outcomes:
 
 def suite(path: str) -> Counter:
     outcomes = Outcomes()
-    pytest.main(["-q", "--no-header", str(ROOT / path)], plugins=[outcomes])
+    # The harnesses have imported what pytest would otherwise have rewritten.
+    calm = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    pytest.main(["-q", "--no-header", *calm, str(ROOT / path)], plugins=[outcomes])
     return outcomes.counts
 
 
