@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -362,14 +362,16 @@ class StepBatches(Sampler[list[int]]):
             yield order[first:] if last else order[first : first + self.batch_size]
 
 
+_SAYS_WHO = hasattr(signal, "sigwaitinfo")  # macOS does not say who sent a signal
+
+
 def _ignore_interrupt(_: int) -> None:
     # Ctrl-C, and SIGTERM from torchrun or a batch system, reach all processes; the training loop
     # alone decides when to stop. A loader ends when that loop's process asks it to.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if _SAYS_WHO:  # SIGTERM is blocked, see `_Loader`
         threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
-    else:  # macOS does not say who sent a signal
+    else:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
@@ -379,12 +381,24 @@ def _obey_parent(parent: int) -> None:
     os._exit(0)
 
 
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Loader(DataLoader):
     """Tells the end of one of its processes always as PyTorch mostly does."""
 
     def __iter__(self) -> Iterator[dict]:
         try:
-            yield from super().__iter__()
+            # Before its processes start, or threads that they have from the start would not.
+            with _sigterm_blocked() if _SAYS_WHO else nullcontext():
+                batches = super().__iter__()
+            yield from batches
         except (ConnectionError, EOFError, FileNotFoundError) as error:
             # It was killed while it handed a batch over. Patches raise `DamagedPatch` instead.
             # The signal that makes PyTorch tell it comes in a moment; later it would come out

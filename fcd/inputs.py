@@ -9,6 +9,7 @@ import os
 import posixpath
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,7 @@ def _members(path: Path) -> list[Member]:
     try:
         with tarfile.open(path) as archive:
             return [Member(path, member.name) for member in archive if member.isfile()]
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise SceneError(f"{path} is damaged or no archive ({error}); get it again") from error
 
 

@@ -2,6 +2,7 @@
 
 import re
 import tarfile
+import zlib
 from os import PathLike
 from typing import Protocol
 
@@ -25,7 +26,7 @@ def parse_mtl(path: TextFile | PathLike) -> dict[str, str]:
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"{path} is no Landsat metadata: it has {len(text):,} characters")

@@ -125,9 +125,9 @@ class PatchReader:
                 array, digits = self._parsed(path, content)
         except _DAMAGE as error:
             raise DamagedPatch.of(path, str(error) or type(error).__name__) from error
-        if array.ndim != dimensions:
+        if array.ndim != dimensions or not array.size:
             raise DamagedPatch.of(
-                path, f"its shape is {array.shape}, not of {dimensions} dimensions"
+                path, f"its shape is {array.shape}, not pixels in {dimensions} dimensions"
             )
         if digits and f"{zlib.crc32(np.ascontiguousarray(array)):08x}".encode() != digits:
             raise DamagedPatch.of(path, "its pixels differ from their checksum")

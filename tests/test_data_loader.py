@@ -153,6 +153,7 @@ def _begun(image_dir):
 
 
 def test_a_loader_obeys_its_own_process_alone(image_dir):
+    torch.set_num_threads(torch.get_num_threads() + 2)  # a loader then has threads from the start
     batches, loader = _begun(image_dir)
     # As torchrun and batch systems do, which ask every process to end.
     for signum in (signal.SIGTERM, signal.SIGINT):

@@ -99,6 +99,16 @@ def test_a_patch_reads_as_written_and_carries_its_checksum(tmp_path):
         assert int(tif.shaped_metadata[0]["crc32"], 16) == expected
 
 
+def test_a_patch_without_a_pixel_is_named(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "x.tif", np.ones((4, 4), np.uint8), photometric="minisblack")
+    # As tifffile reads a file whose changed head says so.
+    monkeypatch.setattr(tifffile.TiffFile, "asarray", lambda _: np.ones((0, 4), np.uint8))
+    with pytest.raises(
+        patch_files.DamagedPatch, match=r"x\.tif is damaged \(its shape is \(0, 4\)"
+    ):
+        patch_files.PatchReader()(tmp_path / "x.tif", 2)
+
+
 def test_a_patch_of_earlier_versions_has_no_checksum_and_is_read(tmp_path):
     tifffile.imwrite(tmp_path / "x.tif", np.ones((4, 4), np.uint8), photometric="minisblack")
     assert patch_files.read(tmp_path / "x.tif", 2).sum() == 16

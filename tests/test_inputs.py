@@ -185,6 +185,21 @@ def test_bands_that_hold_no_dn(tmp_path):
         scene_from(str(tmp_path / "s"), 10).check()
 
 
+def test_an_archive_with_any_byte_changed_is_refused_in_one_line_or_read(tmp_path):
+    write_scene(tmp_path / "s", "LC80010012014001LGN00", *draw(20, 20, 0))
+    path = tmp_path / "s.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(tmp_path / "s", "s")
+    whole, refused = path.read_bytes(), 0
+    for place in range(10, len(whole) - 8, 97):  # between the head and the end of the gzip file
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        try:
+            scene_from(str(path), 10)
+        except SceneError:
+            refused += 1
+    assert refused > 10
+
+
 def test_a_manual_mask_that_nobody_asks_for_may_be_damaged(tmp_path):
     write(tmp_path / "s")
     (tmp_path / "s" / f"{ONE}_fixedmask.img").write_bytes(b"no mask")
