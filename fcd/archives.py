@@ -20,8 +20,8 @@ _MAX_READ = 16 << 20  # tarfile reads a header in one go: a forged one must not 
 _MAX_MEMBERS = 1000  # a scene has 16
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 # What gzip and tarfile raise on damaged data, depending on where the damage is.
-_DAMAGE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError,
-           RecursionError)  # fmt: skip
+DAMAGE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError,
+          RecursionError)  # fmt: skip
 
 
 class ArchiveError(UserError):
@@ -79,7 +79,7 @@ def unpack(
             nested.unlink()
     except ArchiveError as error:
         raise ArchiveError(f"{archive.name} {error}") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ArchiveError(f"{archive.name} is damaged ({error})") from error
 
 

@@ -9,7 +9,6 @@ import os
 import posixpath
 import re
 import tarfile
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import rasterio
 from rasterio.errors import RasterioIOError
 
+from fcd.archives import DAMAGE
 from fcd.errors import SceneError, UserError
 from fcd.mtl import MAX_CHARACTERS, parse_mtl
 from fcd.scenes import BANDS, SCENE_FILE, Band, Scene, ungeoreferenced_is_fine
@@ -52,10 +52,13 @@ class Member(os.PathLike):
         return f"{self.archive}: {self.member}"
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The file's content as text."""
-        with tarfile.open(self.archive) as archive:
-            stream = archive.extractfile(self.member)
-            return stream.read(4 * MAX_CHARACTERS).decode(encoding, errors) if stream else ""
+        """The file's content as text; OSError if the archive is damaged, too."""
+        try:
+            with tarfile.open(self.archive) as archive:
+                stream = archive.extractfile(self.member)
+                return stream.read(4 * MAX_CHARACTERS).decode(encoding, errors) if stream else ""
+        except DAMAGE as error:
+            raise OSError(str(error)) from error
 
 
 File = Path | Member
@@ -141,7 +144,7 @@ def _members(path: Path) -> list[Member]:
     try:
         with tarfile.open(path) as archive:
             return [Member(path, member.name) for member in archive if member.isfile()]
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (OSError, *DAMAGE) as error:
         raise SceneError(f"{path} is damaged or no archive ({error}); get it again") from error
 
 

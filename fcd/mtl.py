@@ -1,8 +1,6 @@
 """MTL files: the metadata that come with a Landsat scene."""
 
 import re
-import tarfile
-import zlib
 from os import PathLike
 from typing import Protocol
 
@@ -15,7 +13,7 @@ class TextFile(Protocol):
     """A file on disk (`pathlib.Path`) or in an archive (`fcd.inputs.Member`)."""
 
     def read_text(self, encoding: str, errors: str) -> str:
-        """The content."""
+        """The content; OSError if it cannot be read."""
 
 
 def parse_mtl(path: TextFile | PathLike) -> dict[str, str]:
@@ -26,7 +24,7 @@ def parse_mtl(path: TextFile | PathLike) -> dict[str, str]:
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+    except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"{path} is no Landsat metadata: it has {len(text):,} characters")
