@@ -40,12 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     flags = parser.parse_args(arguments)
     measure.use_threads(flags.threads)
     device = options.device(flags.device)
-    made = []
+    networks, made = Networks(SIZES[flags.size], flags.batch_size, device), []
     for name in flags.only:
-        for lever, without, with_it in LEVERS[name](SIZES[flags.size], flags.batch_size, device):
-            made.append(
-                measure.compare(f"{name}: {lever}", "runs/s", 1, without, with_it, flags.rounds)
-            )
+        try:
+            for lever, without, with_it in LEVERS[name](networks):
+                made.append(
+                    measure.compare(f"{name}: {lever}", "runs/s", 1, without, with_it, flags.rounds)
+                )
+        except UserError as error:
+            print(f"{name} is left out: {error}")
     measure.show(made, flags.json)
     return made
 
@@ -78,10 +81,17 @@ def in_bfloat16(work: Callable[[], Any], device: torch.device) -> Callable[[], A
     return mixed
 
 
+def passes(name: str, without: Network, with_it: Network, x: Tensor) -> Iterator[Lever]:
+    """The passes of two networks that differ by a lever."""
+    yield f"{name}, forward", scores(without, x), scores(with_it, x)
+    yield f"{name}, forward and backward", learns(without, x), learns(with_it, x)
+
+
 class Networks:
     """Generator, discriminator and U-Net of a size as functions of patches, and patches."""
 
     def __init__(self, size: Size, batch_size: int, device: torch.device) -> None:
+        self.size, self.device = size, device
         run = Run(RunFolder("benchmark"), device)
         self.gan: FCDSolver = build("gan", size, run)
         self.unet = build("unet", size, run)
@@ -119,9 +129,8 @@ def channels_last(network: nn.Module) -> None:
 # --- levers -------------------------------------------------------------------------------------
 
 
-def batched(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+def batched(made: Networks) -> Iterator[Lever]:
     """Two batches in one pass."""
-    made = Networks(size, batch_size, device)
     twice = torch.cat([made.x, made.x])
     for name, network in (("D", made.discriminator()), ("G", made.generator())):
         yield (
@@ -131,9 +140,8 @@ def batched(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever
         )
 
 
-def fused(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+def fused(made: Networks) -> Iterator[Lever]:
     """Adam as one kernel over all weights."""
-    made = Networks(size, batch_size, device)
 
     def step(fused: bool) -> Callable[[], Any]:
         network = copy.deepcopy(made.gan.D)
@@ -144,52 +152,40 @@ def fused(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
     yield "Adam of D", step(False), step(True)
 
 
-def layers(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+def layers(made: Networks) -> Iterator[Lever]:
     """Our layers in place of PyTorch's on CPUs: InstanceNorm in G, HalvingConv in D."""
-    made = Networks(size, batch_size, device)
     for name in ("G", "D"):
-        without, with_it = _KINDS[name](made, plain.with_own_layers), _KINDS[name](made)
-        yield f"{name}, forward", scores(without, made.x), scores(with_it, made.x)
-        yield f"{name}, forward and backward", learns(without, made.x), learns(with_it, made.x)
+        kind = _KINDS[name]
+        yield from passes(name, kind(made, plain.with_pytorch_layers), kind(made), made.x)
 
 
-def layout(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+def layout(made: Networks) -> Iterator[Lever]:
     """channels_last."""
-    made = Networks(size, batch_size, device)
     for name, kind in _KINDS.items():
-        without, with_it = kind(made), kind(made, channels_last)
-        yield f"{name}, forward", scores(without, made.x), scores(with_it, made.x)
-        yield f"{name}, forward and backward", learns(without, made.x), learns(with_it, made.x)
+        yield from passes(name, kind(made), kind(made, channels_last), made.x)
 
 
-def bfloat16(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+def bfloat16(made: Networks) -> Iterator[Lever]:
     """Autocast."""
-    made = Networks(size, batch_size, device)
     for name, kind in _KINDS.items():
         work = scores(kind(made), made.x)
-        yield f"{name}, forward", work, in_bfloat16(work, device)
+        yield f"{name}, forward", work, in_bfloat16(work, made.device)
         work = learns(kind(made), made.x)
-        yield f"{name}, forward and backward", work, in_bfloat16(work, device)
+        yield f"{name}, forward and backward", work, in_bfloat16(work, made.device)
 
 
-def compiled(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+def compiled(made: Networks) -> Iterator[Lever]:
     """torch.compile; not of the discriminator, whose penalty it cannot differentiate."""
-    try:
-        options.compiles(True, device)
-    except UserError as error:
-        print(f"left out: {error}")
-        return
-    made = Networks(size, batch_size, device)
+    options.compiles(True, made.device)
     for name in ("G", "U-Net"):
-        without, with_it = _KINDS[name](made), _KINDS[name](made, nn.Module.compile)
-        yield f"{name}, forward", scores(without, made.x), scores(with_it, made.x)
-        yield f"{name}, forward and backward", learns(without, made.x), learns(with_it, made.x)
+        kind = _KINDS[name]
+        yield from passes(name, kind(made), kind(made, nn.Module.compile), made.x)
 
 
-def onnx(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+def onnx(made: Networks) -> Iterator[Lever]:
     """ONNX Runtime on the CPU, DN to score."""
-    made = Networks(size, batch_size, torch.device("cpu"))
-    dn = made.gan.normalization.denormalize(made.x.cpu())
+    made = Networks(made.size, len(made.x), torch.device("cpu"))
+    dn = made.gan.normalization.denormalize(made.x)
     solvers: dict[str, tuple[Solver, nn.Module]] = {
         "difference map": (made.gan, made.gan.G),
         "probability of U-Net": (made.unet, made.unet.network),
@@ -198,11 +194,7 @@ def onnx(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
         module = DNScore(network, solver.score, solver.normalization)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "network.onnx")
-            try:
-                write_onnx(path, module, solver.tile_multiple, {})
-            except UserError as error:
-                print(f"left out: {error}")
-                return
+            write_onnx(path, module, solver.tile_multiple, {})
             session = load_session(path)
         yield (
             name,
@@ -211,11 +203,10 @@ def onnx(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
         )
 
 
-def in_place(size: Size, batch_size: int, device: torch.device) -> Iterator[Lever]:
+def in_place(made: Networks) -> Iterator[Lever]:
     """Normalisation of uint16 without a new array a step."""
-    normalization = Normalization.paper(10)
-    side = size.image_size
-    dn = torch.randint(1, 65535, (16 * batch_size, 10, side, side)).to(torch.uint16).to(device)
+    normalization, (count, *shape) = Normalization.paper(10), made.x.shape
+    dn = torch.randint(1, 65535, (16 * count, *shape)).to(torch.uint16).to(made.device)
 
     def written() -> Tensor:
         x = dn.to(torch.float32)
@@ -229,7 +220,7 @@ _KINDS: dict[str, Callable[..., Network]] = {
     "D": Networks.discriminator,
     "U-Net": Networks.segmenter,
 }
-LEVERS: dict[str, Callable[[Size, int, torch.device], Iterator[Lever]]] = {
+LEVERS: dict[str, Callable[[Networks], Iterator[Lever]]] = {
     "batched": batched,
     "fused": fused,
     "layers": layers,

@@ -20,7 +20,7 @@ from fcd.transforms import Normalization
 from model import Discriminator, Generator, HalvingConv, InstanceNorm
 
 
-def with_own_layers(network: nn.Module) -> nn.Module:
+def with_pytorch_layers(network: nn.Module) -> nn.Module:
     """`network` with PyTorch's layers in place of ours that compute the same; changes it."""
     for module in network.modules():
         if isinstance(module, HalvingConv | InstanceNorm):
@@ -32,7 +32,7 @@ class GANStep:
     """Training steps of a Fixed-Point GAN, one forward a term."""
 
     def __init__(self, G: Generator, D: Discriminator, lr: float, n_critic: int) -> None:
-        self.G, self.D = with_own_layers(G), with_own_layers(D)
+        self.G, self.D = with_pytorch_layers(G), with_pytorch_layers(D)
         self.n_critic, self.number = n_critic, 0
         self.g_optimizer = torch.optim.Adam(G.parameters(), lr, (0.5, 0.999))
         self.d_optimizer = torch.optim.Adam(D.parameters(), lr, (0.5, 0.999))

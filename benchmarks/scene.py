@@ -126,7 +126,7 @@ def ways_of(
     """Plain and our way of masking `scene`: plain.tif and ours/<scene>_mask.tif in `folder`."""
     network = solver.networks()["G" if isinstance(solver, FCDSolver) else "network"]
     contiguous = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-    plain.with_own_layers(contiguous)
+    contiguous = plain.with_pytorch_layers(contiguous)
 
     def score(x: Tensor) -> Tensor:
         if isinstance(solver, FCDSolver):
