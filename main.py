@@ -23,7 +23,6 @@ from fcd.supervision import Supervision
 from solver import FCDSolver, GANSize, GANTraining, Run
 
 SIZE, TRAINING = GANSize(), GANTraining()  # the paper's defaults
-NOT_COMPILED = ("export", "cfmask")  # modes without a network that --compile could speed up
 
 
 def build_parser() -> Parser:
@@ -177,7 +176,7 @@ def main() -> int:
             flags.log_step,
             flags.profile,
             processes,
-            options.compiles(flags.compile and flags.mode not in NOT_COMPILED, device),
+            options.compiles_in_mode(flags, device),
         )
         return MODES[flags.mode](flags, used)
 

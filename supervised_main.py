@@ -28,7 +28,6 @@ from solver import (
 )
 
 TRAINING = SupervisedTraining()  # the paper's defaults
-NOT_COMPILED = ("export",)  # modes without a network that --compile could speed up
 
 
 def build_parser() -> Parser:
@@ -176,7 +175,7 @@ def main() -> int:
             flags.log_step,
             flags.profile,
             processes,
-            options.compiles(flags.compile and flags.mode not in NOT_COMPILED, device),
+            options.compiles_in_mode(flags, device),
         )
         return MODES[flags.mode](flags, used)
 

@@ -275,8 +275,17 @@ def device(name: str) -> torch.device:
         torch.zeros(1, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = _first_line(error)
         raise UserError(f"--device {name} cannot be used ({reason}); try --device cpu") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def compiles_in_mode(flags: argparse.Namespace, device: torch.device) -> bool:
+    """Whether networks are to be compiled; see `compiles`. Some modes have none to speed up."""
+    return compiles(flags.compile and flags.mode not in ("export", "cfmask"), device)
 
 
 def compiles(asked: bool, device: torch.device) -> bool:
@@ -285,10 +294,9 @@ def compiles(asked: bool, device: torch.device) -> bool:
         try:
             torch.compile(torch.neg)(torch.zeros(1, device=device))
         except RuntimeError as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"--compile True cannot be used on {device} ({reason}); install what it misses "
-                "(on a CPU a C++ compiler) or leave it out"
+                f"--compile True cannot be used on {device} ({_first_line(error)}); "
+                "install what it misses (on a CPU a C++ compiler) or leave it out"
             ) from error
     return asked
 
