@@ -104,16 +104,20 @@ class Started:
         """Wait for the process; return its status as waitpid does."""
         return os.waitpid(self.process, 0)[1]
 
+    def close_log(self) -> None:
+        """Wait for the log to be whole; when nothing of the command is left."""
+        self.writer.wait(60)
+
     def said(self) -> str:
         """All it has printed; to be asked when nothing of it is left."""
-        self.writer.wait(60)
+        self.close_log()
         return self.log.read_text(errors="replace")
 
     def finish(self) -> None:
         """Wait for a command that is to succeed."""
         if status := self.wait():
             raise RuntimeError(f"exit status {status}; {self.log}:\n{self.said()[-2000:]}")
-        self.writer.wait(60)
+        self.close_log()
 
 
 def start(
@@ -248,7 +252,7 @@ def try_command(name: str, root: Path, kills: int, generator: random.Random) -> 
             os.kill(started.process, signum)
             started.wait()
             left += orphans(started.process)
-            started.said()
+            started.close_log()
         start(name, work, log).finish()
         told = differences(after, work)
         if told:
