@@ -4,11 +4,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Literal
 
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import ResNet50_Weights, resnet50
 
 from fcd.errors import UserError
 from fcd.transforms import FILL
@@ -173,6 +171,10 @@ def build_unet(num_channels: int, encoder: str, classifier_head: bool) -> nn.Mod
     With `classifier_head` it returns (logits, image logit (N, 1)): average pooling of the
     deepest features, dropout 0.2. H and W are multiples of 32. No weights are downloaded.
     """
+    # Imported here and below, as it takes as long as all the rest: two seconds that every start of
+    # the GAN's script, and every error message, would wait for.
+    import segmentation_models_pytorch as smp
+
     head = {"pooling": "avg", "dropout": 0.2, "classes": 1} if classifier_head else None
     return smp.Unet(
         encoder, encoder_weights=None, in_channels=num_channels, classes=2, aux_params=head
@@ -215,6 +217,8 @@ def build_resnet50(
     times 3 / num_channels, so that the sum over the bands keeps its size. Without, nothing is
     downloaded. Raises `UserError` if the weights cannot be had.
     """
+    from torchvision.models import resnet50
+
     resnet = resnet50(weights=None, replace_stride_with_dilation=[False, False, True])
     conv = nn.Conv2d(num_channels, 64, 7, stride=2, padding=3, bias=False)
     if weights == "imagenet":
@@ -229,6 +233,8 @@ def build_resnet50(
 
 
 def _imagenet_weights() -> Mapping[str, Tensor]:
+    from torchvision.models import ResNet50_Weights
+
     source = ResNet50_Weights.IMAGENET1K_V1
     try:
         return source.get_state_dict(progress=False, check_hash=True)
