@@ -42,7 +42,7 @@ if $demo; then
     cd "$dir"
     data=(--image_dir patches --orig_image_dir scenes --num_workers 0)
     gan=(--image_size 32 --g_conv_dim 16 --g_repeat_num 3 --d_conv_dim 32 --d_repeat_num 4
-        --n_critic 2 --g_lr 3e-4 --d_lr 3e-4 --num_iters 3000 --num_iters_decay 1000
+        --n_critic 2 --g_lr 3e-4 --d_lr 3e-4 --num_iters 2600 --num_iters_decay 900
         --sample_step 1000 --model_save_step 200 --normalize stretch --balance True)
     unet=(--encoder resnet18 --normalize stretch --batch_size 32 --n_epochs 3 --lr 5e-4)
     tuned=(--encoder resnet18 --normalize stretch --batch_size 32 --n_epochs 10 --lr 1e-4)
