@@ -1,5 +1,6 @@
 """Scenes to patches: whole in memory one after the other, against strips in several processes."""
 
+import itertools
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
-from benchmarks.scenes import write_scene
+from benchmarks.scenes import unpack, write_scene
 from fcd import options, patches
 from fcd.options import positive
 from fcd.patches import Cutting
@@ -21,6 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     """Run the command line; return what was measured."""
     parser = measure.parser(__doc__, rounds=3)
     parser.add_argument("--sides", type=positive, nargs="+", default=[2000, 4000], help="pixels")
+    parser.add_argument(
+        "--compress",
+        choices=["none", "deflate"],
+        nargs="+",
+        default=["none", "deflate"],
+        help="of the bands: none, as in Landsat-8 Biome; deflate, as in Collection 2",
+    )
     parser.add_argument("--patch_size", type=positive, default=128, help="side in pixels")
     parser.add_argument("--num_workers", type=positive, default=2, help="processes, and scenes")
     flags = parser.parse_args(arguments)
@@ -30,10 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(flags.num_workers, get_context("spawn")) as pool,
     ):
-        for side in flags.sides:
+        for side, compress in itertools.product(flags.sides, flags.compress):
             root = Path(folder, str(side))
             for number in range(flags.num_workers):
-                write_scene(root / "scenes", side, side, number)
+                written = write_scene(root / "scenes", side, side, number)
+                if compress == "none":
+                    unpack(written)
             scenes, out = find_scenes(root / "scenes"), root / "out"
 
             def plainly(scenes: list[Scene] = scenes, out: Path = out) -> int:
@@ -54,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
             for ours, processes in ((alone, 1), (shared, flags.num_workers)):
                 made.append(
                     measure.compare(
-                        f"{len(scenes)} scenes of {side}², processes: {processes}",
+                        f"{len(scenes)} scenes of {side}², {compress}, processes: {processes}",
                         "patches/s",
                         number,
                         plainly,

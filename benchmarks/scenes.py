@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from rasterio.shutil import copy
 
 from fcd import synthetic
 
@@ -26,3 +27,15 @@ def write_scene(root: Path, height: int, width: int, number: int = 0) -> Path:
         grid=replace(drawn.grid, height=height, width=width),
     )
     return synthetic.write_scene(large, root / drawn.biome / drawn.name)
+
+
+def unpack(folder: Path) -> None:
+    """Rewrite the tifs of a scene uncompressed, a strip a row, as Level-1 scenes were before 2020.
+
+    The 96 Biome scenes are such: about 182 GB for 6.2 billion pixels of 30 m are 29 bytes a pixel,
+    and ten bands, the panchromatic one, the QA band and the mask need 31 without compression.
+    """
+    for path in sorted(folder.glob("*.TIF")):
+        plain = path.with_suffix(".plain")
+        copy(path, plain, driver="GTiff", compress="NONE", blockysize=1)
+        plain.replace(path)

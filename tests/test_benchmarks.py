@@ -6,11 +6,12 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 import torch
 
 from benchmarks import levers, loader, measure, plain, prepare, scene, train_step
-from benchmarks.scenes import write_scene
+from benchmarks.scenes import unpack, write_scene
 from data_loader import PatchDataset, collate
 from fcd import patches
 from fcd.options import RunFolder
@@ -31,7 +32,7 @@ COMPILED = replace(RUN, compile=True)
         (train_step.main, ["--size", "tiny", "--device", "cpu", "--amp", "True"], 4),
         (loader.main, ["--patch_size", "16", "--patches", "6", "--batch_size", "4"],
          3 + bool(find_spec("zarr"))),
-        (prepare.main, ["--sides", "96", "--patch_size", "32", "--num_workers", "2"], 2),
+        (prepare.main, ["--sides", "96", "--patch_size", "32", "--num_workers", "2"], 4),
         (
             scene.main,
             ["--size", "tiny", "--mpixel", "0.01", "0.02", "--plain_up_to", "0.01", "--overlap",
@@ -132,6 +133,19 @@ def test_patches_are_the_same_files(tmp_path):
     for path in files:
         other = tmp_path / "ours" / "train" / path.relative_to(tmp_path / "plain")
         assert (tifffile.imread(path) == tifffile.imread(other)).all()
+
+
+def test_an_unpacked_scene_holds_the_same_pixels_a_strip_a_row(tmp_path):
+    folder = write_scene(tmp_path, 60, 90)
+    before = {path: tifffile.imread(path) for path in folder.glob("*.TIF")}
+    unpack(folder)
+    assert sorted(before) == sorted(folder.glob("*.TIF"))
+    assert len(before) == 11
+    for path, pixels in before.items():
+        with rasterio.open(path) as dataset:
+            assert dataset.compression is None
+            assert dataset.block_shapes == [(1, 90)]
+            assert (dataset.read(1) == pixels).all()
 
 
 @pytest.mark.parametrize("network", ["unet", "gan"])
