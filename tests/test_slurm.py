@@ -15,14 +15,14 @@ SCRIPT = ROOT / "scripts/slurm/train.sbatch"
 def cluster(tmp_path):
     for name, does in [
         ("scontrol", '[ "$*" = "show hostnames n[7-8]" ] && printf "n7\\nn8\\n"'),
-        ("srun", 'printf "%s\\n" "$@"'),
+        ("srun", 'printf "%s\\n" "$SRUN_CPUS_PER_TASK $TORCH_ELASTIC_SHUTDOWN_TIMEOUT" "$@"'),
         ("torchrun", "exit 1"),
     ]:
         (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / name).chmod(0o755)
     return {
         "PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "n[7-8]", "SLURM_NNODES": "2",
-        "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_ID": "123456",
+        "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_ID": "123456", "SLURM_CPUS_PER_TASK": "32",
     }  # fmt: skip
 
 
@@ -36,6 +36,7 @@ def test_torchrun_gets_machines_gpus_meeting_point_and_arguments(cluster):
     done = submit(cluster, "main.py", "--experiment_name", "a b")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
+        "32 270", "--kill-on-bad-exit=1",
         "torchrun", "--nnodes=2", "--nproc_per_node=4", "--rdzv_backend=c10d",
         "--rdzv_id=123456", "--rdzv_endpoint=n7:23456", "main.py", "--experiment_name", "a b",
     ]  # fmt: skip
