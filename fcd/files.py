@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,10 @@ from fcd.errors import OutputError, UserError
 
 T = TypeVar("T")
 
+# In the names of temporary files: of those in a folder that several machines share, each knows
+# its own processes alone.
+_HOST = re.sub(r"\W", "", platform.node())
+
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
@@ -21,11 +26,11 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
     The suffix is kept, so that writers which choose a format by suffix work. On an
     exception the temporary file is removed and an earlier `path` stays as it was. What a process
-    that was killed has left of the same file is removed, too.
+    that was killed on this machine has left of the same file is removed, too.
     Raises `OutputError` if the file cannot be written (the disk is full, a folder is read-only).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.partial-{_HOST}-{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
@@ -42,7 +47,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 def _remove_leftovers(path: Path) -> None:
     for left in path.parent.glob(".*.partial-*"):
-        match = re.fullmatch(rf"\.{re.escape(path.stem)}\.partial-(\d+)\..*", left.name)
+        match = re.fullmatch(rf"\.{re.escape(path.stem)}\.partial-{_HOST}-(\d+)\..*", left.name)
         if match and not _is_running(int(match[1])):
             left.unlink(missing_ok=True)
 
@@ -61,9 +66,11 @@ def _is_running(process: int) -> bool:
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold `folder` for this process; the system lets go of it however the process ends.
 
-    Raises BlockingIOError if another process holds it, or waits for that one.
+    What is locked is the empty file `.lock` in it: a lock on a folder that machines share by NFS
+    would hold on one of them only. Raises BlockingIOError if another process holds it, or waits
+    for that one.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
