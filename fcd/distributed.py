@@ -11,11 +11,12 @@ Where there is one process, every method returns at once and torch.distributed i
 import functools
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -173,6 +174,20 @@ class Processes:
                     "check that all machines see the same files and hold the same code"
                 )
 
+    def claims(self) -> Callable[[str, str], str]:
+        """A function (name, claimant) -> who was the first to claim `name`, in any process."""
+        if self.count == 1:
+            return {}.setdefault
+        store = dist.PrefixStore(self.broadcast(uuid4().hex), _store())
+
+        def claim(name: str, claimant: str) -> str:
+            with _others():
+                if store.add(name, 1) == 1:
+                    store.set(f"{name}/claimant", claimant)
+                return store.get(f"{name}/claimant").decode()
+
+        return claim
+
     def wait(self) -> None:
         """Wait until every process has come here."""
         if self.count > 1:
@@ -185,12 +200,18 @@ ALONE = Processes()
 
 @contextmanager
 def _others() -> Iterator[None]:
-    """Communication that fails because another process has ended, in one line."""
+    """Communication that fails, mostly because another process has ended, in one line."""
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"another process of this run has ended ({reason})") from error
+        if str(error).startswith("DataLoader worker"):
+            raise  # told wherever this process is, and it is often here
+        # NCCL says what happened at the beginning and why at the end.
+        first, *others = str(error).strip().splitlines() or [type(error).__name__]
+        reason = "; ".join([first, *others[-1:]])
+        raise UserError(
+            f"the processes of this run cannot communicate, mostly because one has ended ({reason})"
+        ) from error
 
 
 # --- torchrun ----------------------------------------------------------------------------------
@@ -251,13 +272,16 @@ def failing() -> Iterator[bool]:
         yield True
         return
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    first = store.add(f"fcd/failed/{attempt}", 1) == 1
+    first, said = False, f"fcd/said/{attempt}"
+    # Where the store is gone, the machine that held it has ended: it was the first.
+    with suppress(RuntimeError):
+        first = store.add(f"fcd/failed/{attempt}", 1) == 1
     try:
         yield first
     finally:
         sys.stderr.flush()
-        said = f"fcd/said/{attempt}"
-        if first:
-            store.set(said, b"1")
-        else:
-            store.wait([said], LAST_WORDS)
+        with suppress(RuntimeError):
+            if first:
+                store.set(said, b"1")
+            else:
+                store.wait([said], LAST_WORDS)

@@ -146,16 +146,15 @@ def predict_scenes(
         raise UserError(
             f"--output_dir {output_dir} cannot be written to: {error.strerror}"
         ) from error
-    failed, skipped, taken = 0, 0, {}
+    failed, skipped, claim = 0, 0, processes.claims()
     own, silent = processes.share(paths), not (progress and processes.first)
     for path in tqdm(own, "predicting", unit="scene", dynamic_ncols=True, disable=silent):
         name = ""
         try:
             scene = scene_from(path, predictor.num_channels, bands)
+            if (first := claim(scene.name, path)) != path:
+                raise SceneError(f"{path} has the name {scene.name}, as {first}; rename one")
             name = scene.name
-            if name in taken:
-                raise SceneError(f"{path} has the name {name}, as {taken[name]}; rename one")
-            taken[name] = path
             if not overwrite and _is_done(scene, predictor, output_dir, write_score):
                 skipped += 1
                 continue
@@ -166,7 +165,6 @@ def predict_scenes(
             failed += 1
             tqdm.write(f"error: {error}", file=sys.stderr)
             row = {"status": f"failed: {error}"}
-            name = name if taken.get(name) == path else ""
         _add_to_summary(output_dir / SUMMARY, {"scene": name, "path": path, **row})
     skipped, failed = processes.sum_counts(np.array([skipped, failed])).tolist()
     done = len(paths) - failed - skipped

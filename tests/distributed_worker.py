@@ -7,6 +7,7 @@ processes, does it, and then checks what a single process cannot show.
 import io
 import json
 import os
+import shutil
 import sys
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
@@ -132,9 +133,17 @@ def _train(processes, train, val):
 
 
 def predictions(processes):
-    """How many of three scenes and one that is none failed, and what was said of it."""
+    """How many failed of three scenes, one that is none, and one that has the name of another.
+
+    The two of one name are masked by different processes. And what was said of it.
+    """
     predictor, said = gan("scored", processes).predictor(0.01, TILES), io.StringIO()
-    paths = [*map(str, sorted(Path("scenes/Water").iterdir())), "gone"]
+    first, second, third = sorted(Path("scenes/Water").iterdir())
+    again = Path("again", second.name)
+    if processes.first:
+        shutil.copytree(second, again)
+    processes.wait()
+    paths = [str(path) for path in (first, second, third, "gone", again)]
     with redirect_stdout(said):
         failed = predict_scenes(paths, predictor, "masks", processes=processes)
     return failed, said.getvalue()

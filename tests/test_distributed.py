@@ -1,5 +1,6 @@
 """Two processes compute what one computes, write what one writes, and fail as one does."""
 
+import csv
 import itertools
 import json
 import os
@@ -15,10 +16,11 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_loader import StepBatches
-from fcd import checkpoints, options
+from fcd import checkpoints, distributed, options
 from fcd.distributed import Part, Processes
 from fcd.errors import UserError
 from tests import distributed_worker as worker
@@ -67,6 +69,27 @@ def test_processes_see_the_batches_and_numbers_of_one():
                for rows in (slice(None), slice(0, None, 2), slice(1, None, 2))]  # fmt: skip
     assert torch.equal(numbers[0][::2], numbers[1])
     assert torch.equal(numbers[0][1::2], numbers[2])
+
+
+def test_why_processes_cannot_communicate_is_said():
+    said = r"cannot communicate, mostly because one has ended \(NCCL error; Last error: no socket\)"
+    with pytest.raises(UserError, match=said), distributed._others():
+        raise RuntimeError("NCCL error\nncclSystemError: it failed\nLast error: no socket\n")
+    # PyTorch tells of a killed reader wherever the process is.
+    with pytest.raises(RuntimeError, match="DataLoader worker"), distributed._others():
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+
+def test_a_process_whose_store_is_gone_is_not_the_first_to_fail(monkeypatch):
+    class Gone:
+        def add(self, *_):
+            raise dist.DistNetworkError("Broken pipe")
+
+        wait = add
+
+    monkeypatch.setattr(distributed, "_store", Gone)
+    with distributed.failing() as first:
+        assert not first
 
 
 # --- flags ---------------------------------------------------------------------------------
@@ -219,10 +242,13 @@ def test_a_file_is_written_by_one_process(folders):
 @pytest.mark.slow
 @pytest.mark.ci
 def test_the_scenes_of_all_processes_are_counted(folders):
-    """Each has masked two, of which the second process could not read one."""
+    """One of them cannot be read, and two have one name, in different processes."""
     for rank in range(2):
         failed, said = seen(folders[1], rank)["predicted"]
-        assert (failed, said) == (1, "3 scenes masked, 0 were there already, 1 failed: masks\n")
+        assert (failed, said) == (2, "3 scenes masked, 0 were there already, 2 failed: masks\n")
+    rows = list(csv.DictReader((folders[1] / "masks/summary.csv").read_text().splitlines()))
+    assert sum(row["status"] == "done" for row in rows) == 3
+    assert sum("rename one" in row["status"] for row in rows) == 1
     assert len(list((folders[1] / "masks").glob("*_mask.tif"))) == 3
 
 
