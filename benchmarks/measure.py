@@ -89,15 +89,21 @@ def compare(
     ours: Callable[[], Any],
     rounds: int,
     limit: float | None = None,
+    before: Callable[[], Any] = lambda: None,
 ) -> Comparison:
-    """Run both ways `rounds` times, in alternating order, after one run of each to warm up."""
+    """Run both ways `rounds` times, in alternating order, after one run of each to warm up.
+
+    before: called before each run, and not measured.
+    """
     ways = {"plain": plain, "ours": ours} if plain else {"ours": ours}
     for run in ways.values():
+        before()
         run()
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     peak = dict.fromkeys(ways, 0.0)
     for number in range(rounds):
         for way in list(ways)[:: 1 if number % 2 else -1]:
+            before()
             gc.collect()
             _forget_peak()
             _finish()

@@ -47,16 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
             scenes, out = find_scenes(root / "scenes"), root / "out"
 
             def plainly(scenes: list[Scene] = scenes, out: Path = out) -> int:
-                shutil.rmtree(out, ignore_errors=True)
                 return sum(plain.cut(scene, out, cutting) for scene in scenes)
 
             def alone(scenes: list[Scene] = scenes, out: Path = out) -> None:
-                shutil.rmtree(out, ignore_errors=True)
                 for scene in scenes:
                     patches.cut_scene(scene, out, "train", cutting)
 
             def shared(scenes: list[Scene] = scenes, out: Path = out) -> None:
-                shutil.rmtree(out, ignore_errors=True)
                 cut = partial(patches.cut_scene, image_dir=out, split="train", cutting=cutting)
                 list(pool.map(cut, scenes))
 
@@ -70,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
                         plainly,
                         ours,
                         flags.rounds,
+                        before=partial(shutil.rmtree, out, ignore_errors=True),
                     )
                 )
             shutil.rmtree(root)

@@ -69,9 +69,10 @@ def test_the_median_of_alternating_runs(monkeypatch):
     order, clock = [], iter([0, 1, 10, 30, 100, 102, 200, 205, 300, 303, 400, 440])
     monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
     made = measure.compare(
-        "x", "steps/s", 10, lambda: order.append("p"), lambda: order.append("o"), rounds=3
-    )
-    assert "".join(order) == "po" + "op" + "po" + "op"
+        "x", "steps/s", 10, lambda: order.append("p"), lambda: order.append("o"), rounds=3,
+        before=lambda: order.append("-"),
+    )  # fmt: skip
+    assert "".join(order) == "-p-o" + "-o-p" + "-p-o" + "-o-p"
     # Ours took 1, 5 and 3 seconds, plain 20, 2 and 40.
     assert (made.ours.seconds, made.plain.seconds) == (3, 20)
     assert made.row()["ratio"] == pytest.approx(20 / 3)
