@@ -131,6 +131,7 @@ def mask_scene(
     tile: int,
     overlap: int,
     batch_size: int,
+    device: torch.device,
 ) -> None:
     """Score a scene that is in memory as a whole, blended tiles, and write its mask to `path`.
 
@@ -157,7 +158,8 @@ def mask_scene(
             for row, column in corners[start : start + batch_size]
         ]
         batch = torch.from_numpy(np.stack([x[:, rows, columns] for rows, columns in windows]))
-        for window, values in zip(windows, score(batch).numpy(), strict=True):
+        scores = score(batch.to(device)).cpu().numpy()
+        for window, values in zip(windows, scores, strict=True):
             total[window] += values * weight
     inside = total[overlap : overlap + grid.height, overlap : overlap + grid.width]
     mask = labels.tif_from_patch(labels.patch_from_score(inside, valid, threshold))

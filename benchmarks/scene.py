@@ -143,6 +143,7 @@ def ways_of(
             tiles.size,
             tiles.overlap,
             tiles.batch_size,
+            solver.device,
         )
 
     predictor = solver.predictor(threshold, tiles)
