@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile, schedule
 from tqdm import tqdm
 
@@ -36,16 +38,22 @@ def profiled(batches: Iterable[T], steps: int, folder: Path) -> Iterator[T]:
         path = folder / "profile.pt.trace.json"
         with replacing(path) as temporary:
             profiler.export_chrome_trace(str(temporary))
-        tqdm.write(f"{_table(profiler, steps)}\ntrace: {path}")
+        tqdm.write(f"{table(profiler.key_averages(), steps)}\ntrace: {path}")
     yield from rest
 
 
-def _table(profiler: profile, steps: int) -> str:
+def table(events: Iterable[FunctionEventAvg], steps: int) -> str:
     """The operations by the time of their own, on the device if there is one: ms a step, share."""
-    events = profiler.key_averages()
-    on_device = any(event.self_device_time_total for event in events)
+    operations = [event for event in events if not event.key.startswith("ProfilerStep")]
+    on_device = any(event.self_device_time_total for event in operations)
     time = "self_device_time_total" if on_device else "self_cpu_time_total"
-    operations = [e for e in events if not e.key.startswith("ProfilerStep")]
+    if on_device:
+        # Its kernels: the operations that started them, and annotations, hold the same time again.
+        operations = [
+            event
+            for event in operations
+            if event.device_type != DeviceType.CPU and not event.is_user_annotation
+        ]
     total = sum(getattr(event, time) for event in operations)
     lines = [f"{'ms/step':>9} {'share':>6} {'calls/step':>10}  operation"]
     for event in sorted(operations, key=lambda e: getattr(e, time), reverse=True)[:ROWS]:

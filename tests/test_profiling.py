@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEventAvg
 
 from data_loader import PatchDataset
 from fcd import checkpoints, profiling
@@ -53,3 +55,24 @@ def test_calls_are_counted_by_the_step(tmp_path, capsys):
 def test_a_run_that_ends_early_passes_all_batches_and_leaves_no_trace(tmp_path, given):
     assert list(profiling.profiled(iter(range(given)), 3, tmp_path)) == list(range(given))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_device_the_time_of_a_kernel_counts_once():
+    def event(key, device, microseconds, annotation=False):
+        made = FunctionEventAvg()
+        made.key, made.count, made.device_type = key, 6, device
+        made.self_device_time_total, made.is_user_annotation = microseconds, annotation
+        return made
+
+    events = [
+        event("ProfilerStep#3", DeviceType.CUDA, 9000.0, True),
+        event("aten::convolution", DeviceType.CPU, 6000.0),  # that of the kernel it starts
+        event("sgemm", DeviceType.CUDA, 6000.0),
+        event("Optimizer.step#Adam.step", DeviceType.CUDA, 2000.0, True),
+        event("fused_adam", DeviceType.CUDA, 2000.0),
+    ]
+    _, *rows = profiling.table(events, steps=2).splitlines()
+    assert [row.split() for row in rows] == [
+        ["3.00", "75.0%", "3.0", "sgemm"],
+        ["1.00", "25.0%", "3.0", "fused_adam"],
+    ]
