@@ -399,7 +399,10 @@ class _Loader(DataLoader):
             with _sigterm_blocked() if _SAYS_WHO else nullcontext():
                 batches = super().__iter__()
             yield from batches
-        except (ConnectionError, EOFError, FileNotFoundError) as error:
+        except (ConnectionError, EOFError, FileNotFoundError, RuntimeError) as error:
+            # With pinned memory a thread meets the error, and PyTorch tells the end of the thread.
+            if type(error) is RuntimeError and not str(error).startswith("Pin memory thread"):
+                raise
             # It was killed while it handed a batch over. Patches raise `DamagedPatch` instead.
             # The signal that makes PyTorch tell it comes in a moment; later it would come out
             # in the midst of what is done after an error.
@@ -424,17 +427,19 @@ def get_loader(
     num_workers: int,
     *,
     batches: StepBatches | None = None,
+    pin_memory: bool = False,
 ) -> DataLoader:
     """Batches of `dataset`: image (N, C, H, W) DN, label (N, 1) float32, mask (N, H, W) uint8.
 
-    In the order of `batches`, or once from first to last.
+    In the order of `batches`, or once from first to last. pin_memory: for a CUDA device, which
+    then takes them while it computes.
     """
     order = {"batch_sampler": batches} if batches is not None else {"batch_size": batch_size}
     return _Loader(
         dataset,
         num_workers=num_workers,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         worker_init_fn=_ignore_interrupt,
         **order,
     )

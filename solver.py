@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -192,7 +192,7 @@ class Solver:
         order = StepBatches(
             all_labels, batch_size, run.seed, self.step, stop, balance, run.processes
         )
-        loader = get_loader(dataset, batch_size, run.num_workers, batches=order)
+        loader = self._loader(dataset, batch_size, order)
 
         def parts() -> Iterator[tuple[dict, Part]]:
             for batch, indices in zip(loader, order.whole(), strict=True):
@@ -202,6 +202,18 @@ class Solver:
         if run.profile and run.processes.first:
             return profiled(parts(), run.profile, run.folder.logs)
         return parts()
+
+    def _loader(
+        self, dataset: PatchDataset | Subset, batch_size: int, batches: StepBatches | None = None
+    ) -> DataLoader:
+        """Batches of `dataset`, read by the processes of `num_workers`; see `get_loader`."""
+        return get_loader(
+            dataset,
+            batch_size,
+            self.run.num_workers,
+            batches=batches,
+            pin_memory=self.device.type == "cuda",
+        )
 
     def inputs(self, batch: dict) -> Tensor:
         """Images of a batch as network input, normalised on the device."""
@@ -213,13 +225,15 @@ class Solver:
 
     def check_finite(self, parts: Parts) -> None:
         """Raise `UserError` if a loss part or a weight is not finite."""
-        bad = [name for name, value in parts.items() if not torch.isfinite(value)]
-        bad += [
-            f"weights of {name}"
+        finite = {name: torch.isfinite(value) for name, value in parts.items()} | {
+            f"weights of {name}": torch.stack(
+                [torch.isfinite(p).all() for p in network.parameters()]
+            ).all()
             for name, network in self.networks().items()
-            if not all(torch.isfinite(p).all() for p in network.parameters())
-        ]
-        if bad:
+        }
+        # One question: a device is waited for until it has answered.
+        answers = torch.stack(list(finite.values())).tolist()
+        if bad := [name for name, answer in zip(finite, answers, strict=True) if not answer]:
             raise UserError(
                 f"step {self.step}: {', '.join(bad)} is not finite; the last good checkpoint in "
                 f"{self.run.folder.models} is kept. Try a smaller learning rate in a new run"
@@ -320,10 +334,10 @@ class Solver:
         """
         parts = self.run.processes.sum_parts(parts)
         self.check_finite(parts)
-        for name, value in parts.items():
-            log.add_scalar(name, value.item(), self.step)
-        log.add_scalar("lr", lr, self.step)
-        known = {name: f"{parts[name].item():.3f}" for name in shown if name in parts}
+        values = dict(zip(parts, torch.stack(list(parts.values())).tolist(), strict=True))
+        for name, value in (values | {"lr": lr}).items():
+            log.add_scalar(name, value, self.step)
+        known = {name: f"{values[name]:.3f}" for name in shown if name in values}
         bar.set_postfix(known, refresh=False)
 
     def keep_best(self, log: SummaryWriter, cells: np.ndarray, select: str, reference: str) -> None:
@@ -406,7 +420,7 @@ class Solver:
         """
         counts = np.zeros((2, metrics.BINS), np.int64)
         for batch in tqdm(
-            get_loader(self._own(dataset), batch_size, self.run.num_workers),
+            self._loader(self._own(dataset), batch_size),
             "scoring patches",
             leave=False,
             dynamic_ncols=True,
@@ -434,7 +448,7 @@ class Solver:
         """Histogram (2, BINS) of the patches' image scores against their image-level labels."""
         codes = np.array([labels.CLEAR, labels.CLOUD])
         counts = np.zeros((2, metrics.BINS), np.int64)
-        for batch in get_loader(self._own(dataset), batch_size, self.run.num_workers):
+        for batch in self._loader(self._own(dataset), batch_size):
             score = self.image_score(self.inputs(batch)).float().cpu().numpy()
             counts += metrics.histogram(codes[batch["label"][:, 0].long().numpy()], score)
         return self.run.processes.sum_counts(counts)

@@ -266,7 +266,8 @@ def export(flags: argparse.Namespace, used: Run) -> int:
             "class activation maps, most of which take gradients"
         )
     threshold = modes.chosen_threshold(flags, solver)["threshold"]
-    solver.export(used.folder.onnx(flags.checkpoint), solver.network, threshold)
+    if used.processes.first:
+        solver.export(used.folder.onnx(flags.checkpoint), solver.network, threshold)
     return 0
 
 

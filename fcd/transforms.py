@@ -158,11 +158,14 @@ class Normalization:
         # NaN equals nothing. In float32, which holds all DN, values are what pixels hold.
         values = np.array([math.nan if v is None else v for v in self.nodata], np.float32)
         values = values.reshape(-1, 1, 1)
-        return torch.from_numpy(values).to(dn.device) if isinstance(dn, torch.Tensor) else values
+        if isinstance(dn, torch.Tensor):
+            return torch.from_numpy(values).to(dn.device, non_blocking=True)
+        return values
 
     def _bounds(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        bounds = torch.tensor([self.low, self.high], dtype=torch.float32, device=like.device)
-        low, high = bounds.view(2, 1, -1, 1, 1)
+        bounds = torch.tensor([self.low, self.high], dtype=torch.float32)
+        # Made on a device, they would be waited for at every step, and all that is before them.
+        low, high = bounds.to(like.device, non_blocking=True).view(2, 1, -1, 1, 1)
         return low, high
 
     def normalize(self, dn: torch.Tensor) -> torch.Tensor:
@@ -199,8 +202,9 @@ def random_horizontal_flip(
 
     part: which part of a batch they are, if not the whole.
     """
-    flip = (part or Part(len(batches[0]))).uniform(generator) < 0.5
+    drawn = (part or Part(len(batches[0]))).uniform(generator) < 0.5
+    flip = drawn.to(batches[0].device, non_blocking=True)
     return tuple(
-        torch.where(flip.view(-1, *[1] * (batch.dim() - 1)).to(batch.device), batch.flip(-1), batch)
+        torch.where(flip.view(-1, *[1] * (batch.dim() - 1)), batch.flip(-1), batch)
         for batch in batches
     )

@@ -344,12 +344,9 @@ def test_a_negative_number_may_have_an_exponent(tmp_path, text):
 def test_two_runs_in_one_folder_are_refused(call, tmp_path):
     make_patches(tmp_path / "p")
     (tmp_path / "outputs/FCD").mkdir(parents=True)
-    handle = os.open(tmp_path / "outputs/FCD", os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
+    with open(tmp_path / "outputs/FCD/.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         code, error, _ = call(main, *TINY, "--image_dir", "p", "--num_iters", 2)
-    finally:
-        os.close(handle)
     assert (code, error) == (
         2,
         "error: another process is training in outputs/FCD; wait for it, or choose another "

@@ -165,12 +165,15 @@ def test_a_loader_obeys_its_own_process_alone(image_dir):
     assert loader.exitcode == 0
 
 
-def test_a_loader_killed_while_it_hands_a_batch_over_is_told_once(image_dir, monkeypatch):
+@pytest.mark.parametrize(
+    "met", [ConnectionResetError(), RuntimeError("Pin memory thread exited unexpectedly")]
+)
+def test_a_loader_killed_while_it_hands_a_batch_over_is_told_once(image_dir, monkeypatch, met):
     """As PyTorch tells it, which raises when the signal comes, wherever this process is then."""
 
     def killed(_):
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGCHLD)).start()
-        raise ConnectionResetError
+        raise met
         yield
 
     def tells(*_):
