@@ -106,8 +106,13 @@ def test_each_process_takes_its_own_device(monkeypatch):
     with pytest.raises(UserError, match=r"more processes .* \(1\); give --nproc_per_node 1"):
         options.device("auto")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current, precision = [], []
     monkeypatch.setattr(torch, "zeros", lambda *_, device: None)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", precision.append)
     assert options.device("auto") == options.device("cuda") == torch.device("cuda:1")
+    assert current == [torch.device("cuda:1")] * 2
+    assert precision == ["high"] * 2
 
 
 def test_one_process_under_torchrun_is_one_process(monkeypatch):
