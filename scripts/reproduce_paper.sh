@@ -14,6 +14,10 @@ while [ $# -gt 0 ]; do
         *) arguments+=("$1"); shift ;;
     esac
 done
+if [[ ! $jobs =~ ^[1-9][0-9]*$ ]]; then
+    echo "error: --jobs $jobs is no number of rows; give 1 or more" >&2
+    exit 2
+fi
 set -- "${arguments[@]}"
 # shellcheck source=scripts/rows.sh
 source "$here/rows.sh"

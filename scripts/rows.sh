@@ -5,6 +5,7 @@
 #   --demo           demo size: synthetic scenes, small networks, a CPU is enough
 #   --seeds "0 1 2"  one run of each row a seed (default: 0 1 2)
 #   --dir DIR        folder of data, outputs and runs (default: the repository; demo: demo-table)
+#   --orig_image_dir DIR, --image_dir DIR   the scenes and the patches, if they are elsewhere
 #   --gan "FLAGS"    further flags of every training of a GAN
 #   --unet "FLAGS"   further flags of every supervised training
 #   other flags      go to every training and test (--device cuda:1 …)
@@ -12,7 +13,14 @@
 # A run that is tested already is skipped; one that was stopped goes on.
 set -euo pipefail
 
-seeds="0 1 2" dir="" demo=false extra=() more_gan=() more_unet=()
+usage() { # what this script and this file say of themselves
+    local file
+    for file in "$0" "${BASH_SOURCE[0]}"; do
+        sed -n -e '/^$/q' -e '/^set /q' -e '/^#!/d' -e '/shellcheck/d' -e 's/^# \{0,1\}//p' "$file"
+    done
+}
+
+seeds="0 1 2" dir="" scenes="" patches="" demo=false extra=() more_gan=() more_unet=()
 while [ $# -gt 0 ]; do
     case $1 in
         --demo) demo=true; shift ;;
@@ -20,9 +28,20 @@ while [ $# -gt 0 ]; do
         --dir) dir=${2:?--dir needs a folder}; shift 2 ;;
         --gan) read -ra more_gan <<<"${2:?--gan needs flags}"; shift 2 ;;
         --unet) read -ra more_unet <<<"${2:?--unet needs flags}"; shift 2 ;;
+        --orig_image_dir) scenes=$(realpath -m "${2:?--orig_image_dir needs a folder}"); shift 2 ;;
+        --image_dir) patches=$(realpath -m "${2:?--image_dir needs a folder}"); shift 2 ;;
+        -h | --help) usage; exit ;;
+        --seed | --seed=* | --experiment_name* | --method* | --mode* | --config*)
+            echo "error: $1 is different in each run: the scripts give it (seeds: --seeds \"0 1 2\")" >&2
+            exit 2
+            ;;
         *) extra+=("$1"); shift ;;
     esac
 done
+if $demo && [ -n "$scenes$patches" ]; then
+    echo "error: --demo draws its own scenes; leave --orig_image_dir and --image_dir out" >&2
+    exit 2
+fi
 
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -48,9 +67,10 @@ if $demo; then
     tuned=(--encoder resnet18 --normalize stretch --batch_size 32 --n_epochs 10 --lr 1e-4)
     few=(--encoder resnet18 --normalize stretch --batch_size 8 --n_epochs 15 --lr 5e-4)
     masks=(--data_path scenes --output_dir patches)
-    if [ ! -f patches/split.csv ]; then
+    if [ ! -f patches/complete ]; then
         say -m fcd.synthetic --output_dir scenes
         say "$root/prepare_landsat8_biome.py" "${masks[@]}" --patch_size 32
+        touch patches/complete
     fi
 else
     cd "${dir:-$root}"
@@ -60,6 +80,14 @@ else
     tuned=(--lr 1e-5)
     few=()
     masks=()
+    if [ -n "$scenes" ]; then
+        data+=(--orig_image_dir "$scenes")
+        masks+=(--data_path "$scenes")
+    fi
+    if [ -n "$patches" ]; then
+        data+=(--image_dir "$patches")
+        masks+=(--output_dir "$patches")
+    fi
 fi
 gan+=("${more_gan[@]}")
 unet+=("${more_unet[@]}")

@@ -51,6 +51,7 @@ def draw_scenes(folder):
     arguments = ["--data_path", "scenes", "--output_dir", "patches", "--patch_size", "32"]
     command = [sys.executable, ROOT / "prepare_landsat8_biome.py", *arguments]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    (folder / "patches/complete").touch()
 
 
 def finish(process):
@@ -110,6 +111,79 @@ def test_a_row_that_fails_is_named_and_the_others_go_on(tmp_path):
     assert sum("'none' is no whole number" in line for line in named) == 3
     assert "type the command again" in named[-1]
     assert (tmp_path / "rows/outputs/QA/results/metrics.json").exists()
+
+
+@pytest.fixture
+def stub(tmp_path):
+    """Scripts with a `python` that does nothing but write down what it was asked."""
+    (tmp_path / "python").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n')
+    (tmp_path / "python").chmod(0o755)
+
+    def run(script, *arguments):
+        environment = {"VIRTUAL_ENV": "any", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+        return subprocess.run(
+            ["bash", ROOT / "scripts" / script, "--dir", tmp_path, *arguments],
+            env=environment, cwd=tmp_path, capture_output=True, text=True,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.mark.parametrize("script", ["reproduce_paper.sh", "run_fcd.sh"])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--seed", "3"], 'error: --seed is different in each run: the scripts give it (seeds: '
+         '--seeds "0 1 2")'),
+        (["--method=X"], "error: --method=X is different in each run: the scripts give it (seeds: "
+         '--seeds "0 1 2")'),
+        (["--demo", "--image_dir", "p"], "error: --demo draws its own scenes; leave "
+         "--orig_image_dir and --image_dir out"),
+    ],
+)  # fmt: skip
+def test_flags_that_would_mix_up_the_rows_are_refused(stub, tmp_path, script, flags, message):
+    done = stub(script, *flags)
+    assert (done.returncode, done.stderr) == (2, f"{message}\n")
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("jobs", ["0", "x", "-1"])
+def test_a_number_of_jobs_that_is_none_is_refused(stub, jobs):
+    done = stub("reproduce_paper.sh", "--jobs", jobs)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"--jobs {jobs} is no number of rows" in done.stderr
+
+
+def test_help_tells_the_flags_of_the_script_and_of_all_rows(stub):
+    done = stub("reproduce_paper.sh", "--help")
+    assert done.returncode == 0
+    for flag in ("--jobs N", "--demo", "--seeds", "--dir DIR", "--gan", "--image_dir DIR"):
+        assert flag in done.stdout
+    assert "shellcheck" not in done.stdout
+
+
+def test_full_size_is_the_papers_and_data_elsewhere_reach_every_command(stub, tmp_path):
+    done = stub("run_fcdplus.sh", "--seeds", "0 7", "--orig_image_dir", "s", "--image_dir", "p",
+                "--device", "cuda:1")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text().splitlines()
+    commands = [line.replace(f"{ROOT}/", "") for line in asked if line.startswith(str(ROOT))]
+    scenes, patches = f"{tmp_path}/s", f"{tmp_path}/p"
+    data = f"--orig_image_dir {scenes} --image_dir {patches}"
+    assert commands[:4] == [
+        f"main.py --mode train {data} --experiment_name FCD-0 --seed 0 --device cuda:1",
+        f"main.py --mode generate_masks {data} --batch_size 64 --experiment_name FCD-0 "
+        "--device cuda:1",
+        f"prepare_landsat8_biome.py --data_path {scenes} --output_dir {patches} "
+        "--generated_masks outputs/FCD-0/results/tifs --generated_mask_file generated_mask_0.tif",
+        f"supervised_main.py --mode train {data} --experiment_name FCD+-0 --seed 0 "
+        "--train_mask_file generated_mask_0.tif --classifier_head True --device cuda:1",
+    ]
+    assert sum("--seed 7" in line for line in commands) == 4
+    assert any(
+        "FCD+1Pct-7 --seed 7 --lr 1e-5 --keep_ratio 0.01 --freeze_encoder True" in line
+        for line in commands
+    )
 
 
 def test_licences_of_what_requirements_name_are_stated_and_permissive():
