@@ -1,7 +1,5 @@
 """Confusion counts, scores from them, and thresholds from histograms of the cloud score."""
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from fcd import labels
@@ -25,17 +23,13 @@ def _ratio(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
 def scores(counts: np.ndarray) -> dict:
     """Accuracy, and precision, recall, F1 and IoU per class and macro-averaged, in [0, 1].
 
-    A figure whose denominator is zero is None, not a perfect score: a class that neither
-    occurs nor is predicted has no F1 and is left out of the macro average; one that does not
-    occur but is predicted has F1 and IoU 0 and counts.
+    A figure whose denominator is zero is None, not a perfect score. A class that neither occurs
+    nor is predicted is left out of the macro average; of one that only occurs or only is predicted
+    every figure counts there as 0, that without a denominator too (scikit-learn's
+    ``zero_division=0``).
     """
     counts = np.asarray(counts, np.float64)
     result: dict = {"accuracy": _ratio(np.trace(counts), counts.sum()), "pixels": int(counts.sum())}
@@ -48,8 +42,11 @@ def scores(counts: np.ndarray) -> dict:
             "f1": _ratio(2 * hit, occurs + predicted),
             "iou": _ratio(hit, occurs + predicted - hit),
         }
+    # The F1 of a class that is there always has a denominator.
+    there = [result[name] for name in CLASSES if result[name]["f1"] is not None]
     result["macro"] = {
-        figure: _mean(result[name][figure] for name in CLASSES) for figure in result["clear"]
+        figure: float(np.mean([one[figure] or 0.0 for one in there])) if there else None
+        for figure in result["clear"]
     }
     return result
 

@@ -65,11 +65,14 @@ class TestScores:
         assert scores["cloud"] == {"precision": 0, "recall": None, "f1": 0, "iou": 0}
         assert scores["macro"]["f1"] == pytest.approx((2 * 6 / 14 + 0) / 2)
 
-    def test_absent_class_agrees_with_scikit_learn(self):
-        truth, prediction = (mask.ravel() for mask in random_masks(0, (1,), (1, 2)))
+    @pytest.mark.parametrize(("occur", "predicted"), [((1,), (1, 2)), ((1, 2), (1,)), ((2,), (1,))])
+    def test_absent_class_agrees_with_scikit_learn(self, occur, predicted):
+        truth, prediction = (mask.ravel() for mask in random_masks(0, occur, predicted))
         scores = metrics.scores(metrics.confusion(truth, prediction))
-        expected = sklearn_metrics.f1_score(truth, prediction, average="macro", zero_division=0)
-        assert scores["macro"]["f1"] == pytest.approx(expected)
+        precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
+            truth, prediction, average="macro", zero_division=0
+        )
+        assert list(scores["macro"].values())[:3] == pytest.approx([precision, recall, f1])
 
     def test_no_pixel_has_no_figures(self):
         scores = metrics.scores(np.zeros((2, 2)))
