@@ -107,20 +107,29 @@ def round_steps(upper: float) -> list[float]:
 
 
 def bar_panel(title: str, bars: Sequence[Bar]) -> str:
-    """Horizontal bars from 0 to 1 with the standard deviation as error bars, and their values."""
-    left = 14 + _LETTER * max((len(bar.name) for bar in bars), default=0)
+    """Horizontal bars from 0 to 1 with the standard deviation as error bars, and their values.
+
+    Long names lose their middle.
+    """
+    names = [_shortened(bar.name) for bar in bars]
+    left = 14 + _LETTER * max(map(len, names), default=0)
     span = _PANEL_WIDTH - left - 50
     height = _panel_height(len(bars))
     parts = [_text(0, 14, title, "title")]
     for tick in (0, 0.5, 1):
         x = left + span * tick
         parts.append(_line(x, _BAR_TOP - 4, x, height, "grid"))
-    for index, bar in enumerate(bars):
+    for index, (name, bar) in enumerate(zip(names, bars, strict=True)):
         top = _BAR_TOP + _BAR_ROW * index
-        parts.append(_text(left - 7, top + 12, bar.name, "", "end"))
+        parts.append(_text(left - 7, top + 12, name, "", "end"))
         parts.append(_bar(bar, left, top, span))
     values = "; ".join(f"{bar.name} {_bar_value(bar)}" for bar in bars)
     return _svg(_PANEL_WIDTH, height, f"{title}: {values}", "".join(parts))
+
+
+def _shortened(name: str, letters: int = 25) -> str:
+    half = letters // 2
+    return name if len(name) <= letters else f"{name[:half]}…{name[-half:]}"
 
 
 def _bar(bar: Bar, left: float, top: float, span: float) -> str:

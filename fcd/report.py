@@ -151,20 +151,20 @@ class Evaluation:
                 for key, (biome, counts) in sorted(self._counts.items())
             },
             "confusion": total.tolist(),
-            "thresholds": self._thresholds(),
+            "thresholds": self._thresholds(metrics.scores(total)["macro"]["f1"]),
         }
 
-    def _thresholds(self) -> dict[str, dict[str, float]] | None:
-        """Macro F1 on these pixels at the chosen threshold, at Otsu's and at the best."""
+    def _thresholds(self, macro_f1: float | None) -> dict[str, dict[str, float]] | None:
+        """`macro_f1`, that of the chosen threshold, and macro F1 at Otsu's and at the best."""
         if self.threshold is None or self._histogram is None or not self._histogram.any():
             return None
         f1 = metrics.macro_f1_by_threshold(self._histogram)
         values = {
-            "chosen": self.threshold,
             "otsu": metrics.otsu_threshold(self._histogram.sum(axis=0)),
             "best": metrics.best_threshold(self._histogram)[0],
         }
-        return {
+        # A number that was given as a threshold may lie beside the grid of the histogram.
+        return {"chosen": {"value": self.threshold, "macro_f1": macro_f1}} | {
             name: {"value": value, "macro_f1": float(f1[report_page.threshold_bin(value)])}
             for name, value in values.items()
         }

@@ -1,4 +1,6 @@
-"""Axes of the plots."""
+"""Axes and bars of the plots."""
+
+import re
 
 import pytest
 
@@ -16,3 +18,18 @@ from fcd import plots
 )
 def test_axes_are_marked_at_round_numbers(upper, steps):
     assert plots.round_steps(upper) == steps
+
+
+@pytest.mark.parametrize("letters", [3, 25, 26, 100])
+def test_bars_have_room_beside_long_names(letters):
+    names = ["F" * letters, "F" * (letters - 1) + "S"]
+    svg = plots.bar_panel(
+        "Overall", [plots.Bar(name, value) for name, value in zip(names, (0.5, 1), strict=True)]
+    )
+    half, whole = (float(width) for width in re.findall(r'class="bar".*?width="([^"]*)"', svg))
+    assert whole == pytest.approx(2 * half, abs=0.2)
+    assert whole > 90
+    written = re.findall(r"<text[^>]*>(F[^<]*)</text>", svg)
+    assert len(set(written)) == 2
+    assert max(map(len, written)) == min(letters, 25)
+    assert all(name in svg for name in names)  # in the words for those who do not see it

@@ -166,7 +166,10 @@ class TestPage:
 
     @pytest.mark.parametrize("threshold", [0.0, 1.0])
     def test_thresholds_at_the_ends(self, tmp_path, threshold):
-        assert write_run(tmp_path / "run", threshold=threshold).exists()
+        page = write_run(tmp_path / "run", threshold=threshold)
+        results = json.loads(page.with_name("metrics.json").read_text())
+        chosen = {"value": threshold, "macro_f1": results["overall"]["macro"]["f1"]}
+        assert results["thresholds"]["chosen"] == chosen
 
 
 class TestSupervisionNote:
