@@ -308,6 +308,8 @@ def add_masks(scenes: list[Scene], masks: Path, image_dir: Path, name: str, work
         scene.name: partial(patches.add_generated_masks, scene, record, masks, image_dir, name)
         for scene, record in wanted
     }
+    # What earlier masks have cost does not hold for these; it is written when all are there.
+    patches.provenance_path(image_dir, name).unlink(missing_ok=True)
     counts = np.zeros((2, 2), np.int64)
     for _, result in parallel(jobs, workers, "adding masks"):
         if isinstance(result, SceneError):

@@ -58,7 +58,7 @@ class Supervision:
         by, cost = masks.threshold_chosen_by, masks.threshold_pixel_labels
         seen = replace(
             self.with_source(masks.labels_from),
-            threshold_chosen_by=f"training masks: {by}",
+            threshold_chosen_by=_joined(self.threshold_chosen_by, f"training masks: {by}"),
             threshold_pixel_labels=self.threshold_pixel_labels + cost,
         )
         seen = seen.with_image_labels(masks.image_labels).with_pixel_labels(masks.pixel_labels)

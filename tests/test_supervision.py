@@ -1,5 +1,7 @@
 """Labels counted by hand along a chain of runs."""
 
+from dataclasses import replace
+
 from fcd.supervision import Supervision
 
 NOTHING = Supervision(0, 0, "", 0, "", 0, labels_from="")
@@ -21,6 +23,9 @@ def test_generated_masks_cost_what_their_run_has_cost():
     )  # fmt: skip
     tested = plus.with_checkpoint("best validation F1", 30).with_threshold("0.5, fixed", 4)
     assert tested.checkpoint_chosen_by == "training masks: best validation F1; best validation F1"
+    fine_tuned = replace(FCD, threshold_chosen_by="weights' masks: F1").with_masks(FCD)
+    assert fine_tuned.threshold_chosen_by == "weights' masks: F1; training masks: best F1"
+    assert fine_tuned.threshold_pixel_labels == 2000
     assert tested.threshold_chosen_by == "0.5, fixed; training masks: best F1"
     assert (tested.checkpoint_pixel_labels, tested.threshold_pixel_labels) == (2030, 1004)
 
