@@ -127,6 +127,7 @@ class Solver:
     score_name: str  # what `score` is
     rgb: tuple[int, ...]  # red, green and blue among the bands, from 0
     natural_threshold: float | None = None  # of a score that is a probability
+    learns_by_validation = False  # whether the learning rate follows the validation scores
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -359,11 +360,13 @@ class Solver:
             f"step {self.step}: validation accuracy {scores['accuracy']:.3f}, "
             f"macro F1 {f1:.3f} (best {self.best:.3f})"
         )
+        choice = Choice(SELECTIONS[select], int(cells.sum()) if select == "pixel" else 0)
+        if select == "pixel" and reference == QA:
+            choice = Choice(QA_SELECTION, 0)
         if is_best:
-            choice = Choice(SELECTIONS[select], int(cells.sum()) if select == "pixel" else 0)
-            if select == "pixel" and reference == QA:
-                choice = Choice(QA_SELECTION, 0)
             self.save_best(choice)
+        if self.learns_by_validation:
+            self.choice = replace(choice, by=f"last step, learning rate by {choice.by}")
         self.save("latest")
 
     def stop_if_asked(self, interruption: Interruption) -> None:
@@ -1162,6 +1165,7 @@ class SupervisedSolver(Solver):
     """A network trained on masks or image labels: FCD+, fully supervised, Pre, the CAM family."""
 
     tile_multiple = 32
+    learns_by_validation = True
 
     def __init__(self, run: Run, task: Task, image_size: int, normalization: Normalization) -> None:
         super().__init__(run)
