@@ -24,6 +24,28 @@ def test_fields_fill_the_band_without_overlap():
 
 
 @pytest.mark.parametrize(
+    ("collection", "bits"),
+    [
+        (PRE, "fill 0, dropped frame 1, terrain 2, water 4-5, shadow 6-7, snow 10-11, "
+              "cirrus 12-13, cloud 14-15"),
+        (ONE, "fill 0, terrain 1, saturation 2-3, cloud 4, cloud confidence 5-6, shadow 7-8, "
+              "snow 9-10, cirrus 11-12"),
+        (TWO, "fill 0, dilated cloud 1, cirrus 2, cloud 3, shadow 4, snow 5, clear 6, water 7, "
+              "cloud 8-9, shadow 10-11, snow 12-13, cirrus 14-15"),
+    ],
+)  # fmt: skip
+def test_every_field_is_where_usgs_puts_it(collection, bits):
+    """As the pages of USGS list them; names are shortened to their first word."""
+    expected = []
+    for field in bits.split(", "):
+        name, place = field.rsplit(" ", 1)
+        first, _, last = place.partition("-")
+        expected.append((name.split()[0], int(first), int(last or first) - int(first) + 1))
+    found = [(name.split()[0], f.shift, f.width) for name, f in BITS[collection].items()]
+    assert sorted(found, key=lambda field: field[1]) == expected
+
+
+@pytest.mark.parametrize(
     ("collection", "value", "expected"),
     [
         (PRE, 1, INVALID),
