@@ -117,8 +117,8 @@ def compare(
 
 
 def _finish() -> None:
-    """Wait for what a CUDA device has been asked to do."""
-    if torch.cuda.is_available():
+    """Wait for what the current CUDA device, if one is used, has been asked to do."""
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 

@@ -26,7 +26,7 @@ def profiled(batches: Iterable[T], steps: int, folder: Path) -> Iterator[T]:
     leaves no trace.
     """
     activities = [ProfilerActivity.CPU]
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # as it is where the networks are there
         activities.append(ProfilerActivity.CUDA)
     rest = iter(batches)
     plan = schedule(wait=WAIT, warmup=WARM_UP, active=steps, repeat=1)
