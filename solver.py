@@ -56,7 +56,7 @@ from fcd.profiling import profiled
 from fcd.reference import NAMES, QA, TRUTH
 from fcd.report import Evaluation, evaluate
 from fcd.scenes import Scene, SceneReader, band_names, default_rgb
-from fcd.supervision import Supervision
+from fcd.supervision import UNKNOWN, Supervision
 from fcd.tiling import Strip, score_strips
 from fcd.transforms import FILL, Normalization, random_horizontal_flip, to_device
 from model import Discriminator, Generator, build_resnet50, build_ucam, build_unet
@@ -1105,7 +1105,7 @@ def _described(state: dict[str, Any]) -> dict[str, Any]:
         "normalization": Normalization.paper(d["main.0.weight"].shape[1]).state(),
         "step": 0,
         "best": -math.inf,
-        "choice": asdict(Choice("unknown", 0)),
+        "choice": asdict(Choice(UNKNOWN, 0)),
         "image_labels": 0,
     }
 

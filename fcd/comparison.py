@@ -24,7 +24,7 @@ from fcd.report_page import (
     score_range,
     supervision_note,
 )
-from fcd.supervision import Supervision
+from fcd.supervision import UNKNOWN, Supervision
 
 FIGURES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "cloud_iou": "Cloud IoU"}
 OVERALL = "Overall"
@@ -84,9 +84,15 @@ class Method:
         return "–".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
 
     def chosen_with_pixel_labels(self, choice: str) -> str:
-        """Whether `choice` ("threshold" or "checkpoint") of any run used pixel labels."""
-        field = f"{choice}_pixel_labels"
-        return "yes" if any(run.metrics["supervision"][field] for run in self.runs) else "no"
+        """Whether `choice` ("threshold" or "checkpoint") of any run used pixel labels.
+
+        yes, no, or unknown.
+        """
+        seen = [run.metrics["supervision"] for run in self.runs]
+        if any(supervision[f"{choice}_pixel_labels"] for supervision in seen):
+            return "yes"
+        unknown = any(UNKNOWN in supervision[f"{choice}_chosen_by"] for supervision in seen)
+        return UNKNOWN if unknown else "no"
 
 
 def _scope(run: Run, scope: str) -> dict[str, Any]:
@@ -220,7 +226,9 @@ def terminal_table(methods: Sequence[Method]) -> str:
     lines = [row[: len(columns)] for row in overall_table(methods)]
     lines[0].append("Chosen with pixel labels")
     for line, method in zip(lines[1:], methods, strict=True):
-        choices = (c for c in CHOICES if method.chosen_with_pixel_labels(c) == "yes")
+        answers = {choice: method.chosen_with_pixel_labels(choice) for choice in CHOICES}
+        named = {"yes": "", UNKNOWN: f" ({UNKNOWN})"}
+        choices = (c + named[answer] for c, answer in answers.items() if answer in named)
         line.append(", ".join(choices) or "nothing")
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -10,6 +10,7 @@ import numpy as np
 
 from fcd import metrics, page, plots
 from fcd.reference import NAMES, QA, TRUTH
+from fcd.supervision import UNKNOWN
 
 PICTURES = {
     "image": "Image (red, green, blue)",
@@ -133,6 +134,8 @@ def supervision_note(supervision: dict[str, Any]) -> str:
         for name in ("threshold", "checkpoint")
         if supervision[f"{name}_pixel_labels"]
     }
+    if UNKNOWN in supervision["checkpoint_chosen_by"]:
+        return "The weights come from elsewhere: what labels they and their choice cost is unknown."
     if not trained and not chosen:
         if NAMES[QA] in supervision.get("labels_from", ""):
             return (

@@ -4,6 +4,9 @@ from dataclasses import dataclass, replace
 
 from fcd.reference import NAMES, TRUTH
 
+UNKNOWN = "unknown"
+"""In place of how a checkpoint was chosen that other code has written; its labels are not known."""
+
 
 @dataclass(frozen=True)
 class Supervision:

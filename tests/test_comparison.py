@@ -3,6 +3,7 @@ import json
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,6 +12,7 @@ import pytest
 from fcd import comparison
 from fcd.comparison import Estimate, group, latex, markdown, read_run
 from fcd.errors import UserError
+from fcd.report_page import supervision_note
 from tests.runs import LABEL_FREE, WEAK, write_run
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +72,16 @@ def test_terminal_table_names_the_supervision(runs):
     assert lines[1].endswith("threshold, checkpoint")
     assert lines[2].endswith("nothing")
     assert len({len(line) for line in lines}) == 1
+
+
+def test_labels_of_weights_from_elsewhere_are_unknown_and_not_none(tmp_path):
+    choice = replace(LABEL_FREE, checkpoint_chosen_by="unknown")
+    write_run(tmp_path / "run", supervision=choice)
+    methods = group([read_run(tmp_path / "run")])
+    assert methods[0].chosen_with_pixel_labels("checkpoint") == "unknown"
+    assert methods[0].chosen_with_pixel_labels("threshold") == "no"
+    assert comparison.terminal_table(methods).endswith("checkpoint (unknown)")
+    assert "is unknown" in supervision_note(vars(choice))
 
 
 def test_csv_has_a_line_per_method_and_scope(written):
