@@ -462,10 +462,11 @@ class Solver:
         """Confusion (2, 2) of the pixels or of the patches, and the threshold it belongs to.
 
         batch_size: of all processes; select: `pixel` or `image`; threshold: None takes the one
-        with the best macro F1.
+        with the best macro F1. Raises `UserError` if no pixel counts.
         """
         count = self.patch_histogram if select == "pixel" else self.image_histogram
         counts = count(dataset, self.run.processes.per_process(batch_size))
+        _require_pixels(counts, "validation")
         if threshold is None:
             threshold, _ = metrics.best_threshold(counts)
         cells = metrics.confusion_by_threshold(counts)
@@ -526,6 +527,7 @@ class Solver:
             order = np.random.default_rng(THRESHOLD_SEED).permutation(len(cloudy))[:sample]
             chosen = Subset(cloudy, sorted(order.tolist()))
             counts = self.patch_histogram(chosen, batch_size, amp)
+            _require_pixels(counts, "cloudy training")
             where = f"the scores of {len(order)} cloudy training patches"
             if choice == "otsu":
                 value = metrics.otsu_threshold(counts.sum(axis=0))
@@ -716,6 +718,14 @@ def _threshold_record(path: Path) -> dict[str, Any] | None:
     if not fits or not isinstance(record.get("chosen_by"), str):
         raise UserError(f"{path} holds no threshold; remove it, and it is chosen again")
     return record
+
+
+def _require_pixels(counts: np.ndarray, which: str) -> None:
+    if not counts.any():
+        raise UserError(
+            f"the {which} patches hold no pixel that is valid in image and mask; check the codes "
+            "of their masks"
+        )
 
 
 class _NoLog(nullcontext):

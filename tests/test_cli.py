@@ -19,6 +19,7 @@ from fcd import options, patches
 from fcd.errors import UserError
 from fcd.options import RunFolder
 from fcd.scenes import find_scenes
+from tests import distributed_worker as worker
 from tests.conftest import draw, write_scene
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
@@ -353,6 +354,27 @@ def test_two_runs_in_one_folder_are_refused(call, tmp_path):
         "--experiment_name\n",
     )
     assert call(main, *TINY, "--image_dir", "p", "--num_iters", 2)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "flags"),
+    [(main, TINY), (supervised_main, ["--encoder", "resnet18", "--n_epochs", "1", "--device", "cpu",
+                                      "--num_workers", "0"])],
+    ids=["gan", "unet"],
+)  # fmt: skip
+def test_validation_without_a_valid_pixel_is_one_line(tmp_path, call, module, flags):
+    worker.make_data(tmp_path)
+    for mask in tmp_path.glob("p/val/*/*/mask.tif"):
+        tifffile.imwrite(mask, np.zeros((32, 32), np.uint8), photometric="minisblack")
+    train = [*flags, "--image_dir", "p", "--batch_size", "4"]
+    if module is main:
+        train += ["--num_iters", "1", "--num_iters_decay", "0", "--n_critic", "1"]
+    code, error, _ = call(module, "--mode", "train", *train)
+    assert code == 2
+    assert error.splitlines()[-1] == (
+        "error: the validation patches hold no pixel that is valid in image and mask; check the "
+        "codes of their masks"
+    )
 
 
 def test_compiling_needs_a_compiler(tmp_path):
