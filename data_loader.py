@@ -401,7 +401,7 @@ class _Loader(DataLoader):
             yield from batches
         except (ConnectionError, EOFError, FileNotFoundError, RuntimeError) as error:
             # With pinned memory a thread meets the error, and PyTorch tells the end of the thread.
-            if type(error) is RuntimeError and not str(error).startswith("Pin memory thread"):
+            if isinstance(error, RuntimeError) and not str(error).startswith("Pin memory"):
                 raise
             # It was killed while it handed a batch over. Patches raise `DamagedPatch` instead.
             # The signal that makes PyTorch tell it comes in a moment; later it would come out

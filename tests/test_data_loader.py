@@ -183,3 +183,13 @@ def test_a_loader_killed_while_it_hands_a_batch_over_is_told_once(image_dir, mon
     signal.signal(signal.SIGCHLD, tells)
     with pytest.raises(RuntimeError, match="pid 7"):
         next(iter(get_loader(PatchDataset(image_dir, "train"), 4, 0)))
+
+
+def test_what_else_goes_wrong_in_reading_is_not_called_a_killed_loader(image_dir, monkeypatch):
+    def out_of_memory(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+        yield
+
+    monkeypatch.setattr(DataLoader, "__iter__", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        next(iter(get_loader(PatchDataset(image_dir, "train"), 4, 0)))
