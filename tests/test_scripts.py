@@ -78,6 +78,7 @@ def rows(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_every_row_is_filled(rows):
     with (rows / "outputs/comparison/table.csv").open(newline="") as stream:
         overall = [row for row in csv.DictReader(stream) if row["scope"] == "Overall"]
@@ -93,6 +94,7 @@ def test_every_row_is_filled(rows):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_typed_again_it_only_makes_the_table(rows):
     before = {path: path.stat().st_mtime_ns for path in rows.glob("outputs/*-0/*/*.*")}
     finish(start(rows.parent, TINY))
@@ -101,6 +103,7 @@ def test_typed_again_it_only_makes_the_table(rows):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_row_that_fails_is_named_and_the_others_go_on(tmp_path):
     wrong = ["--gan", "--g_conv_dim none", "--unet", "--n_epochs none"]
     draw_scenes(tmp_path / "rows")
