@@ -288,15 +288,15 @@ def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
     """`--mode cfmask`: no network; the masks come with the scenes."""
     if flags.dataset != options.PREPARED:
         raise UserError(f"--mode cfmask needs QA bands, which --dataset {flags.dataset} has not")
-    if used.folder.checkpoint("latest").exists():
-        raise UserError(
-            f"{used.folder.root} holds a trained network, whose evaluation --mode cfmask would "
-            "replace; give --experiment_name QA"
-        )
     if patches.reference_of(flags.image_dir) == QA:
         raise UserError(
             f"--mode cfmask: the scenes of {flags.image_dir} were prepared with --labels qa, so "
             "their QA bands would be compared with themselves; it takes manual masks"
+        )
+    if used.folder.checkpoint("latest").exists():
+        raise UserError(
+            f"{used.folder.root} holds a trained network, whose evaluation --mode cfmask would "
+            "replace; give --experiment_name QA"
         )
     scenes = patches.scenes_of_split(
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
