@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from fcd import labels
 from fcd.distributed import ALONE, Processes
-from fcd.errors import UserError
+from fcd.errors import READER_ENDED, UserError
 from fcd.imagery import RasterPatches
 from fcd.patch_files import DamagedPatch
 from fcd.patches import Kind, PreparedPatches
@@ -407,7 +407,7 @@ class _Loader(DataLoader):
             # The signal that makes PyTorch tell it comes in a moment; later it would come out
             # in the midst of what is done after an error.
             time.sleep(1)
-            raise RuntimeError(f"DataLoader worker: {type(error).__name__}") from error
+            raise RuntimeError(f"{READER_ENDED}: {type(error).__name__}") from error
 
 
 def collate(samples: list[dict]) -> dict:

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fcd.errors import UserError
+from fcd.errors import READER_ENDED, UserError
 
 T = TypeVar("T")
 
@@ -204,8 +204,8 @@ def _others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if str(error).startswith("DataLoader worker"):
-            raise  # told wherever this process is, and it is often here
+        if str(error).startswith(READER_ENDED):
+            raise  # this process is often here when it is told
         # NCCL says what happened at the beginning and why at the end.
         first, *others = str(error).strip().splitlines() or [type(error).__name__]
         reason = "; ".join([first, *others[-1:]])

@@ -1,5 +1,9 @@
 """The one error a user is meant to read: bad input, said in one line, exit code 2."""
 
+READER_ENDED = "DataLoader worker"
+"""How the RuntimeError begins by which PyTorch tells the end of a process that reads patches. It
+comes from a signal handler, and so out of whatever the main process is doing."""
+
 
 class UserError(Exception):
     """Input that cannot be used.

@@ -20,7 +20,7 @@ import torch
 
 from fcd import distributed
 from fcd.distributed import Processes
-from fcd.errors import UserError
+from fcd.errors import READER_ENDED, UserError
 from fcd.files import locked, read_json, write_json
 from fcd.imagery import NO_NODATA, RasterPatches
 from fcd.inputs import band_numbers
@@ -174,10 +174,9 @@ def _from_outside(error: Exception) -> str | None:
         return f"{error.filename}: {error.strerror}; what was written before is kept"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"nothing more can be written ({error.strerror}); what was written before is kept"
-    # PyTorch tells it so, from a signal handler: it can come out anywhere.
-    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+    if isinstance(error, RuntimeError) and str(error).startswith(READER_ENDED):
         return (
-            f"a process that reads patches has ended ({str(error).splitlines()[0]}), mostly for "
+            f"a process that reads patches has ended ({_first_line(error)}), mostly for "
             "lack of memory: lower --num_workers; what was written before is kept"
         )
     return None
