@@ -670,9 +670,13 @@ class Solver:
     def export(self, path: Path, network: nn.Module, threshold: float) -> None:
         """Write `score` as an ONNX file that takes DN, and say how well it agrees.
 
+        The first process does.
+
         network: what `score` uses, on the CPU. `threshold` and what else a user of the file has
         to know go into its metadata. See `fcd.export.write_onnx`.
         """
+        if not self.run.processes.first:
+            return
         properties = {
             "model": f"{self.run.folder.experiment}: {self.score_name}",
             "threshold": repr(threshold),

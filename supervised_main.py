@@ -266,8 +266,7 @@ def export(flags: argparse.Namespace, used: Run) -> int:
             "class activation maps, most of which take gradients"
         )
     threshold = modes.chosen_threshold(flags, solver)["threshold"]
-    if used.processes.first:
-        solver.export(used.folder.onnx(flags.checkpoint), solver.network, threshold)
+    solver.export(used.folder.onnx(flags.checkpoint), solver.network, threshold)
     return 0
 
 
