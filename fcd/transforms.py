@@ -159,13 +159,13 @@ class Normalization:
         values = np.array([math.nan if v is None else v for v in self.nodata], np.float32)
         values = values.reshape(-1, 1, 1)
         if isinstance(dn, torch.Tensor):
-            return torch.from_numpy(values).to(dn.device, non_blocking=True)
+            return to_device(torch.from_numpy(values), dn.device)
         return values
 
     def _bounds(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         bounds = torch.tensor([self.low, self.high], dtype=torch.float32)
         # Made on a device, they would be waited for at every step, and all that is before them.
-        low, high = bounds.to(like.device, non_blocking=True).view(2, 1, -1, 1, 1)
+        low, high = to_device(bounds, like.device).view(2, 1, -1, 1, 1)
         return low, high
 
     def normalize(self, dn: torch.Tensor) -> torch.Tensor:
