@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from fcd import checkpoints, figures, labels, metrics, options, patches
 from fcd.cam import cam_score
 from fcd.distributed import ALONE, Part, Processes
 from fcd.errors import UserError
-from fcd.export import DNScore, write_onnx
+from fcd.export import ONNX, PYTORCH, DNScore, Scored, libraries, onnx_score, write_onnx
 from fcd.files import from_plain, read_json, write_json
 from fcd.generated import alike, mask_tifs, together
 from fcd.imagery import NO_NODATA
@@ -57,7 +58,7 @@ from fcd.reference import NAMES, QA, TRUTH
 from fcd.report import Evaluation, evaluate
 from fcd.scenes import Scene, SceneReader, band_names, default_rgb
 from fcd.supervision import UNKNOWN, Supervision
-from fcd.tiling import Strip, score_strips
+from fcd.tiling import Score, Strip, score_strips
 from fcd.transforms import FILL, Normalization, random_horizontal_flip, to_device
 from model import Discriminator, Generator, build_resnet50, build_ucam, build_unet
 
@@ -111,6 +112,8 @@ class Tiles:
     """Whether the networks compute in bfloat16 where that is safe."""
     nodata: float | str | None = None
     """Of all scenes, whatever their files say; None: what they say, "none": no value."""
+    runtime: str = PYTORCH
+    """What computes the scores, of `fcd.export.RUNTIMES`."""
 
 
 class Solver:
@@ -155,6 +158,9 @@ class Solver:
     def image_score(self, x: Tensor) -> Tensor:
         """(N, C, h, w) float32 in [-1, 1] -> (N,) how cloudy each patch is, in [0, 1]."""
         return self.score(x).mean(dim=(1, 2))
+
+    def check_exportable(self) -> None:
+        """Raise `UserError` if `score` cannot be written as ONNX."""
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -399,10 +405,11 @@ class Solver:
         batch_size: int = 16,
         amp: bool = False,
         nodata: float | str | None = None,
+        runtime: str = PYTORCH,
     ) -> Tiles:
         """How to score scenes; by default in tiles of the training patches' size.
 
-        Raises `UserError` if the networks cannot take the tiles.
+        Raises `UserError` if the networks cannot take the tiles, or not in this `runtime`.
         """
         size = size or self.image_size
         overlap = min(FRAME, size // 2) if overlap is None else overlap
@@ -410,7 +417,28 @@ class Solver:
             raise UserError(f"--tile_size {size} is no multiple of {self.tile_multiple}")
         if overlap > size // 2:
             raise UserError(f"--overlap {overlap} exceeds half the tile ({size // 2} pixels)")
-        return Tiles(size, overlap, batch_size, amp, nodata)
+        if runtime == ONNX:
+            self._check_runtime(amp)
+        return Tiles(size, overlap, batch_size, amp, nodata, runtime)
+
+    def _check_runtime(self, amp: bool) -> None:
+        """Raise `UserError` if ONNX Runtime cannot score."""
+        if self.device.type != "cpu":
+            raise UserError(f"--runtime {ONNX} scores on the CPU: add --device cpu")
+        if amp:
+            raise UserError(f"--runtime {ONNX} computes in float32: leave --amp out")
+        if self.run.compile:
+            raise UserError(f"--runtime {ONNX} compiles the network itself: leave --compile out")
+        self.check_exportable()
+        libraries()
+
+    @cached_property
+    def _onnx_score(self) -> Score:
+        """`score` by ONNX Runtime, with the weights as they are when it is first asked for."""
+        networks = nn.ModuleDict(self.networks())
+        with torch.inference_mode(False):
+            module = Scored(networks, self.score, self.normalization.num_channels)
+            return onnx_score(module, self.tile_multiple)
 
     @torch.inference_mode()
     def patch_histogram(
@@ -554,6 +582,8 @@ class Solver:
             with self.autocast(tiles.amp):
                 return self.score(x)
 
+        if tiles.runtime == ONNX:
+            score = self._onnx_score
         with scene.open() as reader:
             height, width = reader.grid.height, reader.grid.width
             normalization = self._normalization_of(reader, f"scene {scene.key}", tiles)
@@ -1219,6 +1249,14 @@ class SupervisedSolver(Solver):
         if self.task.network != "unet":
             return cam_score(self.cam_method, self.network, x)
         return self._masks(x)[0].float().softmax(dim=1)[:, labels.LABEL_CLOUDY]
+
+    def check_exportable(self) -> None:
+        """See `Solver.check_exportable`."""
+        if self.task.network != "unet":
+            raise UserError(
+                f"{self.source} is a {self.task.network}: as ONNX there are U-Nets, but no class "
+                "activation maps, most of which take gradients"
+            )
 
     def image_score(self, x: Tensor) -> Tensor:
         """Probability that a patch is cloudy, or the mean score if labels are not learned."""

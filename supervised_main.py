@@ -260,11 +260,7 @@ def predict(flags: argparse.Namespace, used: Run) -> int:
 def export(flags: argparse.Namespace, used: Run) -> int:
     """`--mode export`, on the CPU."""
     solver = _trained(flags, replace(used, device=torch.device("cpu")))
-    if solver.task.network != "unet":
-        raise UserError(
-            f"{solver.source} is a {solver.task.network}: --mode export writes U-Nets, but no "
-            "class activation maps, most of which take gradients"
-        )
+    solver.check_exportable()
     threshold = modes.chosen_threshold(flags, solver)["threshold"]
     solver.export(used.folder.onnx(flags.checkpoint), solver.network, threshold)
     return 0

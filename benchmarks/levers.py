@@ -19,7 +19,7 @@ from benchmarks.scene import build
 from benchmarks.train_step import SIZES, Size
 from fcd import options
 from fcd.errors import UserError
-from fcd.export import INPUT, DNScore, load_session, write_onnx
+from fcd.export import DNScore, load_session, write_onnx
 from fcd.options import RunFolder, positive
 from fcd.transforms import VALID_MIN, Normalization
 from solver import FCDSolver, Run, Solver
@@ -199,7 +199,7 @@ def onnx(made: Networks) -> Iterator[Lever]:
         yield (
             name,
             scores(module, dn),
-            lambda session=session: session.run(None, {INPUT: dn.numpy()}),
+            lambda session=session: session.run(None, {DNScore.input: dn.numpy()}),
         )
 
 

@@ -20,6 +20,7 @@ from benchmarks.measure import Comparison
 from benchmarks.scenes import write_scene
 from benchmarks.train_step import SIZES, Size
 from fcd import options, plots
+from fcd.export import PYTORCH, RUNTIMES
 from fcd.files import write_text
 from fcd.labels import LABEL_CLOUDY, TIF_CLOUD
 from fcd.losses import difference_map
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
         "--amp", type=boolean, default=False, metavar="BOOL", help="ours in bfloat16"
     )
     parser.add_argument(
+        "--runtime", choices=RUNTIMES, default=PYTORCH, help="what computes the scores of ours"
+    )
+    parser.add_argument(
         "--compile", type=boolean, default=False, metavar="BOOL", help="ours with --compile True"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
@@ -62,12 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     device = options.device(flags.device)
     run = Run(RunFolder("benchmark"), device, compile=options.compiles(flags.compile, device))
     solver = build(flags.network, SIZES[flags.size], run)
-    tiles = solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp)
+    tiles = solver.tiles(
+        flags.tile_size, flags.overlap, flags.batch_size, flags.amp, None, flags.runtime
+    )
     dtype = torch.bfloat16 if flags.amp else torch.float32
     side = tiles.size
     work = measure.flops(lambda: solver.score(torch.zeros(1, 10, side, side, device=device)))
     limit = measure.matrix_product(dtype, device) * side**2 / work / 1e6
     made, kind = [], ("bf16" if flags.amp else "float32") + ", compiled" * flags.compile
+    kind += f", {flags.runtime}" * (flags.runtime != PYTORCH)
     with tempfile.TemporaryDirectory() as folder:
         for mpixel in flags.mpixel:
             root = Path(folder, "scene")

@@ -32,7 +32,9 @@ def weights(flags: Namespace, folder: RunFolder) -> Path:
 
 def tiles(flags: Namespace, solver: Trained) -> Any:
     """How `solver` scores scenes (`solver.Tiles`)."""
-    return solver.tiles(flags.tile_size, flags.overlap, flags.batch_size, flags.amp, flags.nodata)
+    return solver.tiles(
+        flags.tile_size, flags.overlap, flags.batch_size, flags.amp, flags.nodata, flags.runtime
+    )
 
 
 def chosen_threshold(flags: Namespace, solver: Trained) -> dict[str, Any]:

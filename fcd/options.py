@@ -21,6 +21,7 @@ import torch
 from fcd import distributed
 from fcd.distributed import Processes
 from fcd.errors import READER_ENDED, UserError
+from fcd.export import PYTORCH, RUNTIMES
 from fcd.files import locked, read_json, write_json
 from fcd.imagery import NO_NODATA, RasterPatches
 from fcd.inputs import band_numbers
@@ -52,6 +53,7 @@ _EXECUTION_FLAGS = {
     "checkpoint",
     "tile_size",
     "overlap",
+    "runtime",
     "skip_bad",
     "scenes",
     "output_dir",
@@ -472,6 +474,13 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         type=natural,
         default=None,
         help="pixels by which tiles overlap and are blended; None: 32, at most half a tile",
+    )
+    group.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        default=PYTORCH,
+        help="what computes the scores of scenes; onnx: ONNX Runtime, on the CPU, after half a "
+        "minute or less of preparation; the masks are the same, see docs/performance.md",
     )
 
 

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 
 import main
@@ -13,10 +14,12 @@ from fcd import export
 from fcd.errors import UserError
 from fcd.losses import difference_map
 from fcd.options import RunFolder
+from fcd.prediction import ArrayScene
 from fcd.tiling import score_strips
 from fcd.transforms import Normalization
 from model import Generator, build_unet
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task
+from tests.test_inputs import write
 
 onnx = pytest.importorskip("onnx", reason="the optional libraries of --mode export are missing")
 pytest.importorskip("onnxscript", reason="the optional libraries of --mode export are missing")
@@ -129,12 +132,83 @@ def test_the_commands_write_files_that_explain_themselves(tmp_path, in_tmp, call
     assert run(path, dn_of((1, 10, 64, 32))).shape == (1, 64, 32)
 
 
+def solvers():
+    unet = Task(encoder="resnet18", classifier_head=True)
+    yield FCDSolver(Run(RunFolder("FCD"), CPU), GANSize(4, 1, 4, 3), 32, STRETCH)
+    yield SupervisedSolver(Run(RunFolder("FCD+"), CPU), unet, 32, STRETCH)
+
+
+@pytest.mark.parametrize("solver", solvers(), ids=["gan", "unet"])
+def test_scenes_score_the_same_in_both_runtimes(solver):
+    """Batches of four tiles and of one, sides that are no multiple of a tile, fill."""
+    for network in solver.networks().values():
+        network.eval()
+    scene = ArrayScene(dn_of((1, 10, 50, 75))[0].astype(np.uint16))
+    ours, theirs = (
+        list(solver.strips(scene, solver.tiles(32, 8, 4, runtime=runtime)))
+        for runtime in ("onnx", "pytorch")
+    )
+    assert [strip.row for strip in ours] == [strip.row for strip in theirs]
+    score, expected = (np.concatenate([strip.score for strip in part]) for part in (ours, theirs))
+    assert score.shape == (50, 75)
+    assert 0 < np.abs(score - expected).max() < 1e-5  # another library has computed it
+    assert expected.std() > 1e-3
+    assert (score[:5, :9] == 0).all()
+
+
+def test_a_scene_is_predicted_by_onnx_runtime(tmp_path, in_tmp, call):
+    for solver in solvers():
+        solver.save("best")
+    write(tmp_path / "scene")
+    for module, threshold in ((main, "0.05"), (supervised_main, "0.5")):
+        masks = []
+        for runtime in ("pytorch", "onnx"):
+            code, err, out = call(
+                module, "--mode", "predict", "--scenes", "scene", "--threshold", threshold,
+                "--runtime", runtime, "--device", "cpu", "--output_dir", runtime, "--overwrite",
+                "True",
+            )  # fmt: skip
+            assert code == 0, err
+            (path,) = (tmp_path / runtime).glob("*_mask.tif")
+            with rasterio.open(path) as dataset:
+                masks.append(dataset.read(1))
+        assert np.mean(masks[0] != masks[1]) < 1e-3
+        assert len(np.unique(masks[0])) > 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--amp", "True"], "--runtime onnx computes in float32: leave --amp out"),
+        (["--compile", "True"], "--runtime onnx compiles the network itself: leave --compile out"),
+    ],
+)
+def test_what_onnx_runtime_cannot_do_is_one_line(tmp_path, in_tmp, call, flags, said):
+    next(solvers()).save("best")
+    write(tmp_path / "scene")
+    predict = ["--mode", "predict", "--scenes", "scene", "--threshold", "0.1", "--device", "cpu"]
+    code, err, _ = call(main, *predict, "--runtime", "onnx", *flags)
+    assert (code, err) == (2, f"error: {said}\n")
+    assert not (tmp_path / "masks").exists()
+
+
+def test_onnx_runtime_is_for_the_cpu():
+    solver = FCDSolver(
+        Run(RunFolder("FCD"), torch.device("meta")), GANSize(4, 1, 4, 3), 32, STRETCH
+    )
+    with pytest.raises(UserError, match="--runtime onnx scores on the CPU: add --device cpu"):
+        solver.tiles(runtime="onnx")
+
+
 def test_class_activation_maps_are_refused(in_tmp, call):
     task = Task("ucam", "label", "resnet18")
-    SupervisedSolver(Run(RunFolder("C"), CPU), task, 32, STRETCH).save("best")
+    solver = SupervisedSolver(Run(RunFolder("C"), CPU), task, 32, STRETCH)
+    with pytest.raises(UserError, match="is a ucam: as ONNX there are U-Nets"):
+        solver.tiles(runtime="onnx")
+    solver.save("best")
     code, err, _ = call(supervised_main, "--mode", "export", "--experiment_name", "C")
     assert (code, err.count("\n")) == (2, 1)
-    assert "best.pt is a ucam: --mode export writes U-Nets" in err
+    assert "best.pt is a ucam: as ONNX there are U-Nets, but no class activation maps" in err
 
 
 def test_a_missing_library_is_one_line(tmp_path, in_tmp, call, monkeypatch):
