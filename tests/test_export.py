@@ -54,6 +54,15 @@ def unet():
     return network, lambda x: network(x)[0].softmax(dim=1)[:, 1], 32
 
 
+def gan_solver(device=CPU, **flags):
+    return FCDSolver(Run(RunFolder("FCD"), device, **flags), GANSize(4, 1, 4, 3), 32, STRETCH)
+
+
+def unet_solver():
+    task = Task(encoder="resnet18", classifier_head=True)
+    return SupervisedSolver(Run(RunFolder("FCD+"), CPU), task, 32, STRETCH)
+
+
 @pytest.mark.parametrize("build", [generator, unet])
 def test_scores_are_those_of_pytorch_at_any_batch_and_size(tmp_path, build):
     network, score, multiple = build()
@@ -104,7 +113,7 @@ def test_a_file_that_disagrees_is_not_written(tmp_path, monkeypatch):
 
 
 def test_the_commands_write_files_that_explain_themselves(tmp_path, in_tmp, call):
-    fcd = FCDSolver(Run(RunFolder("FCD"), CPU), GANSize(4, 1, 4, 3), 32, STRETCH)
+    fcd = gan_solver()
     fcd.save("best")
     code, _, out = call(main, "--mode", "export", "--threshold", "0.25")
     assert code == 0
@@ -123,8 +132,7 @@ def test_the_commands_write_files_that_explain_themselves(tmp_path, in_tmp, call
         expected = fcd.score(STRETCH.normalize(torch.from_numpy(dn))).numpy()
     assert np.abs(run(path, dn) - expected)[:, 5:].max() < 1e-5
 
-    task = Task(encoder="resnet18", classifier_head=True)
-    SupervisedSolver(Run(RunFolder("FCD+"), CPU), task, 32, STRETCH).save("latest")
+    unet_solver().save("latest")
     assert call(supervised_main, "--mode", "export", "--checkpoint", "latest")[0] == 0
     path = tmp_path / "outputs/FCDPlus/models/latest.onnx"
     meta = runtime.InferenceSession(path).get_modelmeta().custom_metadata_map
@@ -132,15 +140,10 @@ def test_the_commands_write_files_that_explain_themselves(tmp_path, in_tmp, call
     assert run(path, dn_of((1, 10, 64, 32))).shape == (1, 64, 32)
 
 
-def solvers():
-    unet = Task(encoder="resnet18", classifier_head=True)
-    yield FCDSolver(Run(RunFolder("FCD"), CPU), GANSize(4, 1, 4, 3), 32, STRETCH)
-    yield SupervisedSolver(Run(RunFolder("FCD+"), CPU), unet, 32, STRETCH)
-
-
-@pytest.mark.parametrize("solver", solvers(), ids=["gan", "unet"])
-def test_scenes_score_the_same_in_both_runtimes(solver):
+@pytest.mark.parametrize("build", [gan_solver, unet_solver])
+def test_scenes_score_the_same_in_both_runtimes(build):
     """Batches of four tiles and of one, sides that are no multiple of a tile, fill."""
+    solver = build()
     for network in solver.networks().values():
         network.eval()
     scene = ArrayScene(dn_of((1, 10, 50, 75))[0].astype(np.uint16))
@@ -157,13 +160,13 @@ def test_scenes_score_the_same_in_both_runtimes(solver):
 
 
 def test_a_scene_is_predicted_by_onnx_runtime(tmp_path, in_tmp, call):
-    for solver in solvers():
-        solver.save("best")
+    gan_solver().save("best")
+    unet_solver().save("best")
     write(tmp_path / "scene")
     for module, threshold in ((main, "0.05"), (supervised_main, "0.5")):
         masks = []
         for runtime in ("pytorch", "onnx"):
-            code, err, out = call(
+            code, err, _ = call(
                 module, "--mode", "predict", "--scenes", "scene", "--threshold", threshold,
                 "--runtime", runtime, "--device", "cpu", "--output_dir", runtime, "--overwrite",
                 "True",
@@ -176,28 +179,17 @@ def test_a_scene_is_predicted_by_onnx_runtime(tmp_path, in_tmp, call):
         assert len(np.unique(masks[0])) > 1
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--amp", "True"], "--runtime onnx computes in float32: leave --amp out"),
-        (["--compile", "True"], "--runtime onnx compiles the network itself: leave --compile out"),
-    ],
-)
-def test_what_onnx_runtime_cannot_do_is_one_line(tmp_path, in_tmp, call, flags, said):
-    next(solvers()).save("best")
+def test_what_onnx_runtime_cannot_do_is_one_line(tmp_path, in_tmp, call):
+    gan_solver().save("best")
     write(tmp_path / "scene")
     predict = ["--mode", "predict", "--scenes", "scene", "--threshold", "0.1", "--device", "cpu"]
-    code, err, _ = call(main, *predict, "--runtime", "onnx", *flags)
-    assert (code, err) == (2, f"error: {said}\n")
+    code, err, _ = call(main, *predict, "--runtime", "onnx", "--amp", "True")
+    assert (code, err) == (2, "error: --runtime onnx computes in float32: leave --amp out\n")
     assert not (tmp_path / "masks").exists()
-
-
-def test_onnx_runtime_is_for_the_cpu():
-    solver = FCDSolver(
-        Run(RunFolder("FCD"), torch.device("meta")), GANSize(4, 1, 4, 3), 32, STRETCH
-    )
     with pytest.raises(UserError, match="--runtime onnx scores on the CPU: add --device cpu"):
-        solver.tiles(runtime="onnx")
+        gan_solver(device=torch.device("meta")).tiles(runtime="onnx")
+    with pytest.raises(UserError, match="compiles the network itself: leave --compile out"):
+        gan_solver(compile=True).tiles(runtime="onnx")
 
 
 def test_class_activation_maps_are_refused(in_tmp, call):
@@ -212,7 +204,7 @@ def test_class_activation_maps_are_refused(in_tmp, call):
 
 
 def test_a_missing_library_is_one_line(tmp_path, in_tmp, call, monkeypatch):
-    FCDSolver(Run(RunFolder("FCD"), CPU), GANSize(4, 1, 4, 3), 32, STRETCH).save("best")
+    gan_solver().save("best")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     code, err, _ = call(main, "--mode", "export", "--threshold", "0.25")
     assert (code, err.count("\n")) == (2, 1)
