@@ -148,15 +148,22 @@ def _peak_mib() -> float:
 
 def matrix_product(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
     """FLOP/s of a square matrix product: what a network could reach if it were nothing else."""
-    a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
-    seconds = []
-    for _ in range(5):
-        _finish()
-        began = time.perf_counter()
-        a @ b
-        _finish()
-        seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / statistics.median(seconds[1:])
+
+    def seconds(side: int) -> float:
+        a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+        taken = []
+        for _ in range(5):
+            _finish()
+            began = time.perf_counter()
+            a @ b
+            _finish()
+            taken.append(time.perf_counter() - began)
+        return statistics.median(taken[1:])
+
+    small = min(size, 256)
+    if seconds(small) * (size / small) ** 3 > 1:
+        size = small  # a processor without bfloat16 takes a minute for the large one
+    return 2 * size**3 / seconds(size)
 
 
 def flops(work: Callable[[], Any]) -> float:
