@@ -279,7 +279,7 @@ def export(flags: argparse.Namespace, used: Run) -> int:
     """`--mode export`, on the CPU."""
     solver = _trained(flags, replace(used, device=torch.device("cpu")))
     threshold = _threshold(flags, solver)["threshold"]
-    solver.export(used.folder.onnx(flags.checkpoint), solver.G, threshold)
+    solver.export(used.folder.onnx(flags.checkpoint), threshold)
     return 0
 
 

@@ -155,6 +155,10 @@ class Solver:
         """What labels this run has seen, all choices and `threshold` (a record) included."""
         raise NotImplementedError
 
+    def scoring_network(self) -> nn.Module:
+        """The one of `networks` that `score` uses."""
+        raise NotImplementedError
+
     def image_score(self, x: Tensor) -> Tensor:
         """(N, C, h, w) float32 in [-1, 1] -> (N,) how cloudy each patch is, in [0, 1]."""
         return self.score(x).mean(dim=(1, 2))
@@ -435,9 +439,9 @@ class Solver:
     @cached_property
     def _onnx_score(self) -> Score:
         """`score` by ONNX Runtime, with the weights as they are when it is first asked for."""
-        networks = nn.ModuleDict(self.networks())
+        num_channels = self.normalization.num_channels
         with torch.inference_mode(False):
-            module = Scored(networks, self.score, self.normalization.num_channels)
+            module = Scored(self.scoring_network(), self.score, num_channels)
             return onnx_score(module, self.tile_multiple)
 
     @torch.inference_mode()
@@ -578,12 +582,11 @@ class Solver:
     def strips(self, scene: Scene | ArrayScene, tiles: Tiles) -> Iterator[Strip]:
         """Score a whole scene; see `fcd.tiling.score_strips`."""
 
-        def score(x: Tensor) -> Tensor:
+        def by_pytorch(x: Tensor) -> Tensor:
             with self.autocast(tiles.amp):
                 return self.score(x)
 
-        if tiles.runtime == ONNX:
-            score = self._onnx_score
+        score = self._onnx_score if tiles.runtime == ONNX else by_pytorch
         with scene.open() as reader:
             height, width = reader.grid.height, reader.grid.width
             normalization = self._normalization_of(reader, f"scene {scene.key}", tiles)
@@ -697,13 +700,11 @@ class Solver:
 
     # Export:
 
-    def export(self, path: Path, network: nn.Module, threshold: float) -> None:
+    def export(self, path: Path, threshold: float) -> None:
         """Write `score` as an ONNX file that takes DN, and say how well it agrees.
 
-        The first process does.
-
-        network: what `score` uses, on the CPU. `threshold` and what else a user of the file has
-        to know go into its metadata. See `fcd.export.write_onnx`.
+        The first process does; the networks are on the CPU. `threshold` and what else a user of
+        the file has to know go into its metadata. See `fcd.export.write_onnx`.
         """
         if not self.run.processes.first:
             return
@@ -719,7 +720,7 @@ class Solver:
             "fcd_version": fcd.__version__,
             "fcd_commit": git_commit() or "unknown",
         }
-        module = DNScore(network, self.score, self.normalization)
+        module = DNScore(self.scoring_network(), self.score, self.normalization)
         difference = write_onnx(path, module, self.tile_multiple, properties)
         print(
             f"exported: {path}, cloud above a score of {threshold:.4g}; "
@@ -855,6 +856,10 @@ class FCDSolver(Solver):
     def networks(self) -> dict[str, nn.Module]:
         """Generator and discriminator."""
         return {"G": self.G, "D": self.D}
+
+    def scoring_network(self) -> nn.Module:
+        """The generator."""
+        return self.G
 
     def score(self, x: Tensor) -> Tensor:
         """The difference map."""
@@ -1243,6 +1248,10 @@ class SupervisedSolver(Solver):
     def networks(self) -> dict[str, nn.Module]:
         """The one network."""
         return {"network": self.network}
+
+    def scoring_network(self) -> nn.Module:
+        """The one network."""
+        return self.network
 
     def score(self, x: Tensor) -> Tensor:
         """Softmax probability of cloud of a U-Net; class activation map of a classifier."""

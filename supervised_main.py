@@ -262,7 +262,7 @@ def export(flags: argparse.Namespace, used: Run) -> int:
     solver = _trained(flags, replace(used, device=torch.device("cpu")))
     solver.check_exportable()
     threshold = modes.chosen_threshold(flags, solver)["threshold"]
-    solver.export(used.folder.onnx(flags.checkpoint), solver.network, threshold)
+    solver.export(used.folder.onnx(flags.checkpoint), threshold)
     return 0
 
 

@@ -5,9 +5,7 @@ Compiling takes minutes before it is measured. What is not installed is left out
 """
 
 import copy
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +17,7 @@ from benchmarks.scene import build
 from benchmarks.train_step import SIZES, Size
 from fcd import options
 from fcd.errors import UserError
-from fcd.export import DNScore, load_session, write_onnx
+from fcd.export import DNScore, onnx_score
 from fcd.options import RunFolder, positive
 from fcd.transforms import VALID_MIN, Normalization
 from solver import FCDSolver, Run, Solver
@@ -186,21 +184,10 @@ def onnx(made: Networks) -> Iterator[Lever]:
     """ONNX Runtime on the CPU, DN to score."""
     made = Networks(made.size, len(made.x), torch.device("cpu"))
     dn = made.gan.normalization.denormalize(made.x)
-    solvers: dict[str, tuple[Solver, nn.Module]] = {
-        "difference map": (made.gan, made.gan.G),
-        "probability of U-Net": (made.unet, made.unet.network),
-    }
-    for name, (solver, network) in solvers.items():
-        module = DNScore(network, solver.score, solver.normalization)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "network.onnx")
-            write_onnx(path, module, solver.tile_multiple, {})
-            session = load_session(path)
-        yield (
-            name,
-            scores(module, dn),
-            lambda session=session: session.run(None, {DNScore.input: dn.numpy()}),
-        )
+    solvers: dict[str, Solver] = {"difference map": made.gan, "probability of U-Net": made.unet}
+    for name, solver in solvers.items():
+        module = DNScore(solver.scoring_network(), solver.score, solver.normalization)
+        yield name, scores(module, dn), scores(onnx_score(module, solver.tile_multiple), dn)
 
 
 def in_place(made: Networks) -> Iterator[Lever]:

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     run = Run(RunFolder("benchmark"), device, compile=options.compiles(flags.compile, device))
     solver = build(flags.network, SIZES[flags.size], run)
     tiles = solver.tiles(
-        flags.tile_size, flags.overlap, flags.batch_size, flags.amp, None, flags.runtime
+        flags.tile_size, flags.overlap, flags.batch_size, flags.amp, runtime=flags.runtime
     )
     dtype = torch.bfloat16 if flags.amp else torch.float32
     side = tiles.size
@@ -131,8 +131,7 @@ def ways_of(
     solver: Solver, scene: Scene, threshold: float, tiles: Tiles, folder: Path
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """Plain and our way of masking `scene`: plain.tif and ours/<scene>_mask.tif in `folder`."""
-    network = solver.networks()["G" if isinstance(solver, FCDSolver) else "network"]
-    contiguous = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    contiguous = copy.deepcopy(solver.scoring_network()).to(memory_format=torch.contiguous_format)
     contiguous = plain.with_pytorch_layers(contiguous)
 
     def score(x: Tensor) -> Tensor:

@@ -7,9 +7,7 @@ knows nothing of this one can run it.
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -87,12 +85,7 @@ def onnx_score(module: Scored, multiple: int) -> Score:
     with TemporaryDirectory() as folder:
         path = Path(folder, "network.onnx")
         write_onnx(path, module, multiple, {})
-        session = load_session(path)
-
-    def score(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run([OUTPUT], {module.input: x.numpy()})[0])
-
-    return score
+        return load_score(path)
 
 
 def write_onnx(path: Path, module: Scored, multiple: int, properties: dict[str, str]) -> float:
@@ -121,10 +114,10 @@ def write_onnx(path: Path, module: Scored, multiple: int, properties: dict[str, 
     onnx.helper.set_model_props(model, properties)
     with replacing(path) as temporary:
         onnx.save(model, temporary)
-        session = load_session(temporary)
+        score = load_score(temporary)
         sizes = [(1, 4, 4), (2, 2, 3), (3, 3, 2)]
         batches = [module.example(n, multiple * h, multiple * w) for n, h, w in sizes]
-        difference = max(_difference(session, module, batch) for batch in batches)
+        difference = max(_difference(score, module, batch) for batch in batches)
         if not difference <= TOLERANCE:
             raise UserError(
                 f"{path.name} is not written: ONNX Runtime's scores differ from PyTorch's by "
@@ -134,15 +127,21 @@ def write_onnx(path: Path, module: Scored, multiple: int, properties: dict[str, 
     return difference
 
 
-def load_session(path: Path) -> Any:
-    """ONNX Runtime's session of an exported file, on the CPU, with PyTorch's number of threads.
+def load_score(path: Path) -> Score:
+    """What an exported file computes, by ONNX Runtime on the CPU in PyTorch's number of threads.
 
     Raises `UserError` without the library.
     """
     onnxruntime = libraries()[1]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (argument,) = session.get_inputs()
+
+    def score(x: Tensor) -> Tensor:
+        return torch.from_numpy(session.run([OUTPUT], {argument.name: x.numpy()})[0])
+
+    return score
 
 
 def libraries() -> tuple:
@@ -157,8 +156,6 @@ def libraries() -> tuple:
     return modules[1], modules[2]
 
 
-def _difference(session: Any, module: Scored, batch: Tensor) -> float:
-    with torch.no_grad():
-        expected = module(batch).numpy()
-    (score,) = session.run([OUTPUT], {module.input: batch.numpy()})
-    return float(np.abs(score - expected).max())
+@torch.no_grad()
+def _difference(score: Score, module: Scored, batch: Tensor) -> float:
+    return float((score(batch) - module(batch)).abs().max())

@@ -368,8 +368,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         default=False,
         metavar="BOOL",
         help="train and score in bfloat16 where that is safe: faster on GPUs and on processors "
-        "with AMX, slower on others, ten times on those without bfloat16; scores differ by about "
-        "0.01, so a threshold is chosen anew",
+        "with AMX, slower on others, up to ten times on those without bfloat16; scores differ by "
+        "about 0.01, so a threshold is chosen anew",
     )
     group.add_argument(
         "--compile",
