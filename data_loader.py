@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
 from fcd import labels
-from fcd.distributed import ALONE, Processes
 from fcd.errors import READER_ENDED, UserError
 from fcd.imagery import RasterPatches
 from fcd.patch_files import DamagedPatch
 from fcd.patches import Kind, PreparedPatches
+from fcd.processes import ALONE, Processes
 from fcd.transforms import Normalization
 
 Source = PreparedPatches | RasterPatches

@@ -12,8 +12,9 @@ from data_loader import (
     training_normalization,
     validation_set,
 )
-from fcd import cfmask, distributed, modes, options, patches
+from fcd import cfmask, modes, options, patches
 from fcd.errors import UserError
+from fcd.processes import joined
 from fcd.losses import LossWeights
 from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
 from fcd.reference import QA
@@ -167,7 +168,7 @@ def main() -> int:
     flags = build_parser().parse_args()
     folder = RunFolder(flags.experiment_name)
     device = options.device(flags.device)
-    with distributed.joined(device) as processes:
+    with joined(device) as processes:
         used = Run(
             folder,
             device,

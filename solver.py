@@ -30,9 +30,8 @@ from data_loader import (
     get_loader,
     threshold_choice,
 )
-from fcd import checkpoints, figures, labels, metrics, options, patches
+from fcd import checkpoints, labels, metrics, options, patches, pictures
 from fcd.cam import cam_score
-from fcd.distributed import ALONE, Part, Processes
 from fcd.errors import UserError
 from fcd.export import ONNX, PYTORCH, DNScore, Scored, libraries, onnx_score, write_onnx
 from fcd.files import from_plain, read_json, write_json
@@ -53,6 +52,7 @@ from fcd.losses import (
 )
 from fcd.options import RunFolder, git_commit
 from fcd.prediction import ArrayScene, Prediction, Predictor, has_tags
+from fcd.processes import ALONE, Part, Processes
 from fcd.profiling import profiled
 from fcd.reference import NAMES, QA, TRUTH
 from fcd.report import Evaluation, evaluate
@@ -1017,24 +1017,24 @@ class FCDSolver(Solver):
         for index, values in enumerate(difference):
             # One stretch for the three, so that their colours can be compared.
             images = np.concatenate([image[index] for image in dn], axis=-1)
-            strip = figures.stretch_rgb(images, np.tile(valid[index], 3))
+            strip = pictures.stretch_rgb(images, np.tile(valid[index], 3))
             source, to_clear, to_cloudy = np.split(strip, 3, axis=1)
-            cells = [source, to_clear, figures.colour_score(values, upper), to_cloudy]
+            cells = [source, to_clear, pictures.colour_score(values, upper), to_cloudy]
             if "mask" in batch:
-                cells.append(figures.colour_mask(batch["mask"][index].numpy()))
+                cells.append(pictures.colour_mask(batch["mask"][index].numpy()))
             rows.append(np.hstack(cells))
         return np.vstack(rows)
 
     def _show(self, log: SummaryWriter, batch: dict) -> None:
         picture = self.translations(batch)
         log.add_image("translations", picture, self.step, dataformats="HWC")
-        figures.write_png(self.run.folder.samples / f"{self.step:06d}.png", picture)
+        pictures.write_png(self.run.folder.samples / f"{self.step:06d}.png", picture)
 
     def visualize(self, dataset: PatchDataset, count: int) -> Path:
         """Write the translations of `count` patches to samples/translations.png."""
         path = self.run.folder.samples / "translations.png"
         if self.run.processes.first:
-            figures.write_png(path, self.translations(self._sample_patches(dataset, count)))
+            pictures.write_png(path, self.translations(self._sample_patches(dataset, count)))
         return path
 
     # Threshold and masks:

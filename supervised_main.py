@@ -12,9 +12,10 @@ from data_loader import (
     training_normalization,
     validation_set,
 )
-from fcd import distributed, modes, options, patches
+from fcd import modes, options, patches
 from fcd.cam import CHANNEL_WEIGHTS
 from fcd.errors import UserError
+from fcd.processes import joined
 from fcd.files import from_plain
 from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
 from fcd.supervision import Supervision
@@ -166,7 +167,7 @@ def main() -> int:
         raise UserError(f"--imagenet True is for --network resnet50, not {flags.network}")
     folder = RunFolder(flags.experiment_name)
     device = options.device(flags.device)
-    with distributed.joined(device) as processes:
+    with joined(device) as processes:
         used = Run(
             folder,
             device,

@@ -14,8 +14,8 @@ from torch import Tensor
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from fcd import options
-from fcd.distributed import Part
 from fcd.options import RunFolder, boolean, positive
+from fcd.processes import Part
 from fcd.transforms import Normalization
 from solver import FCDSolver, GANSize, GANTraining, Run, SupervisedSolver, SupervisedTraining, Task
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from rasterio.io import DatasetWriter
 
-from fcd import figures, labels, patches
+from fcd import labels, patches, pictures
 from fcd.prediction import ArrayScene
 from fcd.scenes import Grid, Scene, raster_writer
 
@@ -62,7 +62,7 @@ def mask_tifs(
             grid,
             dtype="uint8",
             nodata=labels.TIF_NODATA,
-            colormap=figures.TIF_COLOURS,
+            colormap=pictures.TIF_COLOURS,
             tags=tags,
         ) as mask_tif,
         raster_writer(

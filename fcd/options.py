@@ -18,8 +18,6 @@ from typing import Any, NoReturn
 
 import torch
 
-from fcd import distributed
-from fcd.distributed import Processes
 from fcd.errors import READER_ENDED, UserError
 from fcd.export import PYTORCH, RUNTIMES
 from fcd.files import locked, read_json, write_json
@@ -28,6 +26,7 @@ from fcd.inputs import band_numbers
 from fcd.interruption import Stopped
 from fcd.patches import PreparedPatches
 from fcd.prediction import SCORES
+from fcd.processes import Processes, failing, local_rank
 from fcd.scenes import nodata_value
 from fcd.sparcs import SPARCS
 
@@ -84,7 +83,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print `message` in one line and exit with code 2."""
-        with distributed.failing() as first:
+        with failing() as first:
             if first:
                 line = f"error: {message} (all flags: python {self.prog} --help)\n"
                 self._print_message(line, sys.stderr)
@@ -145,14 +144,14 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         code = main()
     except UserError as error:
-        with distributed.failing() as first:
+        with failing() as first:
             if first:
                 # A loader process hands its error on inside a traceback, as its last line.
                 line = str(error).rstrip().rpartition(f"{type(error).__name__}: ")[2]
                 print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        with distributed.failing() as first:
+        with failing() as first:
             if first:
                 print("stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
@@ -161,7 +160,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if line is not None and hasattr(signal, "SIGCHLD"):
             # There PyTorch tells of readers that have ended: not once more while all is taken down.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        with distributed.failing() as first:
+        with failing() as first:
             if first and line is None:
                 raise
             if first:
@@ -253,7 +252,7 @@ def device(name: str) -> torch.device:
 
     Each of the processes that torchrun starts on a machine takes one CUDA device, or the CPU.
     """
-    local = distributed.local_rank()
+    local = local_rank()
     if name == "auto":
         if torch.cuda.is_available():
             name = "cuda"

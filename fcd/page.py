@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
-from fcd import figures
+from fcd import pictures
 
 
 class Shown(NamedTuple):
@@ -119,13 +119,13 @@ def legend(title: str, swatches: dict[str, str]) -> str:
 
 def picture_legend() -> str:
     """The colours of masks, error maps and scores."""
-    ramp = ", ".join(_css(colour) for colour in figures.SCORE_COLOURS)
+    ramp = ", ".join(_css(colour) for colour in pictures.SCORE_COLOURS)
     return (
-        legend("Masks:", {name: _css(c) for name, c in figures.MASK_COLOURS.items()})
-        + legend("Errors:", {name: _css(c) for name, c in figures.ERROR_COLOURS.items()})
+        legend("Masks:", {name: _css(c) for name, c in pictures.MASK_COLOURS.items()})
+        + legend("Errors:", {name: _css(c) for name, c in pictures.ERROR_COLOURS.items()})
         + legend("Score:", {"low to high": f"linear-gradient(to right, {ramp})"})
     )
 
 
-def _css(colour: figures.Colour) -> str:
+def _css(colour: pictures.Colour) -> str:
     return f"rgb{colour}"

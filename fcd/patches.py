@@ -16,7 +16,7 @@ import rasterio
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
-from fcd import figures, labels, metrics, patch_files
+from fcd import labels, metrics, patch_files, pictures
 from fcd.errors import UserError
 from fcd.files import from_plain, read_json, replacing, write_json
 from fcd.patch_files import DamagedPatch
@@ -312,9 +312,9 @@ def _write_thumbnail(reader: SceneReader, reference: Reference, record: Path) ->
     dn, mask = reader.bands(step=step), reference.mask(reader, step=step)
     fill = (dn == FILL_DN).any(axis=0)
     mask[fill] = labels.INVALID
-    image = figures.stretch_rgb(dn[list(RGB_BANDS)], ~fill)
-    picture = np.hstack([image, figures.colour_mask(mask)])
-    figures.write_png(record.with_suffix(".png"), picture)
+    image = pictures.stretch_rgb(dn[list(RGB_BANDS)], ~fill)
+    picture = np.hstack([image, pictures.colour_mask(mask)])
+    pictures.write_png(record.with_suffix(".png"), picture)
     return labels.cloud_share(mask)
 
 

@@ -24,11 +24,11 @@ from rasterio.errors import RasterioIOError
 from rasterio.transform import Affine
 from tqdm import tqdm
 
-from fcd import figures, labels
-from fcd.distributed import ALONE, Processes
+from fcd import labels, pictures
 from fcd.errors import OutputError, SceneError, UserError
 from fcd.files import locked, replacing
 from fcd.inputs import scene_from
+from fcd.processes import ALONE, Processes
 from fcd.scenes import Grid, Scene, raster_writer
 
 SUMMARY = "summary.csv"
@@ -208,9 +208,9 @@ def predict_scene(
         if writing:
             writing.result()
         rgb, mask = (np.concatenate(rows, axis=-2) for rows in zip(*kept, strict=True))
-        image = figures.stretch_rgb(rgb, mask != labels.INVALID)
-        picture = np.hstack([image, figures.colour_mask(mask)])
-        figures.write_png(output_dir / f"{scene.name}_quicklook.png", picture)
+        image = pictures.stretch_rgb(rgb, mask != labels.INVALID)
+        picture = np.hstack([image, pictures.colour_mask(mask)])
+        pictures.write_png(output_dir / f"{scene.name}_quicklook.png", picture)
     valid = counts[labels.CLEAR] + counts[labels.CLOUD]
     return {
         "cloud_fraction": f"{counts[labels.CLOUD] / valid:.4f}" if valid else "",
@@ -248,7 +248,7 @@ def _mask_writer(path: Path, grid: Grid, predictor: Predictor):  # noqa: ANN202
         grid,
         dtype="uint8",
         nodata=labels.TIF_NODATA,
-        colormap=figures.TIF_COLOURS,
+        colormap=pictures.TIF_COLOURS,
         tags=predictor.tags,
         cloud_optimised=True,
     )

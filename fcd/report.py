@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fcd import figures, files, labels, metrics, page, report_page
-from fcd.distributed import ALONE, Processes
+from fcd import files, labels, metrics, page, pictures, report_page
 from fcd.prediction import Prediction
+from fcd.processes import ALONE, Processes
 from fcd.reference import NAMES, TRUTH, Reference
 from fcd.scenes import Scene
 from fcd.supervision import Supervision
@@ -88,16 +88,16 @@ class SceneEvaluation:
         kept = {name: np.concatenate(strips, axis=-2) for name, strips in self._kept.items()}
         truth, prediction = kept["truth"], kept["prediction"]
         valid = prediction != labels.INVALID
-        pictures = {
-            "image": figures.stretch_rgb(kept["rgb"], valid),
-            "truth": figures.colour_mask(truth),
-            "mask": figures.colour_mask(prediction),
-            "error": figures.colour_errors(truth, prediction),
+        shown = {
+            "image": pictures.stretch_rgb(kept["rgb"], valid),
+            "truth": pictures.colour_mask(truth),
+            "mask": pictures.colour_mask(prediction),
+            "error": pictures.colour_errors(truth, prediction),
         }
         if self._threshold is not None:
             upper = report_page.score_range(self._threshold)
-            pictures["score"] = figures.colour_score(kept["score"], upper, valid)
-        return SceneResult(self._name, self._biome, self._counts, self._histogram, pictures)
+            shown["score"] = pictures.colour_score(kept["score"], upper, valid)
+        return SceneResult(self._name, self._biome, self._counts, self._histogram, shown)
 
 
 @dataclass
@@ -123,7 +123,7 @@ class Evaluation:
             before = 0 if self._histogram is None else self._histogram
             self._histogram = before + result.histogram
         for name, rgb in result.pictures.items():
-            figures.write_png(report_page.picture_path(self.results_dir, result.key, name), rgb)
+            pictures.write_png(report_page.picture_path(self.results_dir, result.key, name), rgb)
 
     def merge(self, other: "Evaluation") -> None:
         """Take in the scenes of `other`, whose pictures are written."""

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import torch
 
-from fcd.distributed import Part
 from fcd.errors import SceneError, UserError
+from fcd.processes import Part
 
 DN_MAX = 65535  # uint16
 DTYPES = ("uint8", "uint16", "float32")  # what DN, or the values of other imagery, can be

@@ -21,11 +21,10 @@ import torch.nn.functional as F
 
 import solver as solver_module
 from data_loader import PatchDataset
-from fcd import distributed
-from fcd.distributed import Processes
 from fcd.errors import UserError
 from fcd.options import RunFolder
 from fcd.prediction import predict_scenes
+from fcd.processes import Processes, joined
 from fcd.scenes import find_scenes
 from fcd.transforms import Normalization
 from solver import FCDSolver, GANSize, GANTraining, Run, SupervisedSolver, SupervisedTraining, Task
@@ -154,7 +153,7 @@ def main(folder):
     torch.set_num_threads(1)
     written, rename = [], os.replace
     os.replace = lambda source, target: (written.append(str(target)), rename(source, target))
-    with distributed.joined(CPU) as processes:
+    with joined(CPU) as processes:
         everything(processes)
         seen = {"written": [*written], "predicted": predictions(processes)}
 

@@ -20,9 +20,9 @@ import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_loader import StepBatches
-from fcd import checkpoints, distributed, options
-from fcd.distributed import Part, Processes
+from fcd import checkpoints, options, processes
 from fcd.errors import UserError
+from fcd.processes import Part, Processes
 from tests import distributed_worker as worker
 from tests.conftest import ROOT
 
@@ -73,10 +73,10 @@ def test_processes_see_the_batches_and_numbers_of_one():
 
 def test_why_processes_cannot_communicate_is_said():
     said = r"cannot communicate, mostly because one has ended \(NCCL error; Last error: no socket\)"
-    with pytest.raises(UserError, match=said), distributed._others():
+    with pytest.raises(UserError, match=said), processes._others():
         raise RuntimeError("NCCL error\nncclSystemError: it failed\nLast error: no socket\n")
     # PyTorch tells of a killed reader wherever the process is.
-    with pytest.raises(RuntimeError, match="DataLoader worker"), distributed._others():
+    with pytest.raises(RuntimeError, match="DataLoader worker"), processes._others():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
 
@@ -87,8 +87,8 @@ def test_a_process_whose_store_is_gone_is_not_the_first_to_fail(monkeypatch):
 
         wait = add
 
-    monkeypatch.setattr(distributed, "_store", Gone)
-    with distributed.failing() as first:
+    monkeypatch.setattr(processes, "_store", Gone)
+    with processes.failing() as first:
         assert not first
 
 

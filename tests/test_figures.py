@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcd import figures
+from fcd import pictures
 from fcd.labels import CLEAR, CLOUD, INVALID
 
 
@@ -18,44 +18,44 @@ class TestStretchRgb:
     def test_dark_to_black_bright_to_white_fill_to_grey(self):
         dn = np.tile(np.linspace(5000, 25000, 1000, dtype=np.uint16).reshape(1, 20, 50), (3, 1, 1))
         dn[:, 0, 0] = 0
-        rgb = figures.stretch_rgb(dn, (dn > 0).all(axis=0))
+        rgb = pictures.stretch_rgb(dn, (dn > 0).all(axis=0))
         assert rgb.shape == (20, 50, 3)
         assert rgb.dtype == np.uint8
-        assert tuple(rgb[0, 0]) == figures.NODATA_COLOUR
+        assert tuple(rgb[0, 0]) == pictures.NODATA_COLOUR
         assert rgb[0, 1].max() == 0
         assert rgb[-1, -1].min() == 255
 
     def test_haze_is_taken_off_and_white_stays_white(self):
         ground = np.random.default_rng(0).integers(0, 20000, (30, 30))
         dn = np.stack([ground + 5000, ground + 7000, ground + 9000]).astype(np.uint16)
-        rgb = figures.stretch_rgb(dn).astype(int)
+        rgb = pictures.stretch_rgb(dn).astype(int)
         assert np.ptp(rgb, axis=-1).max() <= 1
 
     @pytest.mark.parametrize("value", [0, 9000])
     def test_constant_image_has_a_colour(self, value):
-        assert figures.stretch_rgb(np.full((3, 4, 5), value, np.uint16)).shape == (4, 5, 3)
+        assert pictures.stretch_rgb(np.full((3, 4, 5), value, np.uint16)).shape == (4, 5, 3)
 
 
 class TestColourScore:
     def test_ends_and_middle_of_the_range(self):
-        rgb = figures.colour_score(np.array([[0, 0.05, 0.1, 0.9]]), 0.1)
-        first, middle, last = (figures.SCORE_COLOURS[index] for index in (0, 4, 8))
+        rgb = pictures.colour_score(np.array([[0, 0.05, 0.1, 0.9]]), 0.1)
+        first, middle, last = (pictures.SCORE_COLOURS[index] for index in (0, 4, 8))
         assert [tuple(pixel) for pixel in rgb[0]] == [first, middle, last, last]
 
     def test_lightness_rises_evenly(self):
-        ramp = figures.colour_score(np.linspace(0, 1, 17)[None], 1)[0]
+        ramp = pictures.colour_score(np.linspace(0, 1, 17)[None], 1)[0]
         steps = np.diff(lightness(ramp))
         assert steps.min() > 0.7 * steps.mean()
         assert steps.max() < 1.3 * steps.mean()
 
     def test_invalid_is_grey(self):
-        rgb = figures.colour_score(np.zeros((1, 2)), 1, np.array([[True, False]]))
-        assert tuple(rgb[0, 1]) == figures.NODATA_COLOUR
+        rgb = pictures.colour_score(np.zeros((1, 2)), 1, np.array([[True, False]]))
+        assert tuple(rgb[0, 1]) == pictures.NODATA_COLOUR
 
 
 def test_colour_mask():
-    rgb = figures.colour_mask(np.array([[INVALID, CLEAR, CLOUD]], np.uint8))
-    expected = [figures.MASK_COLOURS[name] for name in ("no data", "clear", "cloud")]
+    rgb = pictures.colour_mask(np.array([[INVALID, CLEAR, CLOUD]], np.uint8))
+    expected = [pictures.MASK_COLOURS[name] for name in ("no data", "clear", "cloud")]
     assert [tuple(pixel) for pixel in rgb[0]] == expected
 
 
@@ -69,13 +69,13 @@ def test_colour_errors():
         (CLOUD, INVALID): "no data",
     }
     truth, prediction = (np.array([codes], np.uint8) for codes in zip(*pairs, strict=True))
-    rgb = figures.colour_errors(truth, prediction)
-    assert [tuple(p) for p in rgb[0]] == [figures.ERROR_COLOURS[name] for name in pairs.values()]
+    rgb = pictures.colour_errors(truth, prediction)
+    assert [tuple(p) for p in rgb[0]] == [pictures.ERROR_COLOURS[name] for name in pairs.values()]
 
 
 def test_written_png_reads_back(tmp_path):
     rgb = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
-    figures.write_png(tmp_path / "new" / "a.png", rgb)
+    pictures.write_png(tmp_path / "new" / "a.png", rgb)
     with Image.open(tmp_path / "new" / "a.png") as image:
         np.testing.assert_array_equal(np.asarray(image), rgb)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]

@@ -19,12 +19,12 @@ import main
 import supervised_main
 from benchmarks.seam import random_generator, scores, seam
 from fcd import labels, options
-from fcd.distributed import Processes
 from fcd.errors import UserError
 from fcd.files import replacing
 from fcd.inputs import scene_from
 from fcd.options import RunFolder
 from fcd.prediction import Prediction, Predictor, predict_array, predict_scenes
+from fcd.processes import Processes
 from fcd.scenes import RGB_BANDS, find_scenes
 from fcd.transforms import Normalization
 from solver import (

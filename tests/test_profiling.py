@@ -9,7 +9,7 @@ from torch.autograd.profiler_util import FunctionEventAvg
 
 from data_loader import PatchDataset
 from fcd import checkpoints, profiling
-from fcd.distributed import ALONE
+from fcd.processes import ALONE
 from solver import GANTraining
 from tests import distributed_worker as worker
 

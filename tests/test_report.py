@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 
-from fcd import figures, metrics
+from fcd import metrics, pictures
 from fcd.report import Evaluation, SceneEvaluation
 from fcd.report_page import supervision_note
 from tests.runs import LABEL_FREE, WEAK, evaluate_scene, scene, write_run
@@ -58,7 +58,7 @@ class TestSceneEvaluation:
         truth = np.random.default_rng(0).integers(1, 3, (1100, 700)).astype(np.uint8)
         rgb = np.ones((3, 1100, 700), np.uint16)
         result, mask = evaluate_scene("a", "Water", rgb, truth, truth / 3, 0.5, rows=97)
-        np.testing.assert_array_equal(result.pictures["mask"], figures.colour_mask(mask[::3, ::3]))
+        np.testing.assert_array_equal(result.pictures["mask"], pictures.colour_mask(mask[::3, ::3]))
 
     def test_pixel_without_prediction_does_not_count(self):
         evaluation = SceneEvaluation("a", "Water", 1, 3, 0.5)
