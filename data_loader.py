@@ -18,9 +18,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
-from fcd import labels
 from fcd.errors import READER_ENDED, UserError
 from fcd.imagery import RasterPatches
+from fcd.landsat import labels
 from fcd.patch_files import DamagedPatch
 from fcd.patches import Kind, PreparedPatches
 from fcd.processes import ALONE, Processes

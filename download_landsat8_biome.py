@@ -10,9 +10,9 @@ import sys
 import threading
 from pathlib import Path
 
-from fcd import catalogue
 from fcd.download import Downloader, Source, select
 from fcd.fetch import Fetcher
+from fcd.landsat import biome
 from fcd.options import DEFAULT_SCENE_DIR, Parser, natural, positive, run
 
 
@@ -25,7 +25,7 @@ def build_parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--biomes", nargs="+", metavar="BIOME",
-        help=f"only these biomes ({', '.join(catalogue.BIOMES)}); None: all",
+        help=f"only these biomes ({', '.join(biome.BIOMES)}); None: all",
     )  # fmt: skip
     parser.add_argument("--scenes", nargs="+", metavar="ID", help="only these scenes; None: all")
     parser.add_argument(
@@ -83,7 +83,7 @@ def report(failures: dict[str, str]) -> None:
         print(f"  {scene}: {reason}", file=sys.stderr)
     print(
         "Run the same command again to retry these only. If the addresses no longer answer, see\n"
-        f"  {catalogue.PAGE}\n  {catalogue.DOI}\n"
+        f"  {biome.PAGE}\n  {biome.DOI}\n"
         "for where the archives are now, and give that address, or a folder that holds the "
         "<scene>.tar.gz you fetched yourself, as --base_url.",
         file=sys.stderr,

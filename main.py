@@ -12,14 +12,15 @@ from data_loader import (
     training_normalization,
     validation_set,
 )
-from fcd import cfmask, modes, options, patches
+from fcd import modes, options, patches
 from fcd.errors import UserError
-from fcd.processes import joined
+from fcd.landsat import qa
+from fcd.landsat.reference import QA
+from fcd.landsat.scenes import find_scenes
 from fcd.losses import LossWeights
 from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
-from fcd.reference import QA
+from fcd.processes import joined
 from fcd.report import Evaluation, evaluate
-from fcd.scenes import find_scenes
 from fcd.supervision import Supervision
 from solver import FCDSolver, GANSize, GANTraining, Run
 
@@ -301,13 +302,13 @@ def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
     scenes = patches.scenes_of_split(
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
     )
-    names = {cfmask.method_name(cfmask.collection_of(scene)) for scene in scenes}
+    names = {qa.method_name(qa.collection_of(scene)) for scene in scenes}
     supervision = Supervision(0, 0, "none needed", 0, "none needed", 0)
     evaluation = Evaluation(
         used.folder.results, flags.method or " and ".join(sorted(names)), None, supervision
     )
     config = options.run_config(used.folder, None, vars(flags))
-    evaluate(scenes, cfmask.predictions, evaluation, config, used.processes)
+    evaluate(scenes, qa.predictions, evaluation, config, used.processes)
     return 0
 
 

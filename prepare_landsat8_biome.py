@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fcd import labels, metrics, patches
+from fcd import metrics, patches
 from fcd.errors import SceneError, UserError
 from fcd.files import write_json, write_text
+from fcd.landsat import labels
+from fcd.landsat.reference import QA, TRUTH, Reference
+from fcd.landsat.scenes import Scene, find_scenes
 from fcd.options import (
     DEFAULT_IMAGE_DIR,
     DEFAULT_SCENE_DIR,
@@ -28,8 +31,6 @@ from fcd.options import (
     run,
 )
 from fcd.patches import Cutting
-from fcd.reference import QA, TRUTH, Reference
-from fcd.scenes import Scene, find_scenes
 
 # Shares of cloud up to which a patch is clear and above which it is cloudy, by --labels. A QA
 # band is wrong about single pixels of bright ground and thin cloud: it counts when it is plain.

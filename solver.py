@@ -30,7 +30,7 @@ from data_loader import (
     get_loader,
     threshold_choice,
 )
-from fcd import checkpoints, labels, metrics, options, patches, pictures
+from fcd import checkpoints, metrics, options, patches, pictures
 from fcd.cam import cam_score
 from fcd.errors import UserError
 from fcd.export import ONNX, PYTORCH, DNScore, Scored, libraries, onnx_score, write_onnx
@@ -38,6 +38,9 @@ from fcd.files import from_plain, read_json, write_json
 from fcd.generated import alike, mask_tifs, together
 from fcd.imagery import NO_NODATA
 from fcd.interruption import Interruption, Stopped
+from fcd.landsat import labels
+from fcd.landsat.reference import NAMES, QA, TRUTH
+from fcd.landsat.scenes import Scene, SceneReader, band_names, default_rgb
 from fcd.losses import (
     LossWeights,
     Parts,
@@ -54,9 +57,7 @@ from fcd.options import RunFolder, git_commit
 from fcd.prediction import ArrayScene, Prediction, Predictor, has_tags
 from fcd.processes import ALONE, Part, Processes
 from fcd.profiling import profiled
-from fcd.reference import NAMES, QA, TRUTH
 from fcd.report import Evaluation, evaluate
-from fcd.scenes import Scene, SceneReader, band_names, default_rgb
 from fcd.supervision import UNKNOWN, Supervision
 from fcd.tiling import Score, Strip, score_strips
 from fcd.transforms import FILL, Normalization, random_horizontal_flip, to_device
@@ -354,7 +355,7 @@ class Solver:
     def keep_best(self, log: SummaryWriter, cells: np.ndarray, select: str, reference: str) -> None:
         """Log the scores of the validation confusion `cells`, save latest, and best if it is.
 
-        reference: what the validation masks come from, `fcd.reference.TRUTH` or `QA`.
+        reference: what the validation masks come from, `fcd.landsat.reference.TRUTH` or `QA`.
         """
         scores = metrics.scores(cells)
         f1 = scores["macro"]["f1"]
@@ -684,8 +685,8 @@ class Solver:
     ) -> None:
         """Score `scenes`, threshold the scores by the record `threshold`, `evaluate` the masks.
 
-        reference: what they are compared with, `fcd.reference.TRUTH` or `QA`. results: the folder
-        to write to; None is that of the run.
+        reference: what they are compared with, `fcd.landsat.reference.TRUTH` or `QA`. results: the
+        folder to write to; None is that of the run.
         """
         value, supervision = threshold["threshold"], self.supervision(threshold)
         results = results or self.run.folder.results

@@ -15,9 +15,9 @@ from data_loader import (
 from fcd import modes, options, patches
 from fcd.cam import CHANNEL_WEIGHTS
 from fcd.errors import UserError
-from fcd.processes import joined
 from fcd.files import from_plain
 from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
+from fcd.processes import joined
 from fcd.supervision import Supervision
 from solver import (
     ENCODERS,

@@ -18,7 +18,8 @@ from torch import Tensor
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from data_loader import PatchDataset, collate
-from fcd import labels, options, patch_files
+from fcd import options, patch_files
+from fcd.landsat import labels
 from fcd.options import positive
 from fcd.transforms import Normalization
 

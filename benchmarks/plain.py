@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from fcd import labels, patches
+from fcd import patches
+from fcd.landsat import labels
+from fcd.landsat.scenes import FILL_DN, Scene
 from fcd.losses import LossWeights, segmentation_loss
 from fcd.patches import Cutting
-from fcd.scenes import FILL_DN, Scene
 from fcd.transforms import Normalization
 from model import Discriminator, Generator, HalvingConv, InstanceNorm
 

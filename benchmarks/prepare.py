@@ -13,9 +13,9 @@ from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from benchmarks.scenes import unpack, write_scene
 from fcd import options, patches
+from fcd.landsat.scenes import Scene, find_scenes
 from fcd.options import positive
 from fcd.patches import Cutting
-from fcd.scenes import Scene, find_scenes
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Comparison]:

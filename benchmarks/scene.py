@@ -22,11 +22,11 @@ from benchmarks.train_step import SIZES, Size
 from fcd import options, plots
 from fcd.export import PYTORCH, RUNTIMES
 from fcd.files import write_text
-from fcd.labels import LABEL_CLOUDY, TIF_CLOUD
+from fcd.landsat.labels import LABEL_CLOUDY, TIF_CLOUD
+from fcd.landsat.scenes import Scene, find_scenes
 from fcd.losses import difference_map
 from fcd.options import RunFolder, boolean, natural, non_negative, positive
 from fcd.prediction import ArrayScene, predict_scene
-from fcd.scenes import Scene, find_scenes
 from fcd.transforms import Normalization
 from solver import FCDSolver, Run, SupervisedSolver, Task, Tiles
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fcd.inputs import scene_from
+from fcd.landsat.products import scene_from
+from fcd.landsat.scenes import BANDS, Scene
 from fcd.options import RunFolder
 from fcd.pictures import write_png
-from fcd.scenes import BANDS, Scene
 from fcd.transforms import Normalization
 from solver import FCDSolver, GANSize, Run, Solver, load_solver
 

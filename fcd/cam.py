@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcd.labels import LABEL_CLOUDY
+from fcd.landsat.labels import LABEL_CLOUDY
 
 
 class Classifier(Protocol):

@@ -15,7 +15,7 @@ from typing import Any
 
 from fcd import files, options, page, plots
 from fcd.errors import UserError
-from fcd.reference import NAMES, TRUTH
+from fcd.landsat.reference import NAMES, TRUTH
 from fcd.report_page import (
     flat,
     picture_path,

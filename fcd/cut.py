@@ -20,12 +20,13 @@ from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 from tqdm import tqdm
 
-from fcd import labels, options
+from fcd import options
 from fcd.errors import UserError
 from fcd.files import from_plain, read_json, write_json
 from fcd.imagery import MASK_ENDING, SUFFIXES, is_mask
+from fcd.landsat import labels
+from fcd.landsat.scenes import Grid, nodata_of, ungeoreferenced_is_fine, write_raster
 from fcd.patches import RECORDS, patch_name
-from fcd.scenes import Grid, nodata_of, ungeoreferenced_is_fine, write_raster
 from fcd.transforms import DTYPES
 
 SPLITS = ("train", "val")

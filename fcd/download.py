@@ -20,12 +20,12 @@ from urllib.request import url2pathname
 
 from tqdm import tqdm
 
-from fcd import archives, catalogue
-from fcd.archives import ArchiveError
-from fcd.catalogue import Entry
 from fcd.errors import UserError
 from fcd.fetch import Fetcher, Stopped
-from fcd.scenes import BANDS, find_scenes
+from fcd.landsat import archives, biome
+from fcd.landsat.archives import ArchiveError
+from fcd.landsat.biome import Entry
+from fcd.landsat.scenes import BANDS, find_scenes
 
 PARTS = (*(f"{band}.TIF" for band in BANDS), "MTL.txt", "fixedmask.img", "fixedmask.hdr")
 # An archive may unpack to this many times what the scene's size lets expect: the archive of
@@ -67,14 +67,14 @@ def select(biomes: list[str] | None, scenes: list[str] | None) -> list[Entry]:
     Raises `UserError` if a name is unknown or nothing is left.
     """
     for flag, names, known, hint in (
-        ("--biomes", biomes, catalogue.BIOMES, f"give some of {', '.join(catalogue.BIOMES)}"),
-        ("--scenes", scenes, catalogue.biomes(), "the ids are in fcd/data/landsat8_biome.csv"),
+        ("--biomes", biomes, biome.BIOMES, f"give some of {', '.join(biome.BIOMES)}"),
+        ("--scenes", scenes, biome.biomes(), "the ids are in fcd/landsat/landsat8_biome.csv"),
     ):
         if unknown := [name for name in names or () if name not in known]:
             raise UserError(f"{flag} {' '.join(unknown)}: not in the data set; {hint}")
     chosen = [
         entry
-        for entry in catalogue.entries()
+        for entry in biome.entries()
         if (biomes is None or entry.biome in biomes) and (scenes is None or entry.scene in scenes)
     ]
     if not chosen:

@@ -17,9 +17,9 @@ import requests
 import urllib3
 
 from fcd import __version__
-from fcd.archives import GZIP_MAGIC
 from fcd.errors import UserError
 from fcd.files import write_text
+from fcd.landsat.archives import GZIP_MAGIC
 
 _CHUNK = 1 << 16
 _MAX_WAIT = 600  # seconds; a server that asks for more is tried again earlier

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from rasterio.io import DatasetWriter
 
-from fcd import labels, patches, pictures
+from fcd import patches, pictures
+from fcd.landsat import labels
+from fcd.landsat.scenes import Grid, Scene, raster_writer
 from fcd.prediction import ArrayScene
-from fcd.scenes import Grid, Scene, raster_writer
 
 # What is masked at a time, at most: small scenes, two files of each of which are open, and values.
 TOGETHER = 32

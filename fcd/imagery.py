@@ -5,7 +5,7 @@
     DIR/{train,val,test}/{clear,cloudy}/<name>_generated_mask.tif   by main.py --mode generate_masks
 
 Patches are square, of one size, type and number of bands. Masks have one band of uint8 in the
-codes of the masks that this project writes: 0 invalid, 128 clear, 255 cloud (`fcd.labels`).
+codes of the masks that this project writes: 0 invalid, 128 clear, 255 cloud (`fcd.landsat.labels`).
 """
 
 from collections.abc import Iterable
@@ -17,12 +17,13 @@ import rasterio
 from rasterio.errors import RasterioIOError
 from tqdm import tqdm
 
-from fcd import labels, patches
+from fcd import patches
 from fcd.errors import UserError
+from fcd.landsat import labels
+from fcd.landsat.reference import TRUTH
+from fcd.landsat.scenes import Band, Grid, Scene, nodata_of, ungeoreferenced_is_fine, write_raster
 from fcd.patch_files import DamagedPatch
 from fcd.patches import Kind
-from fcd.reference import TRUTH
-from fcd.scenes import Band, Grid, Scene, nodata_of, ungeoreferenced_is_fine, write_raster
 from fcd.transforms import DTYPES
 
 SUFFIXES = (".tif", ".tiff")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fcd import labels
+from fcd.landsat import labels
 
 Parts = dict[str, Tensor]
 

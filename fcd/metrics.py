@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fcd import labels
+from fcd.landsat import labels
 
 CLASSES = ("clear", "cloud")
 # Scores are counted in bins of 1e-4: fine enough for difference maps of DN / 65535.

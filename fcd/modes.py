@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fcd.errors import UserError
-from fcd.inputs import expand
+from fcd.landsat.products import expand
+from fcd.landsat.reference import TRUTH
+from fcd.landsat.sparcs import SPARCS, find_sparcs
 from fcd.metrics import fixed_threshold
 from fcd.options import RunFolder, patch_source, run_config
 from fcd.prediction import Predictor, predict_scenes
 from fcd.processes import Processes
-from fcd.reference import TRUTH
-from fcd.sparcs import SPARCS, find_sparcs
 
 
 class Trained(Protocol):

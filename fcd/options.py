@@ -22,13 +22,13 @@ from fcd.errors import READER_ENDED, UserError
 from fcd.export import PYTORCH, RUNTIMES
 from fcd.files import locked, read_json, write_json
 from fcd.imagery import NO_NODATA, RasterPatches
-from fcd.inputs import band_numbers
 from fcd.interruption import Stopped
+from fcd.landsat.products import band_numbers
+from fcd.landsat.scenes import nodata_value
+from fcd.landsat.sparcs import SPARCS
 from fcd.patches import PreparedPatches
 from fcd.prediction import SCORES
 from fcd.processes import Processes, failing, local_rank
-from fcd.scenes import nodata_value
-from fcd.sparcs import SPARCS
 
 PREPARED, OWN = "L8Biome", "Patches"  # of --dataset; a third is SPARCS
 DEFAULT_IMAGE_DIR = "data/L8Biome"

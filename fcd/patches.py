@@ -16,12 +16,13 @@ import rasterio
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
-from fcd import labels, metrics, patch_files, pictures
+from fcd import metrics, patch_files, pictures
 from fcd.errors import UserError
 from fcd.files import from_plain, read_json, replacing, write_json
+from fcd.landsat import labels
+from fcd.landsat.reference import NAMES, QA, TRUTH, Reference
+from fcd.landsat.scenes import FILL_DN, RGB_BANDS, Scene, SceneReader, find_scenes
 from fcd.patch_files import DamagedPatch
-from fcd.reference import NAMES, QA, TRUTH, Reference
-from fcd.scenes import FILL_DN, RGB_BANDS, Scene, SceneReader, find_scenes
 from fcd.transforms import DTYPES
 
 SPLITS = ("train", "val", "test")
@@ -146,7 +147,7 @@ class Cutting:
     size, stride: patch side and distance of patches in pixels (the paper: 128 and 128).
     clear_below: a patch is clear if its share of cloud does not exceed this (the paper: 0).
     cloudy_above: it is cloudy if the share exceeds this (the paper: 0); between: left out.
-    reference: what says where cloud is, `fcd.reference.TRUTH` (the paper) or `QA`.
+    reference: what says where cloud is, `fcd.landsat.reference.TRUTH` (the paper) or `QA`.
     """
 
     size: int = 128
@@ -236,8 +237,8 @@ def cutting_of(record: dict) -> Cutting:
 def reference_of(image_dir: Path | str) -> str:
     """What the patches in `image_dir` have their labels and their mask.tif from.
 
-    `fcd.reference.TRUTH` or `QA`, from the records of the scenes. Raises `UserError` if they
-    differ.
+    `fcd.landsat.reference.TRUTH` or `QA`, from the records of the scenes. Raises `UserError` if
+    they differ.
     """
     found = {cutting_of(record).reference for record in _records(image_dir)}
     if len(found) > 1:
@@ -341,7 +342,7 @@ class PreparedPatches:
 
     @cached_property
     def reference(self) -> str:
-        """`fcd.reference.TRUTH` or `QA`; the records of the scenes are read once."""
+        """`fcd.landsat.reference.TRUTH` or `QA`; the records of the scenes are read once."""
         return reference_of(self.root)
 
     @property

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fcd import labels
 from fcd.files import replacing
+from fcd.landsat import labels
 
 Colour = tuple[int, int, int]
 

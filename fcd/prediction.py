@@ -24,12 +24,13 @@ from rasterio.errors import RasterioIOError
 from rasterio.transform import Affine
 from tqdm import tqdm
 
-from fcd import labels, pictures
+from fcd import pictures
 from fcd.errors import OutputError, SceneError, UserError
 from fcd.files import locked, replacing
-from fcd.inputs import scene_from
+from fcd.landsat import labels
+from fcd.landsat.products import scene_from
+from fcd.landsat.scenes import Grid, Scene, raster_writer
 from fcd.processes import ALONE, Processes
-from fcd.scenes import Grid, Scene, raster_writer
 
 SUMMARY = "summary.csv"
 QUICKLOOK_SIZE = 1024  # longest side of each of the two pictures, pixels
@@ -102,8 +103,8 @@ def predict_array(dn: np.ndarray, predictor: Predictor) -> tuple[np.ndarray, np.
     """Mask and score of DN in memory, the same as the files of `predict_scenes` hold.
 
     dn: (C, H, W) digital numbers in the type and order of bands of training, of Landsat uint16
-    and `fcd.scenes.BANDS`; nodata, in any band, is that of training, and NaN. Returns the mask
-    (H, W) uint8: 0 nodata, 128 clear, 255 cloud; and the score (H, W) float32 in [0, 1], NaN
+    and `fcd.landsat.scenes.BANDS`; nodata, in any band, is that of training, and NaN. Returns the
+    mask (H, W) uint8: 0 nodata, 128 clear, 255 cloud; and the score (H, W) float32 in [0, 1], NaN
     where nodata. Raises `UserError` if the array has another shape or type.
     """
     if dn.ndim != 3 or len(dn) != predictor.num_channels or not dn.size:
@@ -130,13 +131,13 @@ def predict_scenes(
 ) -> int:
     """Write mask, quicklook and, if asked, score of each scene; return how many failed.
 
-    paths: scene folders, archives, MTL files or GeoTIFFs (see `fcd.inputs.scene_from`, also for
-    `bands`). write_score: `none`, `uint8` (0 nodata, 1 to 255 for 0 to 1) or `float32`. Files
-    are those of `predict_scene`; summary.csv gets a line a scene. A scene whose files are there
-    already, made with the same weights and settings, is skipped unless `overwrite`. A scene that
-    cannot be read is told on stderr and in summary.csv, and the others go on. progress: show a
-    bar. processes: each masks its share of the scenes; what is returned counts those of all.
-    Raises `UserError` if `output_dir` cannot be written to.
+    paths: scene folders, archives, MTL files or GeoTIFFs (see `fcd.landsat.products.scene_from`,
+    also for `bands`). write_score: `none`, `uint8` (0 nodata, 1 to 255 for 0 to 1) or `float32`.
+    Files are those of `predict_scene`; summary.csv gets a line a scene. A scene whose files are
+    there already, made with the same weights and settings, is skipped unless `overwrite`. A scene
+    that cannot be read is told on stderr and in summary.csv, and the others go on. progress: show a
+    bar. processes: each masks its share of the scenes; what is returned counts those of all. Raises
+    `UserError` if `output_dir` cannot be written to.
     """
     output_dir = Path(output_dir)
     try:

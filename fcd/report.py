@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fcd import files, labels, metrics, page, pictures, report_page
+from fcd import files, metrics, page, pictures, report_page
+from fcd.landsat import labels
+from fcd.landsat.reference import NAMES, TRUTH, Reference
+from fcd.landsat.scenes import Scene
 from fcd.prediction import Prediction
 from fcd.processes import ALONE, Processes
-from fcd.reference import NAMES, TRUTH, Reference
-from fcd.scenes import Scene
 from fcd.supervision import Supervision
 
 PICTURE_SIZE = 512  # longest side of a scene's pictures, pixels
@@ -38,7 +39,7 @@ class SceneResult:
 
     @property
     def key(self) -> str:
-        """``<biome>_<scene>``, as `fcd.scenes.Scene.key`."""
+        """``<biome>_<scene>``, as `fcd.landsat.scenes.Scene.key`."""
         return f"{self.biome}_{self.name}"
 
 
@@ -105,7 +106,7 @@ class Evaluation:
     """Pools scenes and writes the results of one run into `results_dir`.
 
     threshold: that of the mask, in [0, 1]; None for a method without a score.
-    reference: what the masks are compared with, `fcd.reference.TRUTH` or `QA`.
+    reference: what the masks are compared with, `fcd.landsat.reference.TRUTH` or `QA`.
     """
 
     results_dir: Path

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fcd import metrics, page, plots
-from fcd.reference import NAMES, QA, TRUTH
+from fcd.landsat.reference import NAMES, QA, TRUTH
 from fcd.supervision import UNKNOWN
 
 PICTURES = {

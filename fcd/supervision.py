@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from fcd.reference import NAMES, TRUTH
+from fcd.landsat.reference import NAMES, TRUTH
 
 UNKNOWN = "unknown"
 """In place of how a checkpoint was chosen that other code has written; its labels are not known."""

@@ -27,13 +27,14 @@ from rasterio.transform import Affine
 from scipy import fft
 from tqdm import tqdm
 
-from fcd import labels, options
-from fcd.cfmask import BITS, Collection
+from fcd import options
 from fcd.errors import UserError
 from fcd.files import replacing
 from fcd.imagery import MASK_ENDING
-from fcd.labels import TRUTH_CLEAR, TRUTH_CLOUD, TRUTH_FILL, TRUTH_SHADOW, TRUTH_THIN_CLOUD
-from fcd.scenes import BANDS, FILL_DN, RGB_BANDS, Grid, raster_writer, write_raster
+from fcd.landsat import labels
+from fcd.landsat.labels import TRUTH_CLEAR, TRUTH_CLOUD, TRUTH_FILL, TRUTH_SHADOW, TRUTH_THIN_CLOUD
+from fcd.landsat.qa import BITS, Collection
+from fcd.landsat.scenes import BANDS, FILL_DN, RGB_BANDS, Grid, raster_writer, write_raster
 
 PIXEL_SIZE = 30.0  # metres
 CLOUD_OPACITY = 0.1  # a pixel is cloud where more than this share of the surface is hidden
@@ -153,8 +154,8 @@ class SyntheticScene:
 
     name: str
     biome: str
-    dn: np.ndarray  # (10, h, w) uint16 in the order of `fcd.scenes.BANDS`; 0 is fill
-    truth: np.ndarray  # (h, w) uint8 truth codes, see `fcd.labels`
+    dn: np.ndarray  # (10, h, w) uint16 in the order of `fcd.landsat.scenes.BANDS`; 0 is fill
+    truth: np.ndarray  # (h, w) uint8 truth codes, see `fcd.landsat.labels`
     qa: np.ndarray  # (h, w) uint16, pre-collection BQA
     grid: Grid
     date: datetime.date

@@ -55,7 +55,7 @@ for scene in "${scenes[@]}"; do
 done
 # As close as needed for about 6,000 patches, whatever the size of the scenes.
 stride=$(python -c '
-from fcd.scenes import find_scenes
+from fcd.landsat.scenes import find_scenes
 grids = [scene.check() for scene in find_scenes("scenes")]
 pixels = sum(grid.height * grid.width for grid in grids)
 print(max(8, round((pixels / 6000) ** 0.5)))')

@@ -35,8 +35,9 @@ import download_landsat8_biome
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd import catalogue, options, synthetic
-from fcd.scenes import find_scenes
+from fcd import options, synthetic
+from fcd.landsat import biome
+from fcd.landsat.scenes import find_scenes
 
 DATA = "--image_dir patches --orig_image_dir scenes --num_workers 0 --device cpu"
 GAN = (
@@ -71,7 +72,7 @@ COMMANDS: dict[str, tuple[Any, str]] = {
         "--mode predict --experiment_name FCD+ --device cpu --scenes scenes/*/* --output_dir masks",
     ),
 }
-SCENES = [entry.scene for entry in catalogue.entries() if entry.biome == "Barren"][:4]
+SCENES = [entry.scene for entry in biome.entries() if entry.biome == "Barren"][:4]
 SIGNALS = [signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGINT]
 
 

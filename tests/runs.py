@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fcd import labels
+from fcd.landsat import labels
 from fcd.report import Evaluation, SceneEvaluation
 from fcd.supervision import Supervision
 

@@ -14,9 +14,9 @@ from benchmarks import levers, loader, measure, plain, prepare, scene, train_ste
 from benchmarks.scenes import unpack, write_scene
 from data_loader import PatchDataset, collate
 from fcd import patches
+from fcd.landsat.scenes import find_scenes
 from fcd.options import RunFolder
 from fcd.patches import Cutting
-from fcd.scenes import find_scenes
 from fcd.transforms import Normalization
 from solver import Run
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from fcd.cfmask import BITS, Collection, collection_of, mask_from_qa, method_name
 from fcd.errors import SceneError, UserError
-from fcd.labels import CLEAR, CLOUD, INVALID
-from fcd.mtl import parse_mtl
-from fcd.scenes import Scene, find_scenes
+from fcd.landsat.labels import CLEAR, CLOUD, INVALID
+from fcd.landsat.mtl import parse_mtl
+from fcd.landsat.qa import BITS, Collection, collection_of, mask_from_qa, method_name
+from fcd.landsat.scenes import Scene, find_scenes
 from tests.conftest import REAL
 
 PRE, ONE, TWO = Collection

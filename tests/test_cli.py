@@ -17,8 +17,8 @@ import prepare_landsat8_biome
 import supervised_main
 from fcd import options, patches
 from fcd.errors import UserError
+from fcd.landsat.scenes import find_scenes
 from fcd.options import RunFolder
-from fcd.scenes import find_scenes
 from tests import distributed_worker as worker
 from tests.conftest import draw, write_scene
 

@@ -24,8 +24,8 @@ from data_loader import (
 from fcd import patches
 from fcd.errors import UserError
 from fcd.files import write_json
+from fcd.landsat.reference import QA
 from fcd.patches import Cutting
-from fcd.reference import QA
 
 
 @pytest.fixture

@@ -22,17 +22,18 @@ import rasterio
 from rasterio.transform import Affine
 
 import download_landsat8_biome
-from fcd import archives, catalogue, download, fetch
-from fcd.archives import ArchiveError
+from fcd import download, fetch
 from fcd.download import Downloader, Source
 from fcd.errors import UserError
 from fcd.fetch import Fetcher, FetchError, Stopped
-from fcd.scenes import find_scenes
+from fcd.landsat import archives, biome
+from fcd.landsat.archives import ArchiveError
+from fcd.landsat.scenes import find_scenes
 
 ROOT = Path(__file__).parent.parent
 BARREN, FOREST = ("LC80420082013220LGN00", "LC80160502014041LGN00")
 NESTED = "LC81490122013218LGN00"
-ENTRIES = {entry.scene: entry for entry in catalogue.entries()}
+ENTRIES = {entry.scene: entry for entry in biome.entries()}
 
 
 # ---------------------------------------------------------------- archives as USGS ships them
@@ -646,8 +647,8 @@ def test_command_brings_what_it_can_and_lists_the_rest(tmp_path, payloads):
     done = run("--output_dir", tmp_path / "o", "--base_url", folder, "--scenes", BARREN, FOREST)
     assert done.returncode == 1
     assert f"{FOREST}: no {FOREST}.tar.gz in {folder}" in done.stderr
-    assert catalogue.PAGE in done.stderr
-    assert catalogue.DOI in done.stderr
+    assert biome.PAGE in done.stderr
+    assert biome.DOI in done.stderr
     assert "Traceback" not in done.stderr
     assert "1 of 2 scenes are in" in done.stdout
     assert contents(tmp_path / "o" / "Barren" / BARREN) == scene_files(BARREN, 128)

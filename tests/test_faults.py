@@ -24,7 +24,7 @@ from data_loader import PatchDataset
 from fcd import checkpoints, patch_files
 from fcd.errors import OutputError, SceneError, UserError
 from fcd.files import write_json
-from fcd.scenes import find_scenes, raster_writer
+from fcd.landsat.scenes import find_scenes, raster_writer
 from fcd.tiling import score_strips
 from fcd.transforms import Normalization
 from tests.conftest import ROOT, draw, write_scene, write_tif

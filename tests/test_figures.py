@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from fcd import pictures
-from fcd.labels import CLEAR, CLOUD, INVALID
+from fcd.landsat.labels import CLEAR, CLOUD, INVALID
 
 
 def lightness(rgb):

@@ -26,14 +26,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_loader import PatchDataset
-from fcd import archives, cfmask, checkpoints, comparison, options, patch_files, patches
+from fcd import checkpoints, comparison, options, patch_files, patches
 from fcd.errors import UserError
 from fcd.files import from_plain
-from fcd.inputs import expand, scene_from
-from fcd.mtl import parse_mtl
+from fcd.landsat import archives, qa
+from fcd.landsat.mtl import parse_mtl
+from fcd.landsat.products import expand, scene_from
+from fcd.landsat.reference import QA, TRUTH, Reference
+from fcd.landsat.scenes import find_scenes
 from fcd.options import RunFolder
-from fcd.reference import QA, TRUTH, Reference
-from fcd.scenes import find_scenes
 from fcd.supervision import Supervision
 from fcd.transforms import Normalization
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task, load_solver
@@ -262,10 +263,10 @@ def test_metadata(place, product):
 
 
 @repeatable
-@given(st.lists(st.integers(0, 65535), min_size=1, max_size=50), st.sampled_from(cfmask.Collection))
+@given(st.lists(st.integers(0, 65535), min_size=1, max_size=50), st.sampled_from(qa.Collection))
 def test_every_value_of_a_qa_band_has_a_code(values, collection):
     with only_our_errors("QA value"):
-        mask = cfmask.mask_from_qa(np.array([values], np.uint16), collection)
+        mask = qa.mask_from_qa(np.array([values], np.uint16), collection)
         assert mask.dtype == np.uint8
         assert mask.max() <= 2
 

@@ -12,10 +12,11 @@ from data_loader import (
     training_normalization,
     validation_set,
 )
-from fcd import labels, options
+from fcd import options
 from fcd.errors import SceneError, UserError
 from fcd.imagery import RasterPatches
-from fcd.scenes import Grid, write_raster
+from fcd.landsat import labels
+from fcd.landsat.scenes import Grid, write_raster
 from fcd.transforms import FILL, VALID_MIN, Normalization
 from tests.conftest import write_tif
 

@@ -10,10 +10,10 @@ import pytest
 import rasterio
 from rasterio.transform import Affine
 
-from fcd.cfmask import Collection, collection_of
 from fcd.errors import SceneError, UserError
-from fcd.inputs import expand, scene_from
-from fcd.scenes import BANDS, find_scenes
+from fcd.landsat.products import expand, scene_from
+from fcd.landsat.qa import Collection, collection_of
+from fcd.landsat.scenes import BANDS, find_scenes
 from tests.conftest import REAL, draw, write_scene
 
 PRE, ONE = "LC80200392015216LGN00", "LC08_L1TP_016037_20170813_20170814_01_T1"

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from fcd import labels
 from fcd.errors import UserError
+from fcd.landsat import labels
 
 
 def test_truth_codes_become_patch_codes():

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from fcd import labels, metrics
+from fcd import metrics
+from fcd.landsat import labels
 from fcd.metrics import BINS
 
 

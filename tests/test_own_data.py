@@ -19,7 +19,7 @@ import supervised_main
 from fcd import checkpoints, cut, metrics, synthetic
 from fcd.errors import UserError
 from fcd.imagery import RasterPatches
-from fcd.inputs import scene_from
+from fcd.landsat.products import scene_from
 from fcd.options import RunFolder
 from solver import FCDSolver, Run, load_solver
 from tests.conftest import write_tif

@@ -8,10 +8,11 @@ import pytest
 import rasterio
 import tifffile
 
-from fcd import labels, patches
+from fcd import patches
 from fcd.errors import UserError
+from fcd.landsat import labels
+from fcd.landsat.scenes import Scene, find_scenes
 from fcd.patches import Cutting
-from fcd.scenes import Scene, find_scenes
 from tests.conftest import draw, write_scene
 
 

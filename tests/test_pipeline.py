@@ -19,9 +19,10 @@ from sklearn.metrics import confusion_matrix, f1_score
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd import comparison, labels, options, synthetic
+from fcd import comparison, options, synthetic
 from fcd.errors import UserError
-from fcd.scenes import find_scenes
+from fcd.landsat import labels
+from fcd.landsat.scenes import find_scenes
 
 GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
        "--d_repeat_num", "3", "--num_iters", "20", "--num_iters_decay", "10", "--n_critic", "2",

@@ -18,14 +18,15 @@ import fcd
 import main
 import supervised_main
 from benchmarks.seam import random_generator, scores, seam
-from fcd import labels, options
+from fcd import options
 from fcd.errors import UserError
 from fcd.files import replacing
-from fcd.inputs import scene_from
+from fcd.landsat import labels
+from fcd.landsat.products import scene_from
+from fcd.landsat.scenes import RGB_BANDS, find_scenes
 from fcd.options import RunFolder
 from fcd.prediction import Prediction, Predictor, predict_array, predict_scenes
 from fcd.processes import Processes
-from fcd.scenes import RGB_BANDS, find_scenes
 from fcd.transforms import Normalization
 from solver import (
     FCDSolver,

@@ -15,8 +15,8 @@ import prepare_landsat8_biome
 import supervised_main
 from fcd import patches
 from fcd.errors import SceneError, UserError
-from fcd.reference import Reference
-from fcd.scenes import find_scenes
+from fcd.landsat.reference import Reference
+from fcd.landsat.scenes import find_scenes
 from tests.conftest import REAL, write_scene
 from tests.test_cfmask import write_mtl
 

@@ -6,7 +6,7 @@ import rasterio
 from rasterio.transform import Affine
 
 from fcd.errors import SceneError, UserError
-from fcd.scenes import BANDS, find_scenes, raster_writer
+from fcd.landsat.scenes import BANDS, find_scenes, raster_writer
 from tests.conftest import REAL, draw, write_scene
 
 

@@ -13,8 +13,8 @@ import main
 import supervised_main
 from fcd import synthetic
 from fcd.errors import SceneError, UserError
+from fcd.landsat.sparcs import find_sparcs
 from fcd.options import RunFolder
-from fcd.sparcs import find_sparcs
 from fcd.transforms import Normalization
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task
 from tests.conftest import write_tif

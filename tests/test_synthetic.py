@@ -10,9 +10,10 @@ import pytest
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
-from fcd import catalogue, synthetic
+from fcd import synthetic
 from fcd.errors import UserError
-from fcd.scenes import BANDS, find_scenes
+from fcd.landsat import biome
+from fcd.landsat.scenes import BANDS, find_scenes
 
 B2, B5, B9, B10 = (BANDS.index(band) for band in ("B2", "B5", "B9", "B10"))
 
@@ -60,7 +61,7 @@ def best_single_threshold(values, cloud):
 
 
 def test_recipes_are_the_biomes_of_the_real_data_set():
-    assert tuple(synthetic.RECIPES) == catalogue.BIOMES
+    assert tuple(synthetic.RECIPES) == biome.BIOMES
 
 
 @pytest.mark.parametrize("biome", synthetic.RECIPES)
@@ -235,9 +236,9 @@ def test_data_set_is_found_skipped_and_unique(tmp_path):
     assert folders == sorted(folders)
     found = find_scenes(tmp_path)
     assert [scene.folder for scene in found] == folders
-    assert {scene.biome for scene in found} == set(catalogue.BIOMES)
+    assert {scene.biome for scene in found} == set(biome.BIOMES)
     assert all(re.fullmatch(r"LC8\d{13}LGN00", scene.name) for scene in found)
-    assert not {scene.name for scene in found} & set(catalogue.biomes())
+    assert not {scene.name for scene in found} & set(biome.biomes())
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert synthetic.write_data_set(tmp_path, 2, 64, 5) == folders
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}

@@ -20,9 +20,9 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
-from fcd import catalogue, labels
 from fcd.errors import SceneError, UserError
 from fcd.files import replacing
+from fcd.landsat import biome, labels
 
 # The ten 30 m bands in network order; B8 (panchromatic, 15 m) is not used.
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11")
@@ -107,8 +107,8 @@ class Scene:
     """The files of one scene. Nothing is opened before `check`, `grid` or `open`.
 
     files: part ("B1", "BQA", "MTL", "FIXEDMASK") -> file: a path, a `Band` of one, or what GDAL
-    reads inside an archive (`fcd.inputs.Member`). bands: the parts a network is given, in order.
-    decode_truth: codes of the manual mask and their source -> patch codes.
+    reads inside an archive (`fcd.landsat.products.Member`). bands: the parts a network is given, in
+    order. decode_truth: codes of the manual mask and their source -> patch codes.
     """
 
     name: str
@@ -284,7 +284,7 @@ class SceneReader:
         return np.stack([self._read(band, start, stop, step) for band in self._scene.bands])
 
     def qa(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
-        """The quality band as (h, w) uint16 bit fields (see `fcd.cfmask`)."""
+        """The quality band as (h, w) uint16 bit fields (see `fcd.landsat.qa`)."""
         part = "BQA" if "BQA" in self._scene.files else "QA_PIXEL"
         return self._read(part, start, stop, step)
 
@@ -349,7 +349,7 @@ def find_scenes(root: Path | str) -> list[Scene]:
 
 
 def _biome(root: Path, folder: Path, name: str) -> str:
-    known = catalogue.biomes().get(name)
+    known = biome.biomes().get(name)
     if known:
         return known
     between = folder.relative_to(root).parts

@@ -16,10 +16,10 @@ from pathlib import Path
 import rasterio
 from rasterio.errors import RasterioIOError
 
-from fcd.archives import DAMAGE
 from fcd.errors import SceneError, UserError
-from fcd.mtl import MAX_CHARACTERS, parse_mtl
-from fcd.scenes import BANDS, SCENE_FILE, Band, Scene, ungeoreferenced_is_fine
+from fcd.landsat.archives import DAMAGE
+from fcd.landsat.mtl import MAX_CHARACTERS, parse_mtl
+from fcd.landsat.scenes import BANDS, SCENE_FILE, Band, Scene, ungeoreferenced_is_fine
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 RASTERS = (".tif", ".tiff", ".vrt")

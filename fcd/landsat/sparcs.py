@@ -4,15 +4,15 @@ USGS ships a folder with ``<scene>_data.tif`` and ``<scene>_mask.png`` (doi 10.5
 usgs.gov/landsat-missions/spatial-procedures-automated-removal-cloud-and-shadow-sparcs-validation-data);
 its authors, with the same data, ``<scene>_labels.tif`` instead of the mask. The tif holds, says
 their readme, the original USGS data of ten bands in order: B1 to B7, B9, B10, B11 as
-pre-collection DN, uint16. Classes: `fcd.labels`. Source: Hughes & Kennedy 2019,
+pre-collection DN, uint16. Classes: `fcd.landsat.labels`. Source: Hughes & Kennedy 2019,
 doi 10.3390/rs11212591.
 """
 
 from pathlib import Path
 
-from fcd import labels
 from fcd.errors import UserError
-from fcd.scenes import BANDS, Band, Scene
+from fcd.landsat import labels
+from fcd.landsat.scenes import BANDS, Band, Scene
 
 SPARCS = "L8Sparcs"
 DATA, MASKS = "_data.tif", ("_mask.png", "_labels.tif")

@@ -10,9 +10,9 @@ from functools import cached_property
 
 import numpy as np
 
-from fcd import cfmask
 from fcd.errors import SceneError, UserError
-from fcd.scenes import Grid, Scene, SceneReader
+from fcd.landsat import qa
+from fcd.landsat.scenes import Grid, Scene, SceneReader
 
 TRUTH, QA = "truth", "qa"
 NAMES = {TRUTH: "manual masks", QA: "QA bands"}  # of the sources, in records and reports
@@ -38,15 +38,15 @@ class Reference:
     ) -> np.ndarray:
         """The rows `start` to `stop` as (h, w) uint8 patch codes, or every `step`-th pixel.
 
-        0 invalid, 1 clear, 2 cloud. Of a QA band: `fcd.cfmask.mask_from_qa`.
+        0 invalid, 1 clear, 2 cloud. Of a QA band: `fcd.landsat.qa.mask_from_qa`.
         """
         if self.source == TRUTH:
             return reader.truth(start, stop, step)
-        return cfmask.mask_from_qa(reader.qa(start, stop, step), self._collection)
+        return qa.mask_from_qa(reader.qa(start, stop, step), self._collection)
 
     @cached_property
-    def _collection(self) -> cfmask.Collection:
+    def _collection(self) -> qa.Collection:
         try:
-            return cfmask.collection_of(self.scene)
+            return qa.collection_of(self.scene)
         except UserError as error:  # metadata that cannot be read spoil this scene alone
             raise SceneError(str(error)) from error

@@ -1,4 +1,4 @@
-"""The 96 scenes of the Landsat-8 Biome data set, read from ``fcd/data/landsat8_biome.csv``.
+"""The 96 scenes of the Landsat-8 Biome data set, read from ``fcd/landsat/landsat8_biome.csv``.
 
 The list is that of the USGS page "Landsat 8 Cloud Cover Assessment Validation Data"
 (`PAGE`, doi `DOI`): eight biomes, twelve scenes each, and the address of each archive.
@@ -58,7 +58,7 @@ class Entry:
 @cache
 def entries() -> tuple[Entry, ...]:
     """All 96 scenes, sorted by biome and scene."""
-    text = (files("fcd") / "data" / "landsat8_biome.csv").read_text(encoding="utf-8")
+    text = (files("fcd.landsat") / "landsat8_biome.csv").read_text(encoding="utf-8")
     return tuple(
         sorted(map(_entry, csv.DictReader(text.splitlines())), key=lambda e: (e.biome, e.scene))
     )

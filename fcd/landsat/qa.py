@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fcd import labels
 from fcd.errors import SceneError
-from fcd.mtl import parse_mtl
+from fcd.landsat import labels
+from fcd.landsat.mtl import parse_mtl
+from fcd.landsat.scenes import FILL_DN, RGB_BANDS, Scene
 from fcd.prediction import Prediction
-from fcd.scenes import FILL_DN, RGB_BANDS, Scene
 
 # Values of a two-bit confidence field (no, maybe, yes in the pre-collection band).
 UNDETERMINED, LOW, MEDIUM, HIGH = range(4)
