@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
 from fcd.errors import READER_ENDED, UserError
-from fcd.imagery import RasterPatches
 from fcd.landsat import labels
-from fcd.patch_files import DamagedPatch
-from fcd.patches import Kind, PreparedPatches
+from fcd.patches.imagery import RasterPatches
+from fcd.patches.normalisation import Normalization
+from fcd.patches.prepared import Kind, PreparedPatches
+from fcd.patches.store import DamagedPatch
 from fcd.processes import ALONE, Processes
-from fcd.transforms import Normalization
 
 Source = PreparedPatches | RasterPatches
 """Where patches are and how they are read."""

@@ -12,16 +12,17 @@ from data_loader import (
     training_normalization,
     validation_set,
 )
-from fcd import modes, options, patches
+from fcd import modes, options
 from fcd.errors import UserError
 from fcd.landsat import qa
 from fcd.landsat.reference import QA
 from fcd.landsat.scenes import find_scenes
 from fcd.losses import LossWeights
 from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
+from fcd.patches import prepared
+from fcd.patches.supervision import Supervision
 from fcd.processes import joined
 from fcd.report import Evaluation, evaluate
-from fcd.supervision import Supervision
 from solver import FCDSolver, GANSize, GANTraining, Run
 
 SIZE, TRAINING = GANSize(), GANTraining()  # the paper's defaults
@@ -289,7 +290,7 @@ def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
     """`--mode cfmask`: no network; the masks come with the scenes."""
     if flags.dataset != options.PREPARED:
         raise UserError(f"--mode cfmask needs QA bands, which --dataset {flags.dataset} has not")
-    if patches.reference_of(flags.image_dir) == QA:
+    if prepared.reference_of(flags.image_dir) == QA:
         raise UserError(
             f"--mode cfmask: the scenes of {flags.image_dir} were prepared with --labels qa, so "
             "their QA bands would be compared with themselves; it takes manual masks"
@@ -299,7 +300,7 @@ def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
             f"{used.folder.root} holds a trained network, whose evaluation --mode cfmask would "
             "replace; give --experiment_name QA"
         )
-    scenes = patches.scenes_of_split(
+    scenes = prepared.scenes_of_split(
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
     )
     names = {qa.method_name(qa.collection_of(scene)) for scene in scenes}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcd.errors import UserError
-from fcd.transforms import FILL
+from fcd.patches.normalisation import FILL
 
 
 class InstanceNorm(nn.InstanceNorm2d):

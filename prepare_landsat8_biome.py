@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fcd import metrics, patches
+from fcd import metrics
 from fcd.errors import SceneError, UserError
 from fcd.files import write_json, write_text
 from fcd.landsat import labels
@@ -30,7 +30,8 @@ from fcd.options import (
     positive,
     run,
 )
-from fcd.patches import Cutting
+from fcd.patches import prepared
+from fcd.patches.prepared import Cutting
 
 # Shares of cloud up to which a patch is clear and above which it is cloudy, by --labels. A QA
 # band is wrong about single pixels of bright ground and thin cloud: it counts when it is plain.
@@ -58,7 +59,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--generated_mask_file",
-        default=patches.GENERATED_MASK,
+        default=prepared.GENERATED_MASK,
         metavar="NAME",
         help="name of the mask that --generated_masks writes into each patch",
     )
@@ -140,11 +141,11 @@ def main() -> int:
     by_cloud = flags.labels if flags.stratify == "cloud" else None
     split = choose_split(scenes, flags.output_dir, flags.split_file, flags.seed, by_cloud)
     records = finished(scenes, split, flags.output_dir, cutting)
-    written = flags.output_dir / patches.SPLIT_FILE
+    written = flags.output_dir / prepared.SPLIT_FILE
     if flags.split_file:
         write_text(written, flags.split_file.read_text(encoding="utf-8-sig"))
     elif not written.exists():
-        patches.write_split(written, scenes, split)
+        prepared.write_split(written, scenes, split)
     return cut_scenes(scenes, split, flags.output_dir, cutting, records, flags.num_workers)
 
 
@@ -160,12 +161,12 @@ def choose_split(
     by_cloud: what says how cloudy a scene is, to spread clear and cloudy scenes; None: nothing.
     Raises `UserError` if a scene on disk is not in the file.
     """
-    written = image_dir / patches.SPLIT_FILE
+    written = image_dir / prepared.SPLIT_FILE
     source = split_file or (written if written.exists() else None)
     if source is None:
         share = {s.name: known_cloud_share(s, by_cloud) for s in scenes} if by_cloud else None
-        return patches.split_scenes(scenes, seed, share)
-    split = patches.read_split(source)
+        return prepared.split_scenes(scenes, seed, share)
+    split = prepared.read_split(source)
     unknown = [scene.name for scene in scenes if scene.name not in split]
     if unknown:
         raise UserError(
@@ -183,7 +184,7 @@ def choose_split(
 def known_cloud_share(scene: Scene, source: str) -> float:
     """Cloud share of a scene; 0 for one that cannot be read, which is named when it is cut."""
     try:
-        return patches.scene_cloud_share(Reference(scene, source))
+        return prepared.scene_cloud_share(Reference(scene, source))
     except SceneError:
         return 0.0
 
@@ -194,10 +195,10 @@ def finished(
     """Records of the scenes cut before; `UserError` if one was cut or split otherwise."""
     records = {}
     for scene in scenes:
-        record = patches.read_record(image_dir, scene)
+        record = prepared.read_record(image_dir, scene)
         if record is None:
             continue
-        if patches.cutting_of(record) != cutting or record["split"] != split[scene.name]:
+        if prepared.cutting_of(record) != cutting or record["split"] != split[scene.name]:
             raise UserError(
                 f"{image_dir} holds patches of {scene.name} cut otherwise ({record['split']}, "
                 f"{record['cutting']}); remove it or choose another --output_dir"
@@ -219,7 +220,7 @@ def cut_scenes(
         print(f"{len(records)} scenes are cut already")
     todo = [scene for scene in scenes if scene.name not in records]
     jobs = {
-        scene.name: partial(patches.cut_scene, scene, image_dir, split[scene.name], cutting)
+        scene.name: partial(prepared.cut_scene, scene, image_dir, split[scene.name], cutting)
         for scene in todo
     }
     failures = []
@@ -273,7 +274,7 @@ def _end_with_parent() -> None:
 
 def print_balance(records: Iterable[dict]) -> None:
     """Print scenes, patches and cloud share of each split."""
-    by_split = {split: [r for r in records if r["split"] == split] for split in patches.SPLITS}
+    by_split = {split: [r for r in records if r["split"] == split] for split in prepared.SPLITS}
     print(f"{'split':6} {'scenes':>6} {'clear':>8} {'cloudy':>8} {'cloud in scenes':>16}")
     for split, members in by_split.items():
         counts = Counter()
@@ -291,32 +292,34 @@ def add_masks(scenes: list[Scene], masks: Path, image_dir: Path, name: str, work
 
     Raises `UserError` before any work if nothing is prepared or a mask is missing.
     """
-    records = [(scene, patches.read_record(image_dir, scene)) for scene in scenes]
+    records = [(scene, prepared.read_record(image_dir, scene)) for scene in scenes]
     wanted = [(scene, record) for scene, record in records if record and record["split"] == "train"]
     if not wanted:
         raise UserError(
             f"{image_dir} holds no training patches of the scenes given; run "
             "python prepare_landsat8_biome.py without --generated_masks first"
         )
-    missing = [path for scene, _ in wanted if not (path := patches.mask_tif(masks, scene)).exists()]
+    missing = [
+        path for scene, _ in wanted if not (path := prepared.mask_tif(masks, scene)).exists()
+    ]
     if missing:
         raise UserError(
             f"{missing[0]} is missing ({len(missing)} of {len(wanted)} masks); run "
             "python main.py --mode generate_masks first, or give its folder to --generated_masks"
         )
-    supervision = patches.provenance(masks)
+    supervision = prepared.provenance(masks)
     jobs = {
-        scene.name: partial(patches.add_generated_masks, scene, record, masks, image_dir, name)
+        scene.name: partial(prepared.add_generated_masks, scene, record, masks, image_dir, name)
         for scene, record in wanted
     }
     # What earlier masks have cost does not hold for these; it is written when all are there.
-    patches.provenance_path(image_dir, name).unlink(missing_ok=True)
+    prepared.provenance_path(image_dir, name).unlink(missing_ok=True)
     counts = np.zeros((2, 2), np.int64)
     for _, result in parallel(jobs, workers, "adding masks"):
         if isinstance(result, SceneError):
             raise result
         counts += result
-    write_json(patches.provenance_path(image_dir, name), supervision)
+    write_json(prepared.provenance_path(image_dir, name), supervision)
     scores = metrics.scores(counts)
     print(
         f"wrote {name} into {sum(len(r['clear']) + len(r['cloudy']) for _, r in wanted)} patches; "

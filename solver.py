@@ -30,13 +30,12 @@ from data_loader import (
     get_loader,
     threshold_choice,
 )
-from fcd import checkpoints, metrics, options, patches, pictures
+from fcd import checkpoints, metrics, options, pictures
 from fcd.cam import cam_score
 from fcd.errors import UserError
 from fcd.export import ONNX, PYTORCH, DNScore, Scored, libraries, onnx_score, write_onnx
 from fcd.files import from_plain, read_json, write_json
 from fcd.generated import alike, mask_tifs, together
-from fcd.imagery import NO_NODATA
 from fcd.interruption import Interruption, Stopped
 from fcd.landsat import labels
 from fcd.landsat.reference import NAMES, QA, TRUTH
@@ -54,13 +53,15 @@ from fcd.losses import (
     translate,
 )
 from fcd.options import RunFolder, git_commit
+from fcd.patches import prepared
+from fcd.patches.imagery import NO_NODATA
+from fcd.patches.normalisation import FILL, Normalization, random_horizontal_flip, to_device
+from fcd.patches.supervision import UNKNOWN, Supervision
 from fcd.prediction import ArrayScene, Prediction, Predictor, has_tags
 from fcd.processes import ALONE, Part, Processes
 from fcd.profiling import profiled
 from fcd.report import Evaluation, evaluate
-from fcd.supervision import UNKNOWN, Supervision
 from fcd.tiling import Score, Strip, score_strips
-from fcd.transforms import FILL, Normalization, random_horizontal_flip, to_device
 from model import Discriminator, Generator, build_resnet50, build_ucam, build_unet
 
 THRESHOLD_SEED = 42
@@ -736,7 +737,7 @@ def _read_as(
     asked: float | str | None,
     name: str,
 ) -> Normalization:
-    """See `fcd.transforms.Normalization.of`; `asked`, of --nodata, counts for more than files."""
+    """`Normalization.of`, but that `asked`, of --nodata, counts for more than what files mark."""
     if asked is None:
         return learned.of(dtype, marked, name)
     nodata = None if asked == NO_NODATA else asked
@@ -1055,7 +1056,7 @@ class FCDSolver(Solver):
         folder = self.run.folder.results / "tifs"
         threshold = threshold_record["threshold"]
         if processes.first:
-            write_json(folder / patches.PROVENANCE, asdict(self.supervision(threshold_record)))
+            write_json(folder / prepared.PROVENANCE, asdict(self.supervision(threshold_record)))
         tags = self.predictor(threshold, tiles).tags
         bar = tqdm(
             processes.share(scenes),
@@ -1064,7 +1065,7 @@ class FCDSolver(Solver):
             dynamic_ncols=True,
             disable=not processes.first,
         )
-        todo = (scene for scene in bar if not has_tags(patches.mask_tif(folder, scene), tags))
+        todo = (scene for scene in bar if not has_tags(prepared.mask_tif(folder, scene), tags))
         for group in alike(todo, tiles.size):
             with ExitStack() as stack:
                 tifs = [stack.enter_context(mask_tifs(folder, *pair, tags)) for pair in group]

@@ -12,13 +12,14 @@ from data_loader import (
     training_normalization,
     validation_set,
 )
-from fcd import modes, options, patches
+from fcd import modes, options
 from fcd.cam import CHANNEL_WEIGHTS
 from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
+from fcd.patches import prepared
+from fcd.patches.supervision import Supervision
 from fcd.processes import joined
-from fcd.supervision import Supervision
 from solver import (
     ENCODERS,
     NETWORKS,
@@ -222,8 +223,8 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         solver.start_from(flags.model_weights, encoder_only=False, nodata=source.nodata)
     masks = None
     if mask_file not in (None, "mask.tif"):
-        seen = patches.mask_provenance(flags.image_dir, mask_file)
-        masks = from_plain(Supervision, seen, patches.provenance_path(flags.image_dir, mask_file))
+        seen = prepared.mask_provenance(flags.image_dir, mask_file)
+        masks = from_plain(Supervision, seen, prepared.provenance_path(flags.image_dir, mask_file))
     solver.add_labels(train_set, masks)
     return options.carry_out(
         lambda: solver.train(settings, train_set, val_set),

@@ -19,7 +19,7 @@ from fcd import options
 from fcd.errors import UserError
 from fcd.export import DNScore, onnx_score
 from fcd.options import RunFolder, positive
-from fcd.transforms import VALID_MIN, Normalization
+from fcd.patches.normalisation import VALID_MIN, Normalization
 from solver import FCDSolver, Run, Solver
 
 Network = Callable[[Tensor], Tensor]

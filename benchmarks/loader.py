@@ -18,10 +18,11 @@ from torch import Tensor
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from data_loader import PatchDataset, collate
-from fcd import options, patch_files
+from fcd import options
 from fcd.landsat import labels
 from fcd.options import positive
-from fcd.transforms import Normalization
+from fcd.patches import store
+from fcd.patches.normalisation import Normalization
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
@@ -85,7 +86,7 @@ def write_patches(root: Path, count: int, side: int) -> None:
         folder = root / "train" / label / f"S_{number:05d}_00000"
         folder.mkdir(parents=True)
         dn = rng.integers(1, 65536, (side, side, 10)).astype(np.uint16)
-        patch_files.write(folder / "image.tif", dn)
+        store.write(folder / "image.tif", dn)
 
 
 def _pack(root: Path, dataset: PatchDataset) -> Path:

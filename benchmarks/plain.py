@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from fcd import patches
 from fcd.landsat import labels
 from fcd.landsat.scenes import FILL_DN, Scene
 from fcd.losses import LossWeights, segmentation_loss
-from fcd.patches import Cutting
-from fcd.transforms import Normalization
+from fcd.patches import prepared
+from fcd.patches.normalisation import Normalization
+from fcd.patches.prepared import Cutting
 from model import Discriminator, Generator, HalvingConv, InstanceNorm
 
 
@@ -112,7 +112,7 @@ def cut(scene: Scene, folder: Path, cutting: Cutting) -> int:
             label = cutting.label(mask[window])
             if label is None:
                 continue
-            name = patches.patch_name(scene.name, row, column)
+            name = prepared.patch_name(scene.name, row, column)
             patch = folder / labels.CLASS_FOLDERS[label] / name
             patch.mkdir(parents=True, exist_ok=True)
             image = np.moveaxis(dn[:, window[0], window[1]], 0, -1)

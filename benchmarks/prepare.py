@@ -12,10 +12,11 @@ from pathlib import Path
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from benchmarks.scenes import unpack, write_scene
-from fcd import options, patches
+from fcd import options
 from fcd.landsat.scenes import Scene, find_scenes
 from fcd.options import positive
-from fcd.patches import Cutting
+from fcd.patches import prepared
+from fcd.patches.prepared import Cutting
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
@@ -51,10 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
 
             def alone(scenes: list[Scene] = scenes, out: Path = out) -> None:
                 for scene in scenes:
-                    patches.cut_scene(scene, out, "train", cutting)
+                    prepared.cut_scene(scene, out, "train", cutting)
 
             def shared(scenes: list[Scene] = scenes, out: Path = out) -> None:
-                cut = partial(patches.cut_scene, image_dir=out, split="train", cutting=cutting)
+                cut = partial(prepared.cut_scene, image_dir=out, split="train", cutting=cutting)
                 list(pool.map(cut, scenes))
 
             number = plainly()

@@ -16,8 +16,8 @@ import torch
 from fcd.landsat.products import scene_from
 from fcd.landsat.scenes import BANDS, Scene
 from fcd.options import RunFolder
+from fcd.patches.normalisation import Normalization
 from fcd.pictures import write_png
-from fcd.transforms import Normalization
 from solver import FCDSolver, GANSize, Run, Solver, load_solver
 
 

@@ -15,8 +15,8 @@ from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from fcd import options
 from fcd.options import RunFolder, boolean, positive
+from fcd.patches.normalisation import Normalization
 from fcd.processes import Part
-from fcd.transforms import Normalization
 from solver import FCDSolver, GANSize, GANTraining, Run, SupervisedSolver, SupervisedTraining, Task
 
 LR = 1e-4

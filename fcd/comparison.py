@@ -16,6 +16,7 @@ from typing import Any
 from fcd import files, options, page, plots
 from fcd.errors import UserError
 from fcd.landsat.reference import NAMES, TRUTH
+from fcd.patches.supervision import UNKNOWN, Supervision
 from fcd.report_page import (
     flat,
     picture_path,
@@ -24,7 +25,6 @@ from fcd.report_page import (
     score_range,
     supervision_note,
 )
-from fcd.supervision import UNKNOWN, Supervision
 
 FIGURES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "cloud_iou": "Cloud IoU"}
 OVERALL = "Overall"

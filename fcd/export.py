@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from fcd.errors import UserError
 from fcd.files import replacing
+from fcd.patches.normalisation import FILL, Normalization
 from fcd.tiling import Score
-from fcd.transforms import FILL, Normalization
 
 RUNTIMES = PYTORCH, ONNX = ("pytorch", "onnx")  # of --runtime
 OPSET = 18  # what PyTorch's operators are translated to without conversion; ONNX 1.13, 2022

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from rasterio.io import DatasetWriter
 
-from fcd import patches, pictures
+from fcd import pictures
 from fcd.landsat import labels
 from fcd.landsat.scenes import Grid, Scene, raster_writer
+from fcd.patches import prepared
 from fcd.prediction import ArrayScene
 
 # What is masked at a time, at most: small scenes, two files of each of which are open, and values.
@@ -59,7 +60,7 @@ def mask_tifs(
     # The mask is renamed into place last: where it is, the difference map is too.
     with (
         raster_writer(
-            patches.mask_tif(folder, scene),
+            prepared.mask_tif(folder, scene),
             grid,
             dtype="uint8",
             nodata=labels.TIF_NODATA,

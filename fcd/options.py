@@ -21,12 +21,12 @@ import torch
 from fcd.errors import READER_ENDED, UserError
 from fcd.export import PYTORCH, RUNTIMES
 from fcd.files import locked, read_json, write_json
-from fcd.imagery import NO_NODATA, RasterPatches
 from fcd.interruption import Stopped
 from fcd.landsat.products import band_numbers
 from fcd.landsat.scenes import nodata_value
 from fcd.landsat.sparcs import SPARCS
-from fcd.patches import PreparedPatches
+from fcd.patches.imagery import NO_NODATA, RasterPatches
+from fcd.patches.prepared import PreparedPatches
 from fcd.prediction import SCORES
 from fcd.processes import Processes, failing, local_rank
 

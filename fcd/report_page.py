@@ -10,7 +10,7 @@ import numpy as np
 
 from fcd import metrics, page, plots
 from fcd.landsat.reference import NAMES, QA, TRUTH
-from fcd.supervision import UNKNOWN
+from fcd.patches.supervision import UNKNOWN
 
 PICTURES = {
     "image": "Image (red, green, blue)",

@@ -30,11 +30,11 @@ from tqdm import tqdm
 from fcd import options
 from fcd.errors import UserError
 from fcd.files import replacing
-from fcd.imagery import MASK_ENDING
 from fcd.landsat import labels
 from fcd.landsat.labels import TRUTH_CLEAR, TRUTH_CLOUD, TRUTH_FILL, TRUTH_SHADOW, TRUTH_THIN_CLOUD
 from fcd.landsat.qa import BITS, Collection
 from fcd.landsat.scenes import BANDS, FILL_DN, RGB_BANDS, Grid, raster_writer, write_raster
+from fcd.patches.imagery import MASK_ENDING
 
 PIXEL_SIZE = 30.0  # metres
 CLOUD_OPACITY = 0.1  # a pixel is cloud where more than this share of the surface is hidden

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fcd.transforms import Normalization, to_device
+from fcd.patches.normalisation import Normalization, to_device
 
 Score = Callable[[torch.Tensor], torch.Tensor]
 """(N, C, h, w) float32 in [-1, 1] -> (N, h, w) cloud score in [0, 1]."""

@@ -3,8 +3,8 @@
 import numpy as np
 
 from fcd.landsat import labels
+from fcd.patches.supervision import Supervision
 from fcd.report import Evaluation, SceneEvaluation
-from fcd.supervision import Supervision
 
 WEAK = Supervision(300, 0, "best macro F1 on 8 patches", 1000, "best validation macro F1", 2000)
 LABEL_FREE = Supervision(300, 0, "Otsu's threshold", 0, "last epoch", 0)

@@ -13,11 +13,11 @@ import torch
 from benchmarks import levers, loader, measure, plain, prepare, scene, train_step
 from benchmarks.scenes import unpack, write_scene
 from data_loader import PatchDataset, collate
-from fcd import patches
 from fcd.landsat.scenes import find_scenes
 from fcd.options import RunFolder
-from fcd.patches import Cutting
-from fcd.transforms import Normalization
+from fcd.patches import prepared
+from fcd.patches.normalisation import Normalization
+from fcd.patches.prepared import Cutting
 from solver import Run
 
 CPU = torch.device("cpu")
@@ -128,7 +128,7 @@ def test_patches_are_the_same_files(tmp_path):
     (drawn,) = find_scenes(tmp_path / "scenes")
     number = plain.cut(drawn, tmp_path / "plain", Cutting(32, 32))
     assert number == 3 * 4
-    patches.cut_scene(drawn, tmp_path / "ours", "train", Cutting(32, 32))
+    prepared.cut_scene(drawn, tmp_path / "ours", "train", Cutting(32, 32))
     files = sorted((tmp_path / "plain").rglob("*.tif"))
     assert len(files) == 2 * number
     for path in files:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import rasterio
 
-from fcd import cut
-from fcd.cut import Image, split_images
 from fcd.errors import UserError
-from fcd.imagery import RasterPatches
+from fcd.patches import labelled
+from fcd.patches.imagery import RasterPatches
+from fcd.patches.labelled import Image, split_images
 from tests.conftest import write_tif
 
 
@@ -38,7 +38,7 @@ def write_labels(root, rows, header=("path", "label")):
 
 
 def run(root, *flags):
-    cut.main(["--csv", str(root / "labels.csv"), "--output_dir", str(root / "p"), *flags])
+    labelled.main(["--csv", str(root / "labels.csv"), "--output_dir", str(root / "p"), *flags])
 
 
 def test_every_patch_is_where_its_name_says(tmp_path, images, capsys):
@@ -59,7 +59,9 @@ def test_every_patch_is_where_its_name_says(tmp_path, images, capsys):
     assert len(masks) == 12
     with rasterio.open(next((tmp_path / "p").rglob("i5_00000_00008_mask.tif"))) as dataset:
         assert (dataset.read(1) == 255).all()
-    by_split = {kind: {p.stem[:2] for p in found if p.parts[-3] == kind} for kind in cut.SPLITS}
+    by_split = {
+        kind: {p.stem[:2] for p in found if p.parts[-3] == kind} for kind in labelled.SPLITS
+    }
     assert not by_split["train"] & by_split["val"]
     assert len(by_split["val"]) == 2
     out = capsys.readouterr().out
@@ -75,7 +77,7 @@ def test_overlapping_patches(tmp_path, images):
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path, images, monkeypatch, capsys):
-    whole, done = cut.cut_image, []
+    whole, done = labelled.cut_image, []
 
     def stopped(image, *rest):
         if len(done) == 3:
@@ -83,10 +85,10 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, images, monkeypatch, capsys):
         done.append(image)
         return whole(image, *rest)
 
-    monkeypatch.setattr(cut, "cut_image", stopped)
+    monkeypatch.setattr(labelled, "cut_image", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, "--patch_size", "8")
-    monkeypatch.setattr(cut, "cut_image", whole)
+    monkeypatch.setattr(labelled, "cut_image", whole)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "p").rglob("*.tif")}
     run(tmp_path, "--patch_size", "8")
     assert "3 images are cut already" in capsys.readouterr().out
@@ -143,8 +145,10 @@ def test_other_columns_masks_of_another_size_and_images_too_small(tmp_path, imag
         run(tmp_path)
     write_tif(tmp_path / "images/i1_mask.tif", np.zeros((1, 4, 4), np.uint8))
     with pytest.raises(UserError, match=r"i1_mask\.tif is 4x4 pixels, its image 28x20"):
-        cut.cut_image(
-            Image(tmp_path / "images/i1.tif", "clear"), cut.Cut(8, 8, "clear", "train"), tmp_path
+        labelled.cut_image(
+            Image(tmp_path / "images/i1.tif", "clear"),
+            labelled.Cut(8, 8, "clear", "train"),
+            tmp_path,
         )
     write_labels(tmp_path, [], ("file", "class"))
     with pytest.raises(UserError, match="the first line must name the columns path,label"):

@@ -21,12 +21,13 @@ import main
 import prepare_landsat8_biome
 import supervised_main
 from data_loader import PatchDataset
-from fcd import checkpoints, patch_files
+from fcd import checkpoints
 from fcd.errors import OutputError, SceneError, UserError
 from fcd.files import write_json
 from fcd.landsat.scenes import find_scenes, raster_writer
+from fcd.patches import store
+from fcd.patches.normalisation import Normalization
 from fcd.tiling import score_strips
-from fcd.transforms import Normalization
 from tests.conftest import ROOT, draw, write_scene, write_tif
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
@@ -58,8 +59,8 @@ def patches(tmp_path):
             folder = tmp_path / "p" / split / ["clear", "cloudy"][cloudy] / f"S_{number:05d}_00000"
             folder.mkdir(parents=True)
             image = rng.integers(1, 60_000, (32, 32, 10)).astype(np.uint16)
-            patch_files.write(folder / "image.tif", image)
-            patch_files.write(folder / "mask.tif", np.full((32, 32), 1 + cloudy, np.uint8))
+            store.write(folder / "image.tif", image)
+            store.write(folder / "mask.tif", np.full((32, 32), 1 + cloudy, np.uint8))
     return tmp_path / "p"
 
 
@@ -83,7 +84,7 @@ def remove(path):
 
 
 def another_size(path):
-    patch_files.write(path, np.ones((16, 32, 10), np.uint16))
+    store.write(path, np.ones((16, 32, 10), np.uint16))
 
 
 # --- patches -------------------------------------------------------------------------------------
@@ -91,8 +92,8 @@ def another_size(path):
 
 def test_a_patch_reads_as_written_and_carries_its_checksum(tmp_path):
     image = np.random.default_rng(1).integers(0, 65536, (8, 6, 10)).astype(np.uint16)
-    patch_files.write(tmp_path / "image.tif", image.transpose(1, 0, 2))
-    assert (patch_files.read(tmp_path / "image.tif", 3) == image.transpose(1, 0, 2)).all()
+    store.write(tmp_path / "image.tif", image.transpose(1, 0, 2))
+    assert (store.read(tmp_path / "image.tif", 3) == image.transpose(1, 0, 2)).all()
     assert (tifffile.imread(tmp_path / "image.tif") == image.transpose(1, 0, 2)).all()
     with tifffile.TiffFile(tmp_path / "image.tif") as tif:
         expected = zlib.crc32(image.transpose(1, 0, 2).tobytes())
@@ -103,15 +104,13 @@ def test_a_patch_without_a_pixel_is_named(tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "x.tif", np.ones((4, 4), np.uint8), photometric="minisblack")
     # As tifffile reads a file whose changed head says so.
     monkeypatch.setattr(tifffile.TiffFile, "asarray", lambda _: np.ones((0, 4), np.uint8))
-    with pytest.raises(
-        patch_files.DamagedPatch, match=r"x\.tif is damaged \(its shape is \(0, 4\)"
-    ):
-        patch_files.PatchReader()(tmp_path / "x.tif", 2)
+    with pytest.raises(store.DamagedPatch, match=r"x\.tif is damaged \(its shape is \(0, 4\)"):
+        store.PatchReader()(tmp_path / "x.tif", 2)
 
 
 def test_a_patch_of_earlier_versions_has_no_checksum_and_is_read(tmp_path):
     tifffile.imwrite(tmp_path / "x.tif", np.ones((4, 4), np.uint8), photometric="minisblack")
-    assert patch_files.read(tmp_path / "x.tif", 2).sum() == 16
+    assert store.read(tmp_path / "x.tif", 2).sum() == 16
 
 
 @pytest.mark.parametrize("damage", [cut, flip, empty, remove, another_size])
@@ -170,7 +169,7 @@ def test_skip_bad_leaves_damaged_patches_out_counts_and_names_them(call, patches
 def test_skip_bad_leaves_the_first_patch_out_if_that_is_the_odd_one(patches, capsys, odd):
     path = patches / "train" / "clear" / "S_00000_00000" / "image.tif"
     shape, dtype = ((32, 32, 10), odd) if odd is np.int16 else (odd, np.uint16)
-    patch_files.write(path, np.ones(shape, dtype))
+    store.write(path, np.ones(shape, dtype))
     for mask_file in (None, "mask.tif"):
         dataset = PatchDataset("p", "train", mask_file, skip_bad=True)
         assert (len(dataset), dataset.left_out) == (9, ["S_00000_00000"])
@@ -183,7 +182,7 @@ def test_skip_bad_leaves_the_first_patch_out_if_that_is_the_odd_one(patches, cap
 
 def test_a_mask_of_another_shape_is_left_out_and_named(patches, capsys):
     path = patches / "train" / "cloudy" / "S_00001_00000" / "mask.tif"
-    patch_files.write(path, np.ones((16, 32), np.uint8))
+    store.write(path, np.ones((16, 32), np.uint8))
     dataset = PatchDataset("p", "train", "mask.tif", skip_bad=True)
     assert dataset.left_out == ["S_00001_00000"]
     assert "S_00001_00000/mask.tif is damaged (its shape is (16, 32)" in capsys.readouterr().out
@@ -392,7 +391,7 @@ def test_a_full_disk_is_told_and_the_earlier_file_stays(tmp_path, size, kind):
         "COG": lambda: raster(True),
         "checkpoint": lambda: checkpoints.save(path, {"x": torch.zeros(50_000)}),
         "JSON": lambda: write_json(path, [0.5] * 50_000),
-        "patch": lambda: patch_files.write(tmp_path / "o" / "new.tif", noise),
+        "patch": lambda: store.write(tmp_path / "o" / "new.tif", noise),
     }[kind]
     with full_disk(size), pytest.raises(OutputError, match="cannot be written"):
         write()

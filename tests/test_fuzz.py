@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_loader import PatchDataset
-from fcd import checkpoints, comparison, options, patch_files, patches
+from fcd import checkpoints, comparison, options
 from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.landsat import archives, qa
@@ -35,8 +35,9 @@ from fcd.landsat.products import expand, scene_from
 from fcd.landsat.reference import QA, TRUTH, Reference
 from fcd.landsat.scenes import find_scenes
 from fcd.options import RunFolder
-from fcd.supervision import Supervision
-from fcd.transforms import Normalization
+from fcd.patches import prepared, store
+from fcd.patches.normalisation import Normalization
+from fcd.patches.supervision import Supervision
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task, load_solver
 from tests.conftest import draw, write_scene
 from tests.test_inputs import ONE, TWO, mtl
@@ -182,7 +183,7 @@ def test_bands_masks_and_qa(place, part):
             read_scenes("s")
         with only_our_errors(f"scene: {part}"):
             scene = find_scenes("s")[0]
-            patches.cut_scene(scene, place / "p", "train", patches.Cutting(8, 8))
+            prepared.cut_scene(scene, place / "p", "train", prepared.Cutting(8, 8))
         shutil.rmtree(place / "p", ignore_errors=True)
 
     check()
@@ -311,8 +312,8 @@ def test_patch_files(place, name):
         patch = place / "p" / "train" / folder / "S1_00000_00000"
         patch.mkdir(parents=True)
         rng = np.random.default_rng(0)
-        patch_files.write(patch / "image.tif", rng.integers(0, 65536, (8, 8, 10)).astype("u2"))
-        patch_files.write(patch / "mask.tif", np.full((8, 8), code, "u1"))
+        store.write(patch / "image.tif", rng.integers(0, 65536, (8, 8, 10)).astype("u2"))
+        store.write(patch / "mask.tif", np.full((8, 8), code, "u1"))
     path = place / "p" / "train" / "clear" / "S1_00000_00000" / name
     good = path.read_bytes()
 
@@ -330,15 +331,15 @@ def test_patch_files(place, name):
 
 def test_a_changed_patch_never_passes_for_what_was_written(place):
     array = np.random.default_rng(0).integers(0, 65536, (8, 8, 10)).astype(np.uint16)
-    patch_files.write(place / "x.tif", array)
+    store.write(place / "x.tif", array)
     good = (place / "x.tif").read_bytes()
     pixels = good.index(array.tobytes())
     for offset in range(0, array.nbytes, 7):
         changed = bytearray(good)
         changed[pixels + offset] ^= 1 << offset % 8
         (place / "x.tif").write_bytes(changed)
-        with pytest.raises(patch_files.DamagedPatch, match="its pixels differ from their checksum"):
-            patch_files.read(place / "x.tif", 3)
+        with pytest.raises(store.DamagedPatch, match="its pixels differ from their checksum"):
+            store.read(place / "x.tif", 3)
 
 
 # --- tables and records --------------------------------------------------------------------------
@@ -352,8 +353,8 @@ def test_split_files(change, rows):
         path = Path(folder, "split.csv")
         path.write_bytes(change("\n".join(lines).encode("utf-8", "replace")))
         with only_our_errors("split.csv"):
-            split = patches.read_split(path)
-            assert set(split.values()) <= set(patches.SPLITS)
+            split = prepared.read_split(path)
+            assert set(split.values()) <= set(prepared.SPLITS)
 
 
 @repeatable
@@ -440,20 +441,20 @@ def test_metrics(place):
 def test_records_of_scenes(place):
     write_scene(place / "s" / "Water" / "S1", "S1", *draw(24, 20, 0))
     (scene,) = find_scenes("s")
-    path = patches.record_path(place / "p", scene)
+    path = prepared.record_path(place / "p", scene)
 
     @repeatable
     @given(CHANGES)
     def check(changes):
         write_changed(path, good_records()["record"], *changes)
         with only_our_errors("scenes/*.json"):
-            patches.reference_of(place / "p")
-            patches.scenes_of_split([scene], place / "p", "train")
-            record = patches.read_record(place / "p", scene)
-            patches.cutting_of(record)
+            prepared.reference_of(place / "p")
+            prepared.scenes_of_split([scene], place / "p", "train")
+            record = prepared.read_record(place / "p", scene)
+            prepared.cutting_of(record)
             for name in record["clear"] + record["cloudy"]:
                 assert Path(name).name == name
-                patches.patch_position(name)
+                prepared.patch_position(name)
 
     check()
 
@@ -488,7 +489,7 @@ def test_records_of_runs(place, name, capsys):
                 solver.known_threshold()
                 solver.choose_threshold(0.5, place, 1, 1)
             else:
-                seen = patches.mask_provenance(place, "supervision.tif")
+                seen = prepared.mask_provenance(place, "supervision.tif")
                 from_plain(Supervision, seen, path)
 
     check()

@@ -14,10 +14,10 @@ from data_loader import (
 )
 from fcd import options
 from fcd.errors import SceneError, UserError
-from fcd.imagery import RasterPatches
 from fcd.landsat import labels
 from fcd.landsat.scenes import Grid, write_raster
-from fcd.transforms import FILL, VALID_MIN, Normalization
+from fcd.patches.imagery import RasterPatches
+from fcd.patches.normalisation import FILL, VALID_MIN, Normalization
 from tests.conftest import write_tif
 
 SIDE = 8

@@ -16,7 +16,7 @@ from fcd.losses import (
     translate,
 )
 from fcd.options import RunFolder
-from fcd.transforms import Normalization
+from fcd.patches.normalisation import Normalization
 from model import Discriminator, Generator
 from solver import FCDSolver, GANSize, GANTraining, Run
 

@@ -16,11 +16,12 @@ from sklearn.metrics import confusion_matrix
 
 import main
 import supervised_main
-from fcd import checkpoints, cut, metrics, synthetic
+from fcd import checkpoints, metrics, synthetic
 from fcd.errors import UserError
-from fcd.imagery import RasterPatches
 from fcd.landsat.products import scene_from
 from fcd.options import RunFolder
+from fcd.patches import labelled
+from fcd.patches.imagery import RasterPatches
 from solver import FCDSolver, Run, load_solver
 from tests.conftest import write_tif
 
@@ -46,7 +47,7 @@ def walk(tmp_path_factory):
     masks = {path.name: path.read_bytes() for path in (root / "own/images").glob("*_mask.tif")}
     for name in masks:
         (root / "own/images" / name).unlink()
-    cut.main(["--csv", "own/labels.csv", "--output_dir", "p", "--patch_size", "32"])
+    labelled.main(["--csv", "own/labels.csv", "--output_dir", "p", "--patch_size", "32"])
     said = root / "said.txt"
     with said.open("w") as stream:
         patch.setattr(sys, "stdout", stream)

@@ -9,8 +9,8 @@ import rasterio
 import tifffile
 from rasterio.errors import NotGeoreferencedWarning
 
-from fcd import patch_files
-from fcd.patch_files import DamagedPatch, PatchReader
+from fcd.patches import store
+from fcd.patches.store import DamagedPatch, PatchReader
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def arrays():
 
 def test_what_is_written_is_what_tifffile_writes(tmp_path, arrays):
     for array in arrays:
-        patch_files.write(tmp_path / "ours.tif", array)
+        store.write(tmp_path / "ours.tif", array)
         tifffile.imwrite(
             tmp_path / "theirs.tif",
             array,
@@ -32,7 +32,7 @@ def test_what_is_written_is_what_tifffile_writes(tmp_path, arrays):
             metadata={"crc32": f"{zlib.crc32(array):08x}"},
         )
         assert (tmp_path / "ours.tif").read_bytes() == (tmp_path / "theirs.tif").read_bytes()
-    patch_files.write(tmp_path / "turned.tif", arrays[0].transpose(1, 0, 2))
+    store.write(tmp_path / "turned.tif", arrays[0].transpose(1, 0, 2))
     assert (tifffile.imread(tmp_path / "turned.tif") == arrays[0].transpose(1, 0, 2)).all()
 
 
@@ -104,7 +104,7 @@ def test_the_other_byte_order_is_no_layout_even_if_the_first_pixels_do_not_tell(
 def test_only_the_first_of_its_kind_is_parsed(tmp_path, arrays, monkeypatch):
     read = PatchReader()
     for number, array in enumerate(arrays):
-        patch_files.write(tmp_path / f"{number}.tif", array)
+        store.write(tmp_path / f"{number}.tif", array)
     read(tmp_path / "0.tif", 3)
     monkeypatch.setattr(tifffile, "TiffFile", None)
     for number in (1, 2, 3):
@@ -115,7 +115,7 @@ def test_only_the_first_of_its_kind_is_parsed(tmp_path, arrays, monkeypatch):
 
 def test_a_flipped_bit_is_noticed_without_parsing(tmp_path, arrays, monkeypatch):
     read, path = PatchReader(), tmp_path / "a.tif"
-    patch_files.write(path, arrays[0])
+    store.write(path, arrays[0])
     read(path, 3)
     content = bytearray(path.read_bytes())
     content[-5] ^= 4
@@ -128,7 +128,7 @@ def test_a_flipped_bit_is_noticed_without_parsing(tmp_path, arrays, monkeypatch)
 @pytest.mark.parametrize("length", [0, 60, 320, 500])
 def test_a_file_cut_off_is_an_error(tmp_path, arrays, length):
     read, path = PatchReader(), tmp_path / "a.tif"
-    patch_files.write(path, arrays[0])
+    store.write(path, arrays[0])
     read(path, 3)
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(DamagedPatch):

@@ -8,11 +8,11 @@ import pytest
 import rasterio
 import tifffile
 
-from fcd import patches
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.scenes import Scene, find_scenes
-from fcd.patches import Cutting
+from fcd.patches import prepared
+from fcd.patches.prepared import Cutting
 from tests.conftest import draw, write_scene
 
 
@@ -26,42 +26,42 @@ def twelve_per_biome():
 
 def test_split_is_3_1_2_within_each_biome_and_ignores_the_order():
     scenes = twelve_per_biome()
-    split = patches.split_scenes(scenes, seed=1337)
+    split = prepared.split_scenes(scenes, seed=1337)
     for biome in ("Barren", "Forest", "Water"):
         counts = Counter(split[s.name] for s in scenes if s.biome == biome)
         assert counts == {"train": 6, "val": 2, "test": 4}
     random.Random(0).shuffle(scenes)
-    assert patches.split_scenes(scenes, seed=1337) == split
-    assert patches.split_scenes(scenes, seed=1) != split
+    assert prepared.split_scenes(scenes, seed=1337) == split
+    assert prepared.split_scenes(scenes, seed=1) != split
 
 
 def test_a_single_scene_lands_in_train():
-    assert patches.split_scenes(twelve_per_biome()[:1], 1337) == {"Barren00": "train"}
+    assert prepared.split_scenes(twelve_per_biome()[:1], 1337) == {"Barren00": "train"}
 
 
 def test_split_by_cloud_share_spreads_clear_and_cloudy_scenes():
     scenes = twelve_per_biome()
     share = {s.name: i % 12 / 11 for i, s in enumerate(scenes)}
-    split = patches.split_scenes(scenes, 1337, share)
+    split = prepared.split_scenes(scenes, 1337, share)
     for half in ([s for s in scenes if share[s.name] < 0.5], [s for s in scenes if share[s.name] > 0.5]):  # fmt: skip  # noqa: E501
         assert Counter(split[s.name] for s in half) == {"train": 9, "val": 3, "test": 6}
 
 
 def test_split_file_there_and_back_and_its_errors(tmp_path):
     scenes = twelve_per_biome()
-    split = patches.split_scenes(scenes, 1337)
+    split = prepared.split_scenes(scenes, 1337)
     path = tmp_path / "split.csv"
-    patches.write_split(path, scenes, split)
-    assert patches.read_split(path) == split
+    prepared.write_split(path, scenes, split)
+    assert prepared.read_split(path) == split
     path.write_text("scene,split\nA,train\nB,trian\n")
     with pytest.raises(UserError, match=r"split\.csv line 3: split 'trian'"):
-        patches.read_split(path)
+        prepared.read_split(path)
     path.write_text("scene,split\nA,train\nA,val\n")
     with pytest.raises(UserError, match="line 3: scene 'A'"):
-        patches.read_split(path)
+        prepared.read_split(path)
     path.write_text("a,b\n")
     with pytest.raises(UserError, match="must name the columns"):
-        patches.read_split(path)
+        prepared.read_split(path)
 
 
 @pytest.fixture
@@ -74,14 +74,14 @@ def scene(tmp_path):
 def test_patches_are_the_pixels_of_the_scene(scene, tmp_path):
     scene, dn, truth = scene
     out = tmp_path / "patches"
-    record = patches.cut_scene(scene, out, "train", Cutting(16, 16))
+    record = prepared.cut_scene(scene, out, "train", Cutting(16, 16))
     mask = labels.patch_from_truth(truth)
     seen = set()
     for folder in labels.CLASS_FOLDERS:
         names = sorted(p.name for p in (out / "train" / folder).iterdir())
         assert names == sorted(record[folder])
         for name in names:
-            row, column = patches.patch_position(name)
+            row, column = prepared.patch_position(name)
             seen.add((row, column))
             window = np.s_[row : row + 16, column : column + 16]
             image = tifffile.imread(out / "train" / folder / name / "image.tif")
@@ -93,8 +93,8 @@ def test_patches_are_the_pixels_of_the_scene(scene, tmp_path):
             assert (folder == "cloudy") == (mask[window] == 2).any()
     # 3 × 4 whole cells; the remainder at right and bottom is dropped.
     assert seen == {(r, c) for r in (0, 16, 32) for c in (0, 16, 32, 48)}
-    assert json.loads(patches.record_path(out, scene).read_text())["split"] == "train"
-    assert patches.record_path(out, scene).with_suffix(".png").exists()
+    assert json.loads(prepared.record_path(out, scene).read_text())["split"] == "train"
+    assert prepared.record_path(out, scene).with_suffix(".png").exists()
     assert not list(out.glob(".partial*"))
 
 
@@ -103,9 +103,9 @@ def test_all_invalid_patches_are_skipped_and_test_scenes_stay_whole(tmp_path):
     dn[:, :16, :16], truth[:16, :16] = 0, 0
     write_scene(tmp_path / "s" / "S1", "S1", dn, truth)
     (scene,) = find_scenes(tmp_path / "s")
-    record = patches.cut_scene(scene, tmp_path / "p", "train", Cutting(16, 16))
+    record = prepared.cut_scene(scene, tmp_path / "p", "train", Cutting(16, 16))
     assert len(record["clear"]) + len(record["cloudy"]) == 3
-    record = patches.cut_scene(scene, tmp_path / "q", "test", Cutting(16, 16))
+    record = prepared.cut_scene(scene, tmp_path / "q", "test", Cutting(16, 16))
     assert record["clear"] == record["cloudy"] == []
     assert not (tmp_path / "q" / "test").exists() or not any(
         (tmp_path / "q" / "test").rglob("*.tif")
@@ -118,7 +118,7 @@ def test_a_pixel_that_is_fill_in_one_band_is_invalid(tmp_path):
     truth[:] = 128
     dn[:, -10:, -10:] = 7
     write_scene(tmp_path / "s" / "S1", "S1", dn, truth)
-    patches.cut_scene(find_scenes(tmp_path / "s")[0], tmp_path / "p", "train", Cutting(16, 16))
+    prepared.cut_scene(find_scenes(tmp_path / "s")[0], tmp_path / "p", "train", Cutting(16, 16))
     (mask,) = (tmp_path / "p").rglob("mask.tif")
     assert np.argwhere(tifffile.imread(mask) == 0).tolist() == [[15, 0]]
 
@@ -136,19 +136,19 @@ def test_the_doubtful_middle_is_left_out():
 def test_generated_masks_land_on_their_patches(scene, tmp_path):
     scene, _, truth = scene
     out, masks = tmp_path / "patches", tmp_path / "tifs"
-    record = patches.cut_scene(scene, out, "train", Cutting(16, 16))
+    record = prepared.cut_scene(scene, out, "train", Cutting(16, 16))
     masks.mkdir()
     generated = np.random.default_rng(0).choice([128, 255], (50, 70)).astype(np.uint8)
-    with rasterio.open(patches.mask_tif(masks, scene), "w", driver="GTiff", height=50, width=70,
+    with rasterio.open(prepared.mask_tif(masks, scene), "w", driver="GTiff", height=50, width=70,
                        count=1, dtype="uint8", crs="EPSG:32616",
                        transform=scene.grid().transform) as tif:  # fmt: skip
         tif.write(generated, 1)
-    counts = patches.add_generated_masks(scene, record, masks, out, "generated_mask.tif")
+    counts = prepared.add_generated_masks(scene, record, masks, out, "generated_mask.tif")
     valid = truth != 0
     total = 0
     for folder in labels.CLASS_FOLDERS:
         for name in record[folder]:
-            row, column = patches.patch_position(name)
+            row, column = prepared.patch_position(name)
             window = np.s_[row : row + 16, column : column + 16]
             mask = tifffile.imread(out / "train" / folder / name / "generated_mask.tif")
             expected = {
@@ -162,10 +162,10 @@ def test_generated_masks_land_on_their_patches(scene, tmp_path):
 
 def test_a_mask_of_another_size_is_refused(scene, tmp_path):
     scene, _, _ = scene
-    record = patches.cut_scene(scene, tmp_path / "p", "train", Cutting(16, 16))
-    with rasterio.open(patches.mask_tif(tmp_path, scene), "w", driver="GTiff", height=50, width=60,
+    record = prepared.cut_scene(scene, tmp_path / "p", "train", Cutting(16, 16))
+    with rasterio.open(prepared.mask_tif(tmp_path, scene), "w", driver="GTiff", height=50, width=60,
                        count=1, dtype="uint8", crs="EPSG:32616",
                        transform=scene.grid().transform) as tif:  # fmt: skip
         tif.write(np.full((50, 60), 128, np.uint8), 1)
     with pytest.raises(UserError, match="is 60x50 pixels, scene S1 is 70x50"):
-        patches.add_generated_masks(scene, record, tmp_path, tmp_path / "p")
+        prepared.add_generated_masks(scene, record, tmp_path, tmp_path / "p")

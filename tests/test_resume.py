@@ -15,7 +15,7 @@ from fcd.errors import UserError
 from fcd.interruption import Interruption, Stopped
 from fcd.losses import LossWeights
 from fcd.options import RunFolder
-from fcd.transforms import Normalization
+from fcd.patches.normalisation import Normalization
 from solver import (
     FCDSolver,
     GANSize,

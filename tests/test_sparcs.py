@@ -15,7 +15,7 @@ from fcd import synthetic
 from fcd.errors import SceneError, UserError
 from fcd.landsat.sparcs import find_sparcs
 from fcd.options import RunFolder
-from fcd.transforms import Normalization
+from fcd.patches.normalisation import Normalization
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task
 from tests.conftest import write_tif
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fcd.supervision import Supervision
+from fcd.patches.supervision import Supervision
 
 NOTHING = Supervision(0, 0, "", 0, "", 0, labels_from="")
 FCD = Supervision(300, 0, "best F1", 1000, "best validation F1", 2000)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fcd.errors import UserError
-from fcd.transforms import VALID_MIN, Normalization, random_horizontal_flip
+from fcd.patches.normalisation import VALID_MIN, Normalization, random_horizontal_flip
 
 
 def test_paper_normalisation_by_hand():

@@ -1,1 +1,1 @@
-"""What a scene is: files of Landsat-8/9 and of data sets made of them -> windows of DN and masks."""
+"""What a scene is: Landsat-8/9 files and data sets made of them -> windows of DN and of masks."""

@@ -16,14 +16,15 @@ import rasterio
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
-from fcd import metrics, patch_files, pictures
+from fcd import metrics, pictures
 from fcd.errors import UserError
 from fcd.files import from_plain, read_json, replacing, write_json
 from fcd.landsat import labels
 from fcd.landsat.reference import NAMES, QA, TRUTH, Reference
 from fcd.landsat.scenes import FILL_DN, RGB_BANDS, Scene, SceneReader, find_scenes
-from fcd.patch_files import DamagedPatch
-from fcd.transforms import DTYPES
+from fcd.patches import store
+from fcd.patches.normalisation import DTYPES
+from fcd.patches.store import DamagedPatch
 
 SPLITS = ("train", "val", "test")
 SPLIT_FILE = "split.csv"
@@ -297,8 +298,8 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> di
 
 def _write_patch(folder: Path, dn: np.ndarray, mask: np.ndarray) -> None:
     folder.mkdir(parents=True)
-    patch_files.write(folder / "image.tif", dn.transpose(1, 2, 0))
-    patch_files.write(folder / "mask.tif", mask)
+    store.write(folder / "image.tif", dn.transpose(1, 2, 0))
+    store.write(folder / "mask.tif", mask)
 
 
 def scene_cloud_share(reference: Reference) -> float:
@@ -368,13 +369,13 @@ class PreparedPatches:
 
     def read(self, patch: Path, mask_file: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Image (C, H, W), and patch codes (H, W) uint8 of its mask; `DamagedPatch` if it is."""
-        image = patch_files.read(self.image_path(patch), 3).transpose(2, 0, 1)
+        image = store.read(self.image_path(patch), 3).transpose(2, 0, 1)
         return image, None if mask_file is None else self.mask(patch, mask_file)
 
     def mask(self, patch: Path, mask_file: str) -> np.ndarray:
         """Patch codes (H, W) uint8 of the mask of a patch."""
         path = self.mask_path(patch, mask_file)
-        mask = patch_files.read(path, 2)
+        mask = store.read(path, 2)
         if mask.dtype != np.uint8 or mask.max() > labels.CLOUD:
             raise DamagedPatch.of(path, f"it holds {mask.dtype} up to {mask.max()}, no patch codes")
         return mask
@@ -436,7 +437,7 @@ def add_generated_masks(
             for label, folder in enumerate(labels.CLASS_FOLDERS):
                 for patch in record[folder]:
                     patch_dir = image_dir / record["split"] / folder / patch
-                    truth = patch_files.read(patch_dir / "mask.tif", 2)
+                    truth = store.read(patch_dir / "mask.tif", 2)
                     row, column = patch_position(patch)
                     tif = dataset.read(1, window=Window(column, row, cutting.size, cutting.size))
                     mask = labels.patch_from_tif(tif, str(path))
@@ -445,7 +446,7 @@ def add_generated_masks(
                         mask[:] = labels.CLEAR
                     mask[invalid] = labels.INVALID
                     with replacing(patch_dir / name) as temporary:
-                        patch_files.write(temporary, mask)
+                        store.write(temporary, mask)
                     counts += metrics.confusion(truth, mask)
     except RasterioIOError as error:
         raise UserError(
@@ -460,7 +461,7 @@ def provenance_path(image_dir: Path | str, name: str) -> Path:
 
 
 def provenance(masks: Path) -> dict:
-    """What labels the masks in a folder have cost (fields of `fcd.supervision.Supervision`).
+    """What labels the masks in a folder have cost: fields of `Supervision`, of this room.
 
     Raises `UserError` if the folder does not say so.
     """

@@ -17,14 +17,14 @@ import rasterio
 from rasterio.errors import RasterioIOError
 from tqdm import tqdm
 
-from fcd import patches
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.reference import TRUTH
 from fcd.landsat.scenes import Band, Grid, Scene, nodata_of, ungeoreferenced_is_fine, write_raster
-from fcd.patch_files import DamagedPatch
-from fcd.patches import Kind
-from fcd.transforms import DTYPES
+from fcd.patches import prepared
+from fcd.patches.normalisation import DTYPES
+from fcd.patches.prepared import Kind
+from fcd.patches.store import DamagedPatch
 
 SUFFIXES = (".tif", ".tiff")
 MASK_ENDING = "_mask.tif"  # of the file of a mask
@@ -38,7 +38,7 @@ def is_mask(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class RasterPatches:
-    """The patches below `root`, as `fcd.patches.PreparedPatches`.
+    """The patches below `root`, as `fcd.patches.prepared.PreparedPatches`.
 
     nodata: None takes what the files say, `NO_NODATA` none, a number that one.
     """
@@ -200,15 +200,15 @@ class RasterPatches:
 
         They are all clear where the label is: it already says so. Nodata stays invalid.
         """
-        patches.provenance_path(self.root, patches.GENERATED_MASK).unlink(missing_ok=True)
+        prepared.provenance_path(self.root, prepared.GENERATED_MASK).unlink(missing_ok=True)
         for scene in tqdm(scenes, "adding masks", unit="patch", dynamic_ncols=True):
-            with _opened(patches.mask_tif(masks, scene)) as dataset:
+            with _opened(prepared.mask_tif(masks, scene)) as dataset:
                 mask, grid = dataset.read(1), Grid.of(dataset)
             if scene.biome == labels.CLASS_FOLDERS[labels.LABEL_CLEAR]:
                 mask[mask != labels.TIF_NODATA] = labels.TIF_CLEAR
-            path = scene.folder / f"{scene.name}_{patches.GENERATED_MASK}"
+            path = scene.folder / f"{scene.name}_{prepared.GENERATED_MASK}"
             write_raster(path, mask[None], grid, labels.TIF_NODATA)
-        patches.write_provenance(self.root, patches.GENERATED_MASK, masks)
+        prepared.write_provenance(self.root, prepared.GENERATED_MASK, masks)
 
 
 def _opened(path: Path) -> rasterio.DatasetReader:

@@ -1,0 +1,1 @@
+"""Scenes -> patches with image-level labels, and how their pixels become network input."""
