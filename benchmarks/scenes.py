@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from rasterio.shutil import copy
 
-from fcd import synthetic
+from fcd.synthetic import drawing
 
 SIDE = 512  # of what is drawn, pixels
 
 
 def write_scene(root: Path, height: int, width: int, number: int = 0) -> Path:
     """Write a scene of `height` x `width` pixels below `root`; return its folder."""
-    drawn = synthetic.draw_scene("Forest", SIDE, 0, index=number)
+    drawn = drawing.draw_scene("Forest", SIDE, 0, index=number)
     pad = ((0, max(0, height - SIDE)), (0, max(0, width - SIDE)))
 
     def enlarged(values: np.ndarray) -> np.ndarray:
@@ -26,7 +26,7 @@ def write_scene(root: Path, height: int, width: int, number: int = 0) -> Path:
         qa=enlarged(drawn.qa),
         grid=replace(drawn.grid, height=height, width=width),
     )
-    return synthetic.write_scene(large, root / drawn.biome / drawn.name)
+    return drawing.write_scene(large, root / drawn.biome / drawn.name)
 
 
 def unpack(folder: Path) -> None:

@@ -16,12 +16,13 @@ from sklearn.metrics import confusion_matrix
 
 import main
 import supervised_main
-from fcd import checkpoints, metrics, synthetic
+from fcd import checkpoints, metrics
 from fcd.errors import UserError
 from fcd.landsat.products import scene_from
 from fcd.options import RunFolder
 from fcd.patches import labelled
 from fcd.patches.imagery import RasterPatches
+from fcd.synthetic import drawing
 from solver import FCDSolver, Run, load_solver
 from tests.conftest import write_tif
 
@@ -43,7 +44,7 @@ def walk(tmp_path_factory):
     root = tmp_path_factory.mktemp("own")
     patch = pytest.MonkeyPatch()
     patch.chdir(root)
-    synthetic.write_images("own", 12, 32, seed=1)
+    drawing.write_images("own", 12, 32, seed=1)
     masks = {path.name: path.read_bytes() for path in (root / "own/images").glob("*_mask.tif")}
     for name in masks:
         (root / "own/images" / name).unlink()
@@ -325,7 +326,7 @@ def test_masks_are_compared_with_those_that_are_there(walk, monkeypatch, capsys)
 
 
 def test_the_drawn_set(tmp_path):
-    path = synthetic.write_images(tmp_path, 6, 16, seed=0)
+    path = drawing.write_images(tmp_path, 6, 16, seed=0)
     with open(path, newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["label"] for row in rows].count("cloudy") == 3

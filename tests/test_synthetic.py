@@ -10,24 +10,24 @@ import pytest
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
-from fcd import synthetic
 from fcd.errors import UserError
 from fcd.landsat import biome
 from fcd.landsat.scenes import BANDS, find_scenes
+from fcd.synthetic import drawing
 
 B2, B5, B9, B10 = (BANDS.index(band) for band in ("B2", "B5", "B9", "B10"))
 
 
 def draw(biome="Forest", size=128, seed=3, **options):
-    return synthetic.draw_scene(biome, size, seed, **options)
+    return drawing.draw_scene(biome, size, seed, **options)
 
 
 @pytest.fixture(scope="module")
 def demo_scenes():
     """The plan of the demo set at a reduced size, one list of scenes per biome."""
     return [
-        [draw(biome, 256, 0, index=i, **synthetic.plan(biome, i)) for i in range(6)]
-        for biome in synthetic.RECIPES
+        [draw(biome, 256, 0, index=i, **drawing.plan(biome, i)) for i in range(6)]
+        for biome in drawing.RECIPES
     ]
 
 
@@ -61,10 +61,10 @@ def best_single_threshold(values, cloud):
 
 
 def test_recipes_are_the_biomes_of_the_real_data_set():
-    assert tuple(synthetic.RECIPES) == biome.BIOMES
+    assert tuple(drawing.RECIPES) == biome.BIOMES
 
 
-@pytest.mark.parametrize("biome", synthetic.RECIPES)
+@pytest.mark.parametrize("biome", drawing.RECIPES)
 def test_types_codes_and_ranges(biome):
     scene = draw(biome, (96, 130), cover=0.4, footprint=True)
     assert scene.dn.shape == (10, 96, 130)
@@ -118,8 +118,8 @@ def cloud_shift(scenes, kind):
 def layers(monkeypatch, high_share):
     """Pairs of a scene with one kind of cloud and the same scene without any."""
     hidden = "_low_clouds" if high_share else "_cirrus"
-    original = getattr(synthetic, hidden)
-    monkeypatch.setattr(synthetic, hidden, lambda s, r, cover, air: original(s, r, 0.0, air))
+    original = getattr(drawing, hidden)
+    monkeypatch.setattr(drawing, hidden, lambda s, r, cover, air: original(s, r, 0.0, air))
     biomes = ("Forest", "Wetlands", "Water")
     scenes = [draw(b, cover=0.5, index=i) for b in biomes for i in range(4)]
     bare = [draw(b, cover=0.0, index=i) for b in biomes for i in range(4)]
@@ -197,7 +197,7 @@ def test_patches_of_both_labels(demo_scenes):
 
 def test_files_read_back_as_drawn(tmp_path):
     scene = draw("Water", (70, 90), footprint=True)
-    folder = synthetic.write_scene(scene, tmp_path / "Water" / scene.name)
+    folder = drawing.write_scene(scene, tmp_path / "Water" / scene.name)
     for band, values in (*zip(BANDS, scene.dn, strict=True), ("BQA", scene.qa)):
         with rasterio.open(folder / f"{scene.name}_{band}.TIF") as dataset:
             assert (dataset.dtypes, dataset.nodata) == (("uint16",), None)
@@ -215,7 +215,7 @@ def test_files_read_back_as_drawn(tmp_path):
 
 def test_mtl_gives_reflectance_and_temperature_back(tmp_path):
     scene = draw("Forest", cover=0.0)
-    folder = synthetic.write_scene(scene, tmp_path / scene.name)
+    folder = drawing.write_scene(scene, tmp_path / scene.name)
     text = (folder / f"{scene.name}_MTL.txt").read_text()
     fields = dict(re.findall(r"^\s*(\w+) = (.+)$", text, re.M))
     assert fields["SPACECRAFT_ID"] == '"LANDSAT_8"'
@@ -232,7 +232,7 @@ def test_mtl_gives_reflectance_and_temperature_back(tmp_path):
 
 
 def test_data_set_is_found_skipped_and_unique(tmp_path):
-    folders = synthetic.write_data_set(tmp_path, 2, 64, 5)
+    folders = drawing.write_data_set(tmp_path, 2, 64, 5)
     assert folders == sorted(folders)
     found = find_scenes(tmp_path)
     assert [scene.folder for scene in found] == folders
@@ -240,19 +240,19 @@ def test_data_set_is_found_skipped_and_unique(tmp_path):
     assert all(re.fullmatch(r"LC8\d{13}LGN00", scene.name) for scene in found)
     assert not {scene.name for scene in found} & set(biome.biomes())
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert synthetic.write_data_set(tmp_path, 2, 64, 5) == folders
+    assert drawing.write_data_set(tmp_path, 2, 64, 5) == folders
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(UserError, match="64x64 pixels, not 80x80"):
-        synthetic.write_data_set(tmp_path, 2, 80, 5)
+        drawing.write_data_set(tmp_path, 2, 80, 5)
 
 
 def test_a_scene_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(synthetic, "_write_metadata", fail)
+    monkeypatch.setattr(drawing, "_write_metadata", fail)
     with pytest.raises(OSError, match="disk full"):
-        synthetic.write_scene(draw(), tmp_path / "scene")
+        drawing.write_scene(draw(), tmp_path / "scene")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -271,7 +271,14 @@ def test_bad_values_are_named(arguments, message):
 
 @pytest.mark.parametrize("flags", [("--size", "20"), ("--scenes_per_biome", "0"), ("--seed", "-1")])
 def test_command_line_refuses_in_one_line(tmp_path, flags):
-    command = [sys.executable, "-m", "fcd.synthetic", "--output_dir", str(tmp_path / "x"), *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "fcd.synthetic",
+        "--output_dir",
+        str(tmp_path / "x"),
+        *flags,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

@@ -541,7 +541,7 @@ def _metadata(scene: SyntheticScene) -> dict[str, dict[str, str | float]]:
     number = {band: band[1:] for band in BANDS}
     return {
         "METADATA_FILE_INFO": {
-            "ORIGIN": '"Synthetic scene drawn by fcd.synthetic"',
+            "ORIGIN": '"Synthetic scene drawn by fcd.synthetic.drawing"',
             "LANDSAT_SCENE_ID": f'"{scene.name}"',
             "STATION_ID": '"LGN"',
         },
@@ -726,7 +726,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"labels: {write_images(flags.output_dir, flags.images, flags.size, flags.seed)}")
         return
     write_data_set(flags.output_dir, flags.scenes_per_biome, flags.size, flags.seed)
-
-
-if __name__ == "__main__":
-    options.run(main)
