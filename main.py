@@ -17,12 +17,12 @@ from fcd.errors import UserError
 from fcd.landsat import qa
 from fcd.landsat.reference import QA
 from fcd.landsat.scenes import find_scenes
-from fcd.losses import LossWeights
 from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
 from fcd.patches import prepared
 from fcd.patches.supervision import Supervision
 from fcd.processes import joined
 from fcd.report import Evaluation, evaluate
+from fcd.training.losses import LossWeights
 from solver import FCDSolver, GANSize, GANTraining, Run
 
 SIZE, TRAINING = GANSize(), GANTraining()  # the paper's defaults

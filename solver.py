@@ -30,7 +30,7 @@ from data_loader import (
     get_loader,
     threshold_choice,
 )
-from fcd import checkpoints, metrics, options, pictures
+from fcd import metrics, options, pictures
 from fcd.cam import cam_score
 from fcd.errors import UserError
 from fcd.export import ONNX, PYTORCH, DNScore, Scored, libraries, onnx_score, write_onnx
@@ -40,7 +40,17 @@ from fcd.interruption import Interruption, Stopped
 from fcd.landsat import labels
 from fcd.landsat.reference import NAMES, QA, TRUTH
 from fcd.landsat.scenes import Scene, SceneReader, band_names, default_rgb
-from fcd.losses import (
+from fcd.options import RunFolder, git_commit
+from fcd.patches import prepared
+from fcd.patches.imagery import NO_NODATA
+from fcd.patches.normalisation import FILL, Normalization, random_horizontal_flip, to_device
+from fcd.patches.supervision import UNKNOWN, Supervision
+from fcd.prediction import ArrayScene, Prediction, Predictor, has_tags
+from fcd.processes import ALONE, Part, Processes
+from fcd.report import Evaluation, evaluate
+from fcd.tiling import Score, Strip, score_strips
+from fcd.training import checkpoints
+from fcd.training.losses import (
     LossWeights,
     Parts,
     detached,
@@ -52,16 +62,7 @@ from fcd.losses import (
     segmentation_loss,
     translate,
 )
-from fcd.options import RunFolder, git_commit
-from fcd.patches import prepared
-from fcd.patches.imagery import NO_NODATA
-from fcd.patches.normalisation import FILL, Normalization, random_horizontal_flip, to_device
-from fcd.patches.supervision import UNKNOWN, Supervision
-from fcd.prediction import ArrayScene, Prediction, Predictor, has_tags
-from fcd.processes import ALONE, Part, Processes
-from fcd.profiling import profiled
-from fcd.report import Evaluation, evaluate
-from fcd.tiling import Score, Strip, score_strips
+from fcd.training.profiling import profiled
 from model import Discriminator, Generator, build_resnet50, build_ucam, build_unet
 
 THRESHOLD_SEED = 42

@@ -14,10 +14,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from fcd.landsat import labels
 from fcd.landsat.scenes import FILL_DN, Scene
-from fcd.losses import LossWeights, segmentation_loss
 from fcd.patches import prepared
 from fcd.patches.normalisation import Normalization
 from fcd.patches.prepared import Cutting
+from fcd.training.losses import LossWeights, segmentation_loss
 from model import Discriminator, Generator, HalvingConv, InstanceNorm
 
 

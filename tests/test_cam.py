@@ -10,8 +10,8 @@ from torch import nn
 from torchvision.models import ResNet50_Weights, resnet50
 
 from fcd.cam import CHANNEL_WEIGHTS, cam_score
-from fcd.checkpoints import load, load_weights, save
 from fcd.errors import UserError
+from fcd.training.checkpoints import load, load_weights, save
 from model import PooledClassifier, build_resnet50, build_ucam
 
 METHODS = sorted(CHANNEL_WEIGHTS)

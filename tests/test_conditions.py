@@ -16,9 +16,9 @@ import main
 import prepare_landsat8_biome
 import supervised_main
 from data_loader import PatchDataset
-from fcd import checkpoints
 from fcd.landsat import scenes
 from fcd.landsat.scenes import find_scenes
+from fcd.training import checkpoints
 from solver import SupervisedTraining
 from tests.conftest import ROOT, draw, threads_restored, write_scene
 from tests.test_resume import GAN, equal, gan, image_dir, unet  # noqa: F401

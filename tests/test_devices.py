@@ -8,7 +8,7 @@ import torch
 import main
 import supervised_main
 from benchmarks import scene
-from fcd import checkpoints
+from fcd.training import checkpoints
 from solver import Solver
 from tests import distributed_worker as worker
 

@@ -20,9 +20,10 @@ import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_loader import StepBatches
-from fcd import checkpoints, options, processes
+from fcd import options, processes
 from fcd.errors import UserError
 from fcd.processes import Part, Processes
+from fcd.training import checkpoints
 from tests import distributed_worker as worker
 from tests.conftest import ROOT
 

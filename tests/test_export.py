@@ -12,11 +12,11 @@ import main
 import supervised_main
 from fcd import export
 from fcd.errors import UserError
-from fcd.losses import difference_map
 from fcd.options import RunFolder
 from fcd.patches.normalisation import Normalization
 from fcd.prediction import ArrayScene
 from fcd.tiling import score_strips
+from fcd.training.losses import difference_map
 from model import Generator, build_unet
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task
 from tests.test_inputs import write

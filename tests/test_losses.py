@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from fcd.losses import (
+from fcd.options import RunFolder
+from fcd.patches.normalisation import Normalization
+from fcd.training.losses import (
     LossWeights,
     discriminator_loss,
     generator_loss,
@@ -15,8 +17,6 @@ from fcd.losses import (
     segmentation_loss,
     translate,
 )
-from fcd.options import RunFolder
-from fcd.patches.normalisation import Normalization
 from model import Discriminator, Generator
 from solver import FCDSolver, GANSize, GANTraining, Run
 

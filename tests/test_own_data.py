@@ -16,13 +16,14 @@ from sklearn.metrics import confusion_matrix
 
 import main
 import supervised_main
-from fcd import checkpoints, metrics
+from fcd import metrics
 from fcd.errors import UserError
 from fcd.landsat.products import scene_from
 from fcd.options import RunFolder
 from fcd.patches import labelled
 from fcd.patches.imagery import RasterPatches
 from fcd.synthetic import drawing
+from fcd.training import checkpoints
 from solver import FCDSolver, Run, load_solver
 from tests.conftest import write_tif
 

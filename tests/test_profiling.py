@@ -8,8 +8,8 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEventAvg
 
 from data_loader import PatchDataset
-from fcd import checkpoints, profiling
 from fcd.processes import ALONE
+from fcd.training import checkpoints, profiling
 from solver import GANTraining
 from tests import distributed_worker as worker
 

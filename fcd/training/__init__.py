@@ -1,0 +1,1 @@
+"""Patches -> weights: what a training loop needs besides networks and batches."""
