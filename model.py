@@ -182,7 +182,7 @@ def build_unet(num_channels: int, encoder: str, classifier_head: bool) -> nn.Mod
 
 
 class PooledClassifier(nn.Module):
-    """Image classifier for class activation maps (`fcd.cam`): features, 1×1 convolution, mean.
+    """Image classifier for class activation maps: features, 1×1 convolution, mean.
 
     Args:
         backbone: (N, C, H, W) -> features (N, channels, h, w), not negative.

@@ -31,24 +31,24 @@ from data_loader import (
     threshold_choice,
 )
 from fcd import metrics, options, pictures
-from fcd.cam import cam_score
 from fcd.errors import UserError
-from fcd.export import ONNX, PYTORCH, DNScore, Scored, libraries, onnx_score, write_onnx
 from fcd.files import from_plain, read_json, write_json
-from fcd.generated import alike, mask_tifs, together
 from fcd.interruption import Interruption, Stopped
 from fcd.landsat import labels
 from fcd.landsat.reference import NAMES, QA, TRUTH
 from fcd.landsat.scenes import Scene, SceneReader, band_names, default_rgb
+from fcd.masks.cam import cam_score
+from fcd.masks.export import ONNX, PYTORCH, DNScore, Scored, libraries, onnx_score, write_onnx
+from fcd.masks.generated import alike, mask_tifs, together
+from fcd.masks.prediction import ArrayScene, Prediction, Predictor, has_tags
+from fcd.masks.tiling import Score, Strip, score_strips
 from fcd.options import RunFolder, git_commit
 from fcd.patches import prepared
 from fcd.patches.imagery import NO_NODATA
 from fcd.patches.normalisation import FILL, Normalization, random_horizontal_flip, to_device
 from fcd.patches.supervision import UNKNOWN, Supervision
-from fcd.prediction import ArrayScene, Prediction, Predictor, has_tags
 from fcd.processes import ALONE, Part, Processes
 from fcd.report import Evaluation, evaluate
-from fcd.tiling import Score, Strip, score_strips
 from fcd.training import checkpoints
 from fcd.training.losses import (
     LossWeights,
@@ -116,7 +116,7 @@ class Tiles:
     nodata: float | str | None = None
     """Of all scenes, whatever their files say; None: what they say, "none": no value."""
     runtime: str = PYTORCH
-    """What computes the scores, of `fcd.export.RUNTIMES`."""
+    """What computes the scores, of `fcd.masks.export.RUNTIMES`."""
 
 
 class Solver:
@@ -583,7 +583,7 @@ class Solver:
 
     @torch.inference_mode()
     def strips(self, scene: Scene | ArrayScene, tiles: Tiles) -> Iterator[Strip]:
-        """Score a whole scene; see `fcd.tiling.score_strips`."""
+        """Score a whole scene; see `fcd.masks.tiling.score_strips`."""
 
         def by_pytorch(x: Tensor) -> Tensor:
             with self.autocast(tiles.amp):
@@ -623,7 +623,7 @@ class Solver:
             yield Prediction(strip.row, strip.dn[list(self.rgb)], mask, strip.score)
 
     def predictor(self, threshold: float | None = None, tiles: Tiles | None = None) -> Predictor:
-        """What `fcd.prediction.predict_scenes` needs.
+        """What `fcd.masks.prediction.predict_scenes` needs.
 
         threshold: None takes `known_threshold`; tiles: None takes those of `tiles`.
         """
@@ -707,7 +707,7 @@ class Solver:
         """Write `score` as an ONNX file that takes DN, and say how well it agrees.
 
         The first process does; the networks are on the CPU. `threshold` and what else a user of
-        the file has to know go into its metadata. See `fcd.export.write_onnx`.
+        the file has to know go into its metadata. See `fcd.masks.export.write_onnx`.
         """
         if not self.run.processes.first:
             return

@@ -13,9 +13,9 @@ from data_loader import (
     validation_set,
 )
 from fcd import modes, options
-from fcd.cam import CHANNEL_WEIGHTS
 from fcd.errors import UserError
 from fcd.files import from_plain
+from fcd.masks.cam import CHANNEL_WEIGHTS
 from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
 from fcd.patches import prepared
 from fcd.patches.supervision import Supervision

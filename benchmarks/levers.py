@@ -17,7 +17,7 @@ from benchmarks.scene import build
 from benchmarks.train_step import SIZES, Size
 from fcd import options
 from fcd.errors import UserError
-from fcd.export import DNScore, onnx_score
+from fcd.masks.export import DNScore, onnx_score
 from fcd.options import RunFolder, positive
 from fcd.patches.normalisation import VALID_MIN, Normalization
 from solver import FCDSolver, Run, Solver

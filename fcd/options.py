@@ -19,15 +19,15 @@ from typing import Any, NoReturn
 import torch
 
 from fcd.errors import READER_ENDED, UserError
-from fcd.export import PYTORCH, RUNTIMES
 from fcd.files import locked, read_json, write_json
 from fcd.interruption import Stopped
 from fcd.landsat.products import band_numbers
 from fcd.landsat.scenes import nodata_value
 from fcd.landsat.sparcs import SPARCS
+from fcd.masks.export import PYTORCH, RUNTIMES
+from fcd.masks.prediction import SCORES
 from fcd.patches.imagery import NO_NODATA, RasterPatches
 from fcd.patches.prepared import PreparedPatches
-from fcd.prediction import SCORES
 from fcd.processes import Processes, failing, local_rank
 
 PREPARED, OWN = "L8Biome", "Patches"  # of --dataset; a third is SPARCS

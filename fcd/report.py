@@ -17,8 +17,8 @@ from fcd import files, metrics, page, pictures, report_page
 from fcd.landsat import labels
 from fcd.landsat.reference import NAMES, TRUTH, Reference
 from fcd.landsat.scenes import Scene
+from fcd.masks.prediction import Prediction
 from fcd.patches.supervision import Supervision
-from fcd.prediction import Prediction
 from fcd.processes import ALONE, Processes
 
 PICTURE_SIZE = 512  # longest side of a scene's pictures, pixels

@@ -9,8 +9,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from torchvision.models import ResNet50_Weights, resnet50
 
-from fcd.cam import CHANNEL_WEIGHTS, cam_score
 from fcd.errors import UserError
+from fcd.masks.cam import CHANNEL_WEIGHTS, cam_score
 from fcd.training.checkpoints import load, load_weights, save
 from model import PooledClassifier, build_resnet50, build_ucam
 

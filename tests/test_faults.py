@@ -24,9 +24,9 @@ from data_loader import PatchDataset
 from fcd.errors import OutputError, SceneError, UserError
 from fcd.files import write_json
 from fcd.landsat.scenes import find_scenes, raster_writer
+from fcd.masks.tiling import score_strips
 from fcd.patches import store
 from fcd.patches.normalisation import Normalization
-from fcd.tiling import score_strips
 from fcd.training import checkpoints
 from tests.conftest import ROOT, draw, write_scene, write_tif
 

@@ -103,7 +103,7 @@ def test_patches_that_are_masked_share_batches(walk, tmp_path, monkeypatch):
     others = [_scene(walk, path.stem) for path in sorted((walk / "own/scenes").glob("*.tif"))]
     others.append(scene_from("black.tif", 3))
     mixed = [scenes[0], *others, *scenes[1:3]]
-    monkeypatch.setattr("fcd.generated.TOGETHER", 2)
+    monkeypatch.setattr("fcd.masks.generated.TOGETHER", 2)
     solver.generate_masks(mixed, replace(tiles, overlap=8), record)
     for scene in [*scenes, *others]:
         used = replace(tiles, overlap=8) if scene in mixed else tiles

@@ -24,9 +24,9 @@ from fcd.files import replacing
 from fcd.landsat import labels
 from fcd.landsat.products import scene_from
 from fcd.landsat.scenes import RGB_BANDS, find_scenes
+from fcd.masks.prediction import Prediction, Predictor, predict_array, predict_scenes
 from fcd.options import RunFolder
 from fcd.patches.normalisation import Normalization
-from fcd.prediction import Prediction, Predictor, predict_array, predict_scenes
 from fcd.processes import Processes
 from solver import (
     FCDSolver,

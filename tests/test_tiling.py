@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from fcd.masks.tiling import score_strips
 from fcd.patches.normalisation import Normalization
-from fcd.tiling import score_strips
 
 CPU = torch.device("cpu")
 

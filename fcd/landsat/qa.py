@@ -23,7 +23,7 @@ from fcd.errors import SceneError
 from fcd.landsat import labels
 from fcd.landsat.mtl import parse_mtl
 from fcd.landsat.scenes import FILL_DN, RGB_BANDS, Scene
-from fcd.prediction import Prediction
+from fcd.masks.prediction import Prediction
 
 # Values of a two-bit confidence field (no, maybe, yes in the pre-collection band).
 UNDETERMINED, LOW, MEDIUM, HIGH = range(4)

@@ -1,7 +1,7 @@
 """Cloud masks of any number of scenes, as files: what `--mode predict` does, and its Python call.
 
 from solver import load_solver
-from fcd.prediction import predict_scenes
+from fcd.masks.prediction import predict_scenes
 
 predict_scenes(["LC09_….tar"], load_solver("outputs/FCDPlus/models/best.pt").predictor(), "masks")
 
@@ -72,7 +72,7 @@ class Predictor:
 class ArrayScene:
     """DN in memory, (C, H, W), as much of a `Scene` as a `Predictor` asks for.
 
-    Or (N, C, H, W), those of N scenes of one size (`fcd.tiling.score_strips`).
+    Or (N, C, H, W), those of N scenes of one size (`fcd.masks.tiling.score_strips`).
     """
 
     dn: np.ndarray

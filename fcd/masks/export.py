@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from fcd.errors import UserError
 from fcd.files import replacing
+from fcd.masks.tiling import Score
 from fcd.patches.normalisation import FILL, Normalization
-from fcd.tiling import Score
 
 RUNTIMES = PYTORCH, ONNX = ("pytorch", "onnx")  # of --runtime
 OPSET = 18  # what PyTorch's operators are translated to without conversion; ONNX 1.13, 2022
@@ -52,7 +52,7 @@ class Scored(nn.Module):
 
 
 class DNScore(Scored):
-    """DN (N, C, H, W) float32 -> cloud score (N, H, W) float32 in [0, 1], as `fcd.tiling`.
+    """DN (N, C, H, W) float32 -> cloud score (N, H, W) float32 in [0, 1], as `fcd.masks.tiling`.
 
     A pixel of which any band holds the nodata value scores 0.
 

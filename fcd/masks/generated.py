@@ -11,8 +11,8 @@ from rasterio.io import DatasetWriter
 from fcd import pictures
 from fcd.landsat import labels
 from fcd.landsat.scenes import Grid, Scene, raster_writer
+from fcd.masks.prediction import ArrayScene
 from fcd.patches import prepared
-from fcd.prediction import ArrayScene
 
 # What is masked at a time, at most: small scenes, two files of each of which are open, and values.
 TOGETHER = 32
