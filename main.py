@@ -21,7 +21,7 @@ from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
 from fcd.patches import prepared
 from fcd.patches.supervision import Supervision
 from fcd.processes import joined
-from fcd.report import Evaluation, evaluate
+from fcd.report.evaluation import Evaluation, evaluate
 from fcd.training.losses import LossWeights
 from solver import FCDSolver, GANSize, GANTraining, Run
 

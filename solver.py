@@ -48,7 +48,7 @@ from fcd.patches.imagery import NO_NODATA
 from fcd.patches.normalisation import FILL, Normalization, random_horizontal_flip, to_device
 from fcd.patches.supervision import UNKNOWN, Supervision
 from fcd.processes import ALONE, Part, Processes
-from fcd.report import Evaluation, evaluate
+from fcd.report.evaluation import Evaluation, evaluate
 from fcd.training import checkpoints
 from fcd.training.losses import (
     LossWeights,

@@ -4,7 +4,7 @@ import numpy as np
 
 from fcd.landsat import labels
 from fcd.patches.supervision import Supervision
-from fcd.report import Evaluation, SceneEvaluation
+from fcd.report.evaluation import Evaluation, SceneEvaluation
 
 WEAK = Supervision(300, 0, "best macro F1 on 8 patches", 1000, "best validation macro F1", 2000)
 LABEL_FREE = Supervision(300, 0, "Otsu's threshold", 0, "last epoch", 0)

@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fcd import comparison
-from fcd.comparison import Estimate, group, latex, markdown, read_run
 from fcd.errors import UserError
-from fcd.report_page import supervision_note
+from fcd.report import comparison
+from fcd.report.comparison import Estimate, group, latex, markdown, read_run
+from fcd.report.run_page import supervision_note
 from tests.runs import LABEL_FREE, WEAK, write_run
 
 ROOT = Path(__file__).parents[1]

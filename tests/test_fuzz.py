@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_loader import PatchDataset
-from fcd import comparison, options
+from fcd import options
 from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.landsat import archives, qa
@@ -38,6 +38,7 @@ from fcd.options import RunFolder
 from fcd.patches import prepared, store
 from fcd.patches.normalisation import Normalization
 from fcd.patches.supervision import Supervision
+from fcd.report import comparison
 from fcd.training import checkpoints
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task, load_solver
 from tests.conftest import draw, write_scene

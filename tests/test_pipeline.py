@@ -19,10 +19,11 @@ from sklearn.metrics import confusion_matrix, f1_score
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd import comparison, options
+from fcd import options
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.scenes import find_scenes
+from fcd.report import comparison
 from fcd.synthetic import drawing
 
 GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",

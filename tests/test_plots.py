@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fcd import plots
+from fcd.report import plots
 
 
 @pytest.mark.parametrize(

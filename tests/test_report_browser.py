@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from fcd import comparison
+from fcd.report import comparison
 from tests.runs import write_run
 
 CHROME = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")

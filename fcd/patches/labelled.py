@@ -245,7 +245,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for kind in SPLITS:
         numbers = (f"{counts[kind, label]} {label}" for label in labels.CLASS_FOLDERS)
         print(f"{kind}: {', '.join(numbers)} patches")
-
-
-if __name__ == "__main__":
-    options.run(main)

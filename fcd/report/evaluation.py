@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fcd import files, metrics, page, pictures, report_page
+from fcd import files, metrics, pictures
 from fcd.landsat import labels
 from fcd.landsat.reference import NAMES, TRUTH, Reference
 from fcd.landsat.scenes import Scene
 from fcd.masks.prediction import Prediction
 from fcd.patches.supervision import Supervision
 from fcd.processes import ALONE, Processes
+from fcd.report import page, run_page
 
 PICTURE_SIZE = 512  # longest side of a scene's pictures, pixels
 
@@ -35,7 +36,7 @@ class SceneResult:
     histogram: np.ndarray | None
     """Score counts (2, BINS) int64 of `fcd.metrics.histogram`; None for a method without score."""
     pictures: dict[str, np.ndarray]
-    """RGB (h, w, 3) uint8, at most 512 pixels long, by name of `fcd.report_page.PICTURES`."""
+    """RGB (h, w, 3) uint8, at most 512 pixels long, by name of `fcd.report.run_page.PICTURES`."""
 
     @property
     def key(self) -> str:
@@ -96,7 +97,7 @@ class SceneEvaluation:
             "error": pictures.colour_errors(truth, prediction),
         }
         if self._threshold is not None:
-            upper = report_page.score_range(self._threshold)
+            upper = run_page.score_range(self._threshold)
             shown["score"] = pictures.colour_score(kept["score"], upper, valid)
         return SceneResult(self._name, self._biome, self._counts, self._histogram, shown)
 
@@ -124,7 +125,7 @@ class Evaluation:
             before = 0 if self._histogram is None else self._histogram
             self._histogram = before + result.histogram
         for name, rgb in result.pictures.items():
-            pictures.write_png(report_page.picture_path(self.results_dir, result.key, name), rgb)
+            pictures.write_png(run_page.picture_path(self.results_dir, result.key, name), rgb)
 
     def merge(self, other: "Evaluation") -> None:
         """Take in the scenes of `other`, whose pictures are written."""
@@ -166,7 +167,7 @@ class Evaluation:
         }
         # A number that was given as a threshold may lie beside the grid of the histogram.
         return {"chosen": {"value": self.threshold, "macro_f1": macro_f1}} | {
-            name: {"value": value, "macro_f1": float(f1[report_page.threshold_bin(value)])}
+            name: {"value": value, "macro_f1": float(f1[run_page.threshold_bin(value)])}
             for name, value in values.items()
         }
 
@@ -183,19 +184,17 @@ class Evaluation:
         results = self.results(config)
         files.write_json(self.results_dir / "metrics.json", results)
         _write_csv(self.results_dir / "metrics.csv", results)
-        text = report_page.report_page(results, self._histogram, config, self.results_dir)
+        text = run_page.report_page(results, self._histogram, config, self.results_dir)
         files.write_text(self.report, text)
         return results
 
 
 def _write_csv(path: Path, results: dict[str, Any]) -> None:
-    rows = [
-        {"scope": "overall", "name": "all", "biome": "", **report_page.flat(results["overall"])}
-    ]
+    rows = [{"scope": "overall", "name": "all", "biome": "", **run_page.flat(results["overall"])}]
     for biome, scores in results["biomes"].items():
-        rows.append({"scope": "biome", "name": biome, "biome": biome, **report_page.flat(scores)})
+        rows.append({"scope": "biome", "name": biome, "biome": biome, **run_page.flat(scores)})
     for key, scores in results["scenes"].items():
-        rows.append({"scope": "scene", "name": key, **report_page.flat(scores)})
+        rows.append({"scope": "scene", "name": key, **run_page.flat(scores)})
     with files.replacing(path) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, rows[0])
         writer.writeheader()

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from fcd import metrics, page, plots
+from fcd import metrics
 from fcd.landsat.reference import NAMES, QA, TRUTH
 from fcd.patches.supervision import UNKNOWN
+from fcd.report import page, plots
 
 PICTURES = {
     "image": "Image (red, green, blue)",

@@ -19,7 +19,7 @@ class Shown(NamedTuple):
 
 Value = str | int | float | None | Shown
 
-_TEMPLATE = Path(__file__).parent / "data" / "page.html"
+_TEMPLATE = Path(__file__).parent / "templates" / "page.html"
 
 
 def page(title: str, body: str) -> str:

@@ -1,0 +1,7 @@
+"""`python -m fcd.cut`."""
+
+from fcd import options
+from fcd.patches.labelled import main
+
+if __name__ == "__main__":
+    options.run(main)

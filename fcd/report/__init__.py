@@ -1,0 +1,1 @@
+"""Masks -> figures: one run's evaluation, and many runs side by side."""
