@@ -10,8 +10,8 @@ import sys
 import threading
 from pathlib import Path
 
-from fcd.download import Downloader, Source, select
-from fcd.fetch import Fetcher
+from fcd.download.downloader import Downloader, Source, select
+from fcd.download.fetch import Fetcher
 from fcd.landsat import biome
 from fcd.options import DEFAULT_SCENE_DIR, Parser, natural, positive, run
 

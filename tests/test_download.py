@@ -22,10 +22,10 @@ import rasterio
 from rasterio.transform import Affine
 
 import download_landsat8_biome
-from fcd import download, fetch
-from fcd.download import Downloader, Source
+from fcd.download import downloader, fetch
+from fcd.download.downloader import Downloader, Source
+from fcd.download.fetch import Fetcher, FetchError, Stopped
 from fcd.errors import UserError
-from fcd.fetch import Fetcher, FetchError, Stopped
 from fcd.landsat import archives, biome
 from fcd.landsat.archives import ArchiveError
 from fcd.landsat.scenes import find_scenes
@@ -460,7 +460,7 @@ def test_forged_tar_headers_end_in_our_error_or_in_plain_files(tmp_path):
 def out(tmp_path, monkeypatch):
     # The space check goes by the size of the real scenes, which a test machine need not have.
     usage = SimpleNamespace(free=10**12)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(downloader.shutil, "disk_usage", lambda _: usage)
     return tmp_path / "with space and é" / "biome"
 
 
@@ -593,7 +593,7 @@ def test_full_disk_while_unpacking_keeps_the_archive(server, out, payloads, monk
 
 
 def test_disk_too_small_is_said_before_any_work(server, out, monkeypatch):
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: SimpleNamespace(free=3 * 10**9))
+    monkeypatch.setattr(downloader.shutil, "disk_usage", lambda _: SimpleNamespace(free=3 * 10**9))
     with pytest.raises(
         UserError, match=r"--output_dir .* 1 scenes need about 3\.4 GB, 3\.0 GB are"
     ):
@@ -606,7 +606,7 @@ def test_disk_too_small_is_said_before_any_work(server, out, monkeypatch):
 def test_second_download_into_the_same_folder_is_refused(server, out):
     downloader = Downloader(out, Source(), fetcher())
     with (
-        download._alone(out / ".download" / "lock", out),
+        downloader._alone(out / ".download" / "lock", out),
         pytest.raises(UserError, match="another download runs there"),
     ):
         downloader.download([ENTRIES[BARREN]])
@@ -624,14 +624,14 @@ def test_base_url_forms(tmp_path):
 
 
 def test_select():
-    assert len(download.select(None, None)) == 96
-    assert {entry.biome for entry in download.select(["Urban", "Water"], None)} == {
+    assert len(downloader.select(None, None)) == 96
+    assert {entry.biome for entry in downloader.select(["Urban", "Water"], None)} == {
         "Urban",
         "Water",
     }
-    assert [entry.scene for entry in download.select(None, [FOREST, BARREN])] == [BARREN, FOREST]
+    assert [entry.scene for entry in downloader.select(None, [FOREST, BARREN])] == [BARREN, FOREST]
     with pytest.raises(UserError, match="no scene is in both"):
-        download.select(["Urban"], [BARREN])
+        downloader.select(["Urban"], [BARREN])
 
 
 # ---------------------------------------------------------------- the command

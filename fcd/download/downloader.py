@@ -20,8 +20,8 @@ from urllib.request import url2pathname
 
 from tqdm import tqdm
 
+from fcd.download.fetch import Fetcher, Stopped
 from fcd.errors import UserError
-from fcd.fetch import Fetcher, Stopped
 from fcd.landsat import archives, biome
 from fcd.landsat.archives import ArchiveError
 from fcd.landsat.biome import Entry
