@@ -10,10 +10,10 @@ import sys
 import threading
 from pathlib import Path
 
+from fcd.cli.options import DEFAULT_SCENE_DIR, Parser, natural, positive, run
 from fcd.download.downloader import Downloader, Source, select
 from fcd.download.fetch import Fetcher
 from fcd.landsat import biome
-from fcd.options import DEFAULT_SCENE_DIR, Parser, natural, positive, run
 
 
 def build_parser() -> Parser:

@@ -12,12 +12,12 @@ from data_loader import (
     training_normalization,
     validation_set,
 )
-from fcd import modes, options
+from fcd.cli import modes, options
+from fcd.cli.options import Parser, RunFolder, boolean, non_negative, positive, run
 from fcd.errors import UserError
 from fcd.landsat import qa
 from fcd.landsat.reference import QA
 from fcd.landsat.scenes import find_scenes
-from fcd.options import Parser, RunFolder, boolean, non_negative, positive, run
 from fcd.patches import prepared
 from fcd.patches.supervision import Supervision
 from fcd.processes import joined

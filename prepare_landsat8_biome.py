@@ -16,12 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fcd import metrics
-from fcd.errors import SceneError, UserError
-from fcd.files import write_json, write_text
-from fcd.landsat import labels
-from fcd.landsat.reference import QA, TRUTH, Reference
-from fcd.landsat.scenes import Scene, find_scenes
-from fcd.options import (
+from fcd.cli.options import (
     DEFAULT_IMAGE_DIR,
     DEFAULT_SCENE_DIR,
     Parser,
@@ -30,6 +25,11 @@ from fcd.options import (
     positive,
     run,
 )
+from fcd.errors import SceneError, UserError
+from fcd.files import write_json, write_text
+from fcd.landsat import labels
+from fcd.landsat.reference import QA, TRUTH, Reference
+from fcd.landsat.scenes import Scene, find_scenes
 from fcd.patches import prepared
 from fcd.patches.prepared import Cutting
 

@@ -30,7 +30,9 @@ from data_loader import (
     get_loader,
     threshold_choice,
 )
-from fcd import metrics, options, pictures
+from fcd import metrics, pictures
+from fcd.cli import options
+from fcd.cli.options import RunFolder, git_commit
 from fcd.errors import UserError
 from fcd.files import from_plain, read_json, write_json
 from fcd.interruption import Interruption, Stopped
@@ -42,7 +44,6 @@ from fcd.masks.export import ONNX, PYTORCH, DNScore, Scored, libraries, onnx_sco
 from fcd.masks.generated import alike, mask_tifs, together
 from fcd.masks.prediction import ArrayScene, Prediction, Predictor, has_tags
 from fcd.masks.tiling import Score, Strip, score_strips
-from fcd.options import RunFolder, git_commit
 from fcd.patches import prepared
 from fcd.patches.imagery import NO_NODATA
 from fcd.patches.normalisation import FILL, Normalization, random_horizontal_flip, to_device

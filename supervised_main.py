@@ -12,11 +12,11 @@ from data_loader import (
     training_normalization,
     validation_set,
 )
-from fcd import modes, options
+from fcd.cli import modes, options
+from fcd.cli.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
 from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.masks.cam import CHANNEL_WEIGHTS
-from fcd.options import Parser, RunFolder, boolean, fraction, non_negative, positive, run
 from fcd.patches import prepared
 from fcd.patches.supervision import Supervision
 from fcd.processes import joined

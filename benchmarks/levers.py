@@ -15,10 +15,10 @@ from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from benchmarks.scene import build
 from benchmarks.train_step import SIZES, Size
-from fcd import options
+from fcd.cli import options
+from fcd.cli.options import RunFolder, positive
 from fcd.errors import UserError
 from fcd.masks.export import DNScore, onnx_score
-from fcd.options import RunFolder, positive
 from fcd.patches.normalisation import VALID_MIN, Normalization
 from solver import FCDSolver, Run, Solver
 

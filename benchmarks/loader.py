@@ -18,9 +18,9 @@ from torch import Tensor
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from data_loader import PatchDataset, collate
-from fcd import options
+from fcd.cli import options
+from fcd.cli.options import positive
 from fcd.landsat import labels
-from fcd.options import positive
 from fcd.patches import store
 from fcd.patches.normalisation import Normalization
 

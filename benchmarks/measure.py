@@ -18,8 +18,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from fcd.cli.options import Parser, positive
 from fcd.files import write_json
-from fcd.options import Parser, positive
 
 MIB = 1 << 20
 GIGA = 1e9

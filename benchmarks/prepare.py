@@ -12,9 +12,9 @@ from pathlib import Path
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from benchmarks.scenes import unpack, write_scene
-from fcd import options
+from fcd.cli import options
+from fcd.cli.options import positive
 from fcd.landsat.scenes import Scene, find_scenes
-from fcd.options import positive
 from fcd.patches import prepared
 from fcd.patches.prepared import Cutting
 

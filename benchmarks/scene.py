@@ -19,13 +19,13 @@ from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from benchmarks.scenes import write_scene
 from benchmarks.train_step import SIZES, Size
-from fcd import options
+from fcd.cli import options
+from fcd.cli.options import RunFolder, boolean, natural, non_negative, positive
 from fcd.files import write_text
 from fcd.landsat.labels import LABEL_CLOUDY, TIF_CLOUD
 from fcd.landsat.scenes import Scene, find_scenes
 from fcd.masks.export import PYTORCH, RUNTIMES
 from fcd.masks.prediction import ArrayScene, predict_scene
-from fcd.options import RunFolder, boolean, natural, non_negative, positive
 from fcd.patches.normalisation import Normalization
 from fcd.report import plots
 from fcd.training.losses import difference_map

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fcd.cli.options import RunFolder
 from fcd.landsat.products import scene_from
 from fcd.landsat.scenes import BANDS, Scene
-from fcd.options import RunFolder
 from fcd.patches.normalisation import Normalization
 from fcd.pictures import write_png
 from solver import FCDSolver, GANSize, Run, Solver, load_solver

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
-from fcd import options
-from fcd.options import RunFolder, boolean, positive
+from fcd.cli import options
+from fcd.cli.options import RunFolder, boolean, positive
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Part
 from solver import FCDSolver, GANSize, GANTraining, Run, SupervisedSolver, SupervisedTraining, Task

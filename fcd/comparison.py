@@ -1,6 +1,6 @@
 """`python -m fcd.comparison`."""
 
-from fcd import options
+from fcd.cli import options
 from fcd.report.comparison import main
 
 if __name__ == "__main__":

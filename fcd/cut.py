@@ -1,6 +1,6 @@
 """`python -m fcd.cut`."""
 
-from fcd import options
+from fcd.cli import options
 from fcd.patches.labelled import main
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ class UserError(Exception):
     """Input that cannot be used.
 
     The message is one line that names the file or flag, the value found and the fix.
-    Entry scripts print it without a traceback and exit with code 2 (see `fcd.options.run`).
+    Entry scripts print it without a traceback and exit with code 2 (see `fcd.cli.options.run`).
     """
 
 

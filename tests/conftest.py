@@ -14,7 +14,7 @@ import rasterio
 import torch
 from rasterio.transform import Affine
 
-from fcd import options
+from fcd.cli import options
 from fcd.landsat.scenes import BANDS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -35,7 +35,7 @@ import download_landsat8_biome
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd import options
+from fcd.cli import options
 from fcd.landsat import biome
 from fcd.landsat.scenes import find_scenes
 from fcd.synthetic import drawing

@@ -21,10 +21,10 @@ import torch.nn.functional as F
 
 import solver as solver_module
 from data_loader import PatchDataset
+from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.landsat.scenes import find_scenes
 from fcd.masks.prediction import predict_scenes
-from fcd.options import RunFolder
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Processes, joined
 from solver import FCDSolver, GANSize, GANTraining, Run, SupervisedSolver, SupervisedTraining, Task

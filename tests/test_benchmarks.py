@@ -13,8 +13,8 @@ import torch
 from benchmarks import levers, loader, measure, plain, prepare, scene, train_step
 from benchmarks.scenes import unpack, write_scene
 from data_loader import PatchDataset, collate
+from fcd.cli.options import RunFolder
 from fcd.landsat.scenes import find_scenes
-from fcd.options import RunFolder
 from fcd.patches import prepared
 from fcd.patches.normalisation import Normalization
 from fcd.patches.prepared import Cutting

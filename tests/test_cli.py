@@ -15,10 +15,10 @@ import torch
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd import options
+from fcd.cli import options
+from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.landsat.scenes import find_scenes
-from fcd.options import RunFolder
 from fcd.patches import prepared
 from tests import distributed_worker as worker
 from tests.conftest import draw, write_scene

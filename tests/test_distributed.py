@@ -20,7 +20,8 @@ import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_loader import StepBatches
-from fcd import options, processes
+from fcd import processes
+from fcd.cli import options
 from fcd.errors import UserError
 from fcd.processes import Part, Processes
 from fcd.training import checkpoints

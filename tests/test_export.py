@@ -10,11 +10,11 @@ import torch
 
 import main
 import supervised_main
+from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.masks import export
 from fcd.masks.prediction import ArrayScene
 from fcd.masks.tiling import score_strips
-from fcd.options import RunFolder
 from fcd.patches.normalisation import Normalization
 from fcd.training.losses import difference_map
 from model import Generator, build_unet

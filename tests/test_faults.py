@@ -234,7 +234,7 @@ def test_a_run_does_not_go_on_with_other_patches(call, patches):
 KILLING = """
 import multiprocessing, os, signal
 import main
-from fcd import options
+from fcd.cli import options
 
 asked = main.FCDSolver.stop_if_asked
 

@@ -26,7 +26,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_loader import PatchDataset
-from fcd import options
+from fcd.cli import options
+from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.landsat import archives, qa
@@ -34,7 +35,6 @@ from fcd.landsat.mtl import parse_mtl
 from fcd.landsat.products import expand, scene_from
 from fcd.landsat.reference import QA, TRUTH, Reference
 from fcd.landsat.scenes import find_scenes
-from fcd.options import RunFolder
 from fcd.patches import prepared, store
 from fcd.patches.normalisation import Normalization
 from fcd.patches.supervision import Supervision

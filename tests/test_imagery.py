@@ -12,7 +12,7 @@ from data_loader import (
     training_normalization,
     validation_set,
 )
-from fcd import options
+from fcd.cli import options
 from fcd.errors import SceneError, UserError
 from fcd.landsat import labels
 from fcd.landsat.scenes import Grid, write_raster

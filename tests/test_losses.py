@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from fcd.options import RunFolder
+from fcd.cli.options import RunFolder
 from fcd.patches.normalisation import Normalization
 from fcd.training.losses import (
     LossWeights,

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from fcd.cli.options import RunFolder
 from fcd.errors import UserError
-from fcd.options import RunFolder
 from fcd.training.checkpoints import load_weights
 from fcd.training.losses import difference_map
 from model import Discriminator, Generator, HalvingConv, InstanceNorm, build_unet

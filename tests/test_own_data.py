@@ -17,9 +17,9 @@ from sklearn.metrics import confusion_matrix
 import main
 import supervised_main
 from fcd import metrics
+from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.landsat.products import scene_from
-from fcd.options import RunFolder
 from fcd.patches import labelled
 from fcd.patches.imagery import RasterPatches
 from fcd.synthetic import drawing

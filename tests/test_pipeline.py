@@ -19,7 +19,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd import options
+from fcd.cli import options
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.scenes import find_scenes
@@ -116,7 +116,7 @@ def test_generated_masks_of_patches_are_cut_from_those(walk):
 
 def test_the_metrics_are_those_of_the_masks(walk):
     """FCD's overall figures again, from the network and scikit-learn, whole scenes at once."""
-    from fcd.options import RunFolder
+    from fcd.cli.options import RunFolder
     from solver import FCDSolver, Run
 
     run = Run(RunFolder("FCD"), torch.device("cpu"))

@@ -18,14 +18,14 @@ import fcd
 import main
 import supervised_main
 from benchmarks.seam import random_generator, scores, seam
-from fcd import options
+from fcd.cli import options
+from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.files import replacing
 from fcd.landsat import labels
 from fcd.landsat.products import scene_from
 from fcd.landsat.scenes import RGB_BANDS, find_scenes
 from fcd.masks.prediction import Prediction, Predictor, predict_array, predict_scenes
-from fcd.options import RunFolder
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Processes
 from solver import (

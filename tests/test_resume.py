@@ -10,9 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import solver as solver_module
 from data_loader import PatchDataset
+from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.interruption import Interruption, Stopped
-from fcd.options import RunFolder
 from fcd.patches.normalisation import Normalization
 from fcd.training import checkpoints
 from fcd.training.losses import LossWeights

@@ -11,9 +11,9 @@ from sklearn.metrics import confusion_matrix, f1_score
 
 import main
 import supervised_main
+from fcd.cli.options import RunFolder
 from fcd.errors import SceneError, UserError
 from fcd.landsat.sparcs import find_sparcs
-from fcd.options import RunFolder
 from fcd.patches.normalisation import Normalization
 from fcd.synthetic import drawing
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task

@@ -20,7 +20,7 @@ from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 from tqdm import tqdm
 
-from fcd import options
+from fcd.cli import options
 from fcd.errors import UserError
 from fcd.files import from_plain, read_json, write_json
 from fcd.landsat import labels

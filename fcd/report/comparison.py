@@ -13,7 +13,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from fcd import files, options
+from fcd import files
+from fcd.cli import options
 from fcd.errors import UserError
 from fcd.landsat.reference import NAMES, TRUTH
 from fcd.patches.supervision import UNKNOWN, Supervision

@@ -1,6 +1,6 @@
 """`python -m fcd.synthetic`."""
 
-from fcd import options
+from fcd.cli import options
 from fcd.synthetic.drawing import main
 
 options.run(main)

@@ -27,7 +27,7 @@ from rasterio.transform import Affine
 from scipy import fft
 from tqdm import tqdm
 
-from fcd import options
+from fcd.cli import options
 from fcd.errors import UserError
 from fcd.files import replacing
 from fcd.landsat import labels

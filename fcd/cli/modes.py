@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from fcd.cli.options import RunFolder, patch_source, run_config
 from fcd.errors import UserError
 from fcd.landsat.products import expand
 from fcd.landsat.reference import TRUTH
 from fcd.landsat.sparcs import SPARCS, find_sparcs
 from fcd.masks.prediction import Predictor, predict_scenes
 from fcd.metrics import fixed_threshold
-from fcd.options import RunFolder, patch_source, run_config
 from fcd.processes import Processes
 
 

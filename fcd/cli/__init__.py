@@ -1,0 +1,1 @@
+"""Flags -> values: what the commands share before and around their work."""
