@@ -24,7 +24,7 @@ for end in "$@"; do
     "$python" -m venv "$place/$end"
     "$place/$end/bin/pip" install --quiet --requirement "$place/$end.txt"
     "$place/$end/bin/pip" freeze | grep -iE '^(torch|torchvision|numpy|rasterio|segmentation)'
-    (cd "$root" && "$place/$end/bin/python" -m pytest -q tests/test_pipeline.py tests/test_resume.py \
-        tests/test_faults.py tests/test_model.py tests/test_scenes.py)
+    (cd "$root" && "$place/$end/bin/python" -m pytest -q tests/whole/test_pipeline.py tests/training/test_resume.py \
+        tests/whole/test_faults.py tests/test_model.py tests/landsat/test_scenes.py)
     rm -rf "${place:?}/$end"
 done

@@ -1,4 +1,4 @@
-"""A few of the kills of `tests.crashes`; all of them: python -m tests.crashes."""
+"""A few of the kills of `tests.whole.crashes`; all of them: python -m tests.whole.crashes."""
 
 import json
 import subprocess
@@ -6,15 +6,15 @@ import sys
 
 import pytest
 
-from tests import crashes
 from tests.conftest import ROOT
+from tests.whole import crashes
 
 
 @pytest.mark.slow
 def test_killed_and_run_again_equals_undisturbed(tmp_path):
     # A process of its own, because the harness forks: one that has computed with threads cannot.
     figures = tmp_path / "crashes.json"
-    command = [sys.executable, "-m", "tests.crashes", "--kills", "2", "--seed", "1"]
+    command = [sys.executable, "-m", "tests.whole.crashes", "--kills", "2", "--seed", "1"]
     command += ["--only", "prepare", "train_fcd", "--json", figures]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

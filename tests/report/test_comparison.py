@@ -4,7 +4,6 @@ import statistics
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -13,9 +12,8 @@ from fcd.errors import UserError
 from fcd.report import comparison
 from fcd.report.comparison import Estimate, group, latex, markdown, read_run
 from fcd.report.run_page import supervision_note
-from tests.runs import LABEL_FREE, WEAK, write_run
-
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT
+from tests.report.runs import LABEL_FREE, WEAK, write_run
 
 
 @pytest.fixture(scope="module")

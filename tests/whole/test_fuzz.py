@@ -2,7 +2,7 @@
 
 Each test makes a good input, changes its bytes or its values at random (the same ones every time),
 and reads it as the commands do. `COUNTS` keeps how many inputs were tried and how many refused;
-`python -m tests.reliability` prints them.
+`python -m tests.whole.reliability` prints them.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ from fcd.report import comparison
 from fcd.training import checkpoints
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task, load_solver
 from tests.conftest import draw, write_scene
-from tests.test_inputs import ONE, TWO, mtl
+from tests.landsat.test_products import ONE, TWO, mtl
 
 EXAMPLES = int(os.environ.get("FCD_FUZZ_EXAMPLES", 40))
 COUNTS: dict[str, Counter] = {}

@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 
 from fcd.report import comparison
-from tests.runs import write_run
+from tests.report.runs import write_run
 
 CHROME = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 DRIVER = shutil.which("chromedriver")

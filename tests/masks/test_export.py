@@ -19,7 +19,7 @@ from fcd.patches.normalisation import Normalization
 from fcd.training.losses import difference_map
 from model import Generator, build_unet
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task
-from tests.test_inputs import write
+from tests.landsat.test_products import write
 
 onnx = pytest.importorskip("onnx", reason="the optional libraries of --mode export are missing")
 pytest.importorskip("onnxscript", reason="the optional libraries of --mode export are missing")

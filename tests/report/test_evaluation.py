@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 from fcd import metrics, pictures
 from fcd.report.evaluation import Evaluation, SceneEvaluation
 from fcd.report.run_page import supervision_note
-from tests.runs import LABEL_FREE, WEAK, evaluate_scene, scene, write_run
+from tests.report.runs import LABEL_FREE, WEAK, evaluate_scene, scene, write_run
 
 
 class Tags(HTMLParser):

@@ -20,8 +20,8 @@ from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.landsat.scenes import find_scenes
 from fcd.patches import prepared
-from tests import distributed_worker as worker
 from tests.conftest import draw, write_scene
+from tests.whole import distributed_worker as worker
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
 

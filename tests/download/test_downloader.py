@@ -29,8 +29,8 @@ from fcd.errors import UserError
 from fcd.landsat import archives, biome
 from fcd.landsat.archives import ArchiveError
 from fcd.landsat.scenes import find_scenes
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 BARREN, FOREST = ("LC80420082013220LGN00", "LC80160502014041LGN00")
 NESTED = "LC81490122013218LGN00"
 ENTRIES = {entry.scene: entry for entry in biome.entries()}

@@ -11,7 +11,7 @@ from data_loader import PatchDataset
 from fcd.processes import ALONE
 from fcd.training import checkpoints, profiling
 from solver import GANTraining
-from tests import distributed_worker as worker
+from tests.whole import distributed_worker as worker
 
 TRAINING = GANTraining(batch_size=4, num_iters=8, num_iters_decay=0, n_critic=2)
 TRACE = "runs/profiled/profile.pt.trace.json"

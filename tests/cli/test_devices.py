@@ -10,7 +10,7 @@ import supervised_main
 from benchmarks import scene
 from fcd.training import checkpoints
 from solver import Solver
-from tests import distributed_worker as worker
+from tests.whole import distributed_worker as worker
 
 GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
        "--d_repeat_num", "3", "--num_iters_decay", "0", "--n_critic", "2", "--model_save_step", "2",

@@ -21,7 +21,7 @@ from fcd.landsat.scenes import find_scenes
 from fcd.training import checkpoints
 from solver import SupervisedTraining
 from tests.conftest import ROOT, draw, threads_restored, write_scene
-from tests.test_resume import GAN, equal, gan, image_dir, unet  # noqa: F401
+from tests.training.test_resume import GAN, equal, gan, image_dir, unet  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
 SCENES = ["LC80000012014001LGN00", "LC80000022014001LGN00", "LC80000032014001LGN00"]
@@ -171,7 +171,7 @@ INTERRUPTED = """
 import os, signal, sys
 from pathlib import Path
 import solver
-from tests.test_conditions import train
+from tests.whole.test_conditions import train
 
 kind, step, image_dir = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 asked = solver.Solver.stop_if_asked

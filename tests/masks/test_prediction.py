@@ -37,7 +37,7 @@ from solver import (
     load_solver,
 )
 from tests.conftest import REAL, write_scene
-from tests.test_inputs import ONE, TWO, pack, write
+from tests.landsat.test_products import ONE, TWO, pack, write
 
 CPU = torch.device("cpu")
 SIZE = (40, 30)

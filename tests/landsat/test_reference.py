@@ -18,7 +18,7 @@ from fcd.landsat.reference import Reference
 from fcd.landsat.scenes import find_scenes
 from fcd.patches import prepared
 from tests.conftest import REAL, write_scene
-from tests.test_cfmask import write_mtl
+from tests.landsat.test_qa import write_mtl
 
 PRODUCT = "LC08_L1TP_016037_20170813_20170814_{}_T1"
 # Name, and the values of clear, cloud, cirrus and fill (test_cfmask checks them one by one).

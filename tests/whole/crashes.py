@@ -1,6 +1,6 @@
 """Kill every long command at random moments, run it again, compare with an undisturbed run.
 
-    python -m tests.crashes [--kills 20] [--seed 0] [--only train_fcd …] [--json crashes.json]
+    python -m tests.whole.crashes [--kills 20] [--seed 0] [--only train_fcd …] [--json crashes.json]
 
 Each command is started in a process of its own, from the state before it. At a random moment
 between its start and its usual end it gets SIGKILL (or, every fifth time each, SIGTERM or
@@ -309,7 +309,7 @@ def build_parser(prog: str, description: str) -> argparse.ArgumentParser:
 
 def run(arguments: list[str] | None = None) -> int:
     """The command line; exit code 1 if a command did not survive."""
-    parser = build_parser("python -m tests.crashes", __doc__)
+    parser = build_parser("python -m tests.whole.crashes", __doc__)
     parser.add_argument("--kills", type=int, default=20)
     flags = parser.parse_args(arguments)
     rows = each_command(

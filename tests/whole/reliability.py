@@ -1,10 +1,10 @@
 """Every figure of docs/reliability.md: kills, faults, malformed inputs; written into that page.
 
-    python -m tests.reliability [--kills 20] [--tries 6] [--examples 300]
+    python -m tests.whole.reliability [--kills 20] [--tries 6] [--examples 300]
 
 An hour or two on two cores. The long parts can be run apart and handed in:
---crashes FILE (python -m tests.crashes --json FILE), --faults FILE (python -m tests.faults --json
-FILE).
+--crashes FILE (python -m tests.whole.crashes --json FILE), --faults FILE
+(python -m tests.whole.faults --json FILE).
 """
 
 import argparse
@@ -19,15 +19,19 @@ from typing import Any
 
 import pytest
 
-from tests import crashes, faults
+from tests.conftest import ROOT
+from tests.whole import crashes, faults
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- figures: python -m tests.reliability -->", "<!-- end of figures -->"
+BEGIN, END = "<!-- figures: python -m tests.whole.reliability -->", "<!-- end of figures -->"
 SUITES = {
-    "damaged patches and scenes, killed readers, full disks": "tests/test_faults.py",
-    "locale, clock, odd folders, two runs at once, readers killed": "tests/test_conditions.py",
-    "network: a server that misbehaves, archives that are hostile": "tests/test_download.py",
+    "damaged patches and scenes, killed readers, full disks": "tests/whole/test_faults.py",
+    "locale, clock, odd folders, two runs at once, readers killed": (
+        "tests/whole/test_conditions.py"
+    ),
+    "network: a server that misbehaves, archives that are hostile": (
+        "tests/download/test_downloader.py"
+    ),
 }
 
 
@@ -83,8 +87,8 @@ def figures(flags: argparse.Namespace) -> str:
         ),
     ]
     os.environ["FCD_FUZZ_EXAMPLES"] = str(flags.examples)
-    suite("tests/test_fuzz.py")
-    counts = sys.modules["tests.test_fuzz"].COUNTS
+    suite("tests/whole/test_fuzz.py")
+    counts = sys.modules["tests.whole.test_fuzz"].COUNTS
 
     parts += [
         "**Malformed input**: handled is either read as what it says or refused by an error of "
@@ -108,7 +112,7 @@ def figures(flags: argparse.Namespace) -> str:
 
 def run(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.whole.reliability", description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--tries", type=int, default=6)
     parser.add_argument("--examples", type=int, default=300)

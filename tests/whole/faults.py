@@ -1,13 +1,13 @@
 """Fill the disk or make it read-only under every long command; run it again, compare.
 
-    python -m tests.faults [--tries 8] [--seed 0] [--only predict …] [--json faults.json]
+    python -m tests.whole.faults [--tries 8] [--seed 0] [--only predict …] [--json faults.json]
 
 Each command is started in a process of its own, from the state before it. No file may grow beyond
 a random number of bytes, as on a disk that is full, or nothing may be written at all. The command
 has to end with exit code 2 and one line that begins with "error:" (1 where it tells one scene after
 the other), and without a traceback. Every file that was there before has to be there still,
 as it was or as an undisturbed run leaves it. Then it is run again with nothing in its way, and
-everything on the disk is compared with what an undisturbed run has left (`tests.crashes`).
+everything on the disk is compared with what an undisturbed run has left (`tests.whole.crashes`).
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.crashes import build_parser, copy, differences, each_command, start
+from tests.whole.crashes import build_parser, copy, differences, each_command, start
 
 # mount(2) and unshare(2)
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
@@ -118,7 +118,7 @@ def try_command(name: str, root: Path, tries: int, generator: random.Random) -> 
 
 def run(arguments: list[str] | None = None) -> int:
     """The command line; exit code 1 if a fault was not handled."""
-    parser = build_parser("python -m tests.faults", __doc__)
+    parser = build_parser("python -m tests.whole.faults", __doc__)
     parser.add_argument("--tries", type=int, default=8)
     flags = parser.parse_args(arguments)
     rows = each_command(

@@ -25,8 +25,8 @@ from fcd.cli import options
 from fcd.errors import UserError
 from fcd.processes import Part, Processes
 from fcd.training import checkpoints
-from tests import distributed_worker as worker
 from tests.conftest import ROOT
+from tests.whole import distributed_worker as worker
 
 TRAIN = ["--mode", "train", "--image_dir", "p", "--image_size", "32", "--g_conv_dim", "4",
          "--g_repeat_num", "1", "--d_conv_dim", "4", "--d_repeat_num", "3", "--device", "cpu",
@@ -148,7 +148,7 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("processes")
     worker.make_data(root / "a")
     shutil.copytree(root / "a", root / "b")
-    two = torchrun(ROOT / "tests/distributed_worker.py", root / "b")
+    two = torchrun(ROOT / "tests/whole/distributed_worker.py", root / "b")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root / "a")
         threads = torch.get_num_threads()
