@@ -18,6 +18,7 @@ from fcd.errors import UserError
 from fcd.landsat import qa
 from fcd.landsat.reference import QA
 from fcd.landsat.scenes import find_scenes
+from fcd.masks import qa as qa_masks
 from fcd.patches import prepared
 from fcd.patches.supervision import Supervision
 from fcd.processes import joined
@@ -309,7 +310,7 @@ def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
         used.folder.results, flags.method or " and ".join(sorted(names)), None, supervision
     )
     config = options.run_config(used.folder, None, vars(flags))
-    evaluate(scenes, qa.predictions, evaluation, config, used.processes)
+    evaluate(scenes, qa_masks.predictions, evaluation, config, used.processes)
     return 0
 
 

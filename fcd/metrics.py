@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from fcd.landsat import labels
-
-CLASSES = ("clear", "cloud")
+# Codes of a mask as it is counted; how other codings turn into it: `fcd.landsat.labels`.
+INVALID, CLEAR, CLOUD = 0, 1, 2
+CLASSES = ("clear", "cloud")  # of CLEAR and CLOUD
 # Scores are counted in bins of 1e-4: fine enough for difference maps of DN / 65535.
 BINS = 10_000
 
@@ -14,7 +14,7 @@ def confusion(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
     Both are patch codes of one shape; pixels invalid in either are not counted.
     """
-    valid = (truth != labels.INVALID) & (prediction != labels.INVALID)
+    valid = (truth != INVALID) & (prediction != INVALID)
     cells = (truth[valid].astype(np.int64) - 1) * 2 + (prediction[valid] - 1)
     return np.bincount(cells, minlength=4).reshape(2, 2)
 
@@ -63,7 +63,7 @@ def histogram(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
     return np.stack(
         [
             np.bincount(np.searchsorted(edges, score[truth == code]), minlength=BINS)
-            for code in (labels.CLEAR, labels.CLOUD)
+            for code in (CLEAR, CLOUD)
         ]
     )
 

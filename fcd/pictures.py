@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from fcd.files import replacing
-from fcd.landsat import labels
+from fcd.metrics import CLEAR, CLOUD, INVALID
 
 Colour = tuple[int, int, int]
 
@@ -16,11 +16,6 @@ MASK_COLOURS: dict[str, Colour] = {
     "clear": (38, 70, 110),
     "cloud": (246, 246, 246),
     "no data": NODATA_COLOUR,
-}
-TIF_COLOURS = {
-    labels.TIF_NODATA: (0, 0, 0, 0),  # transparent
-    labels.TIF_CLEAR: (*MASK_COLOURS["clear"], 255),
-    labels.TIF_CLOUD: (*MASK_COLOURS["cloud"], 255),
 }
 # Vermilion and blue of Okabe and Ito's palette, which colour-blind readers can tell apart.
 ERROR_COLOURS: dict[str, Colour] = {
@@ -78,19 +73,19 @@ def colour_score(score: np.ndarray, upper: float, valid: np.ndarray | None = Non
 def colour_mask(mask: np.ndarray) -> np.ndarray:
     """Patch codes (h, w) -> RGB (h, w, 3) uint8 in `MASK_COLOURS`."""
     colours = np.zeros((3, 3), np.uint8)
-    colours[labels.INVALID] = MASK_COLOURS["no data"]
-    colours[labels.CLEAR] = MASK_COLOURS["clear"]
-    colours[labels.CLOUD] = MASK_COLOURS["cloud"]
+    colours[INVALID] = MASK_COLOURS["no data"]
+    colours[CLEAR] = MASK_COLOURS["clear"]
+    colours[CLOUD] = MASK_COLOURS["cloud"]
     return colours[mask]
 
 
 def colour_errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Truth and prediction (h, w) in patch codes -> RGB (h, w, 3) uint8 in `ERROR_COLOURS`."""
     colours = _filled((3, 3), ERROR_COLOURS["no data"])  # [truth, prediction]
-    colours[labels.CLEAR, labels.CLEAR] = ERROR_COLOURS["clear, found"]
-    colours[labels.CLEAR, labels.CLOUD] = ERROR_COLOURS["false alarm"]
-    colours[labels.CLOUD, labels.CLEAR] = ERROR_COLOURS["miss"]
-    colours[labels.CLOUD, labels.CLOUD] = ERROR_COLOURS["cloud, found"]
+    colours[CLEAR, CLEAR] = ERROR_COLOURS["clear, found"]
+    colours[CLEAR, CLOUD] = ERROR_COLOURS["false alarm"]
+    colours[CLOUD, CLEAR] = ERROR_COLOURS["miss"]
+    colours[CLOUD, CLOUD] = ERROR_COLOURS["cloud, found"]
     return colours[truth, prediction]
 
 

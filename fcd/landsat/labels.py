@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from fcd.errors import UserError
+from fcd.metrics import CLEAR, CLOUD, INVALID
 
 TRUTH_FILL, TRUTH_SHADOW, TRUTH_CLEAR, TRUTH_THIN_CLOUD, TRUTH_CLOUD = 0, 64, 128, 192, 255
-INVALID, CLEAR, CLOUD = 0, 1, 2
 TIF_NODATA, TIF_CLEAR, TIF_CLOUD = 0, 128, 255
 IGNORE_INDEX = -1
 

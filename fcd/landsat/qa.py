@@ -13,7 +13,6 @@ CFMask: Foga et al. 2017, doi 10.1016/j.rse.2017.03.026.
 """
 
 import re
-from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
@@ -22,8 +21,7 @@ import numpy as np
 from fcd.errors import SceneError
 from fcd.landsat import labels
 from fcd.landsat.mtl import parse_mtl
-from fcd.landsat.scenes import FILL_DN, RGB_BANDS, Scene
-from fcd.masks.prediction import Prediction
+from fcd.landsat.scenes import Scene
 
 # Values of a two-bit confidence field (no, maybe, yes in the pre-collection band).
 UNDETERMINED, LOW, MEDIUM, HIGH = range(4)
@@ -141,15 +139,3 @@ def mask_from_qa(qa: np.ndarray, collection: Collection) -> np.ndarray:
     mask = np.where(cloud, labels.CLOUD, labels.CLEAR).astype(np.uint8)
     mask[invalid] = labels.INVALID
     return mask
-
-
-def predictions(scene: Scene, rows: int = 512) -> Iterator[Prediction]:
-    """The mask of the scene's own quality band, `rows` rows at a time."""
-    collection = collection_of(scene)
-    with scene.open() as reader:
-        for row in range(0, reader.grid.height, rows):
-            stop = min(row + rows, reader.grid.height)
-            dn = reader.bands(row, stop)
-            mask = mask_from_qa(reader.qa(row, stop), collection)
-            mask[(dn == FILL_DN).any(axis=0)] = labels.INVALID
-            yield Prediction(row, dn[list(RGB_BANDS)], mask, None)

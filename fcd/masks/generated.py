@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from rasterio.io import DatasetWriter
 
-from fcd import pictures
 from fcd.landsat import labels
 from fcd.landsat.scenes import Grid, Scene, raster_writer
-from fcd.masks.prediction import ArrayScene
+from fcd.masks.prediction import TIF_COLOURS, ArrayScene
 from fcd.patches import prepared
 
 # What is masked at a time, at most: small scenes, two files of each of which are open, and values.
@@ -64,7 +63,7 @@ def mask_tifs(
             grid,
             dtype="uint8",
             nodata=labels.TIF_NODATA,
-            colormap=pictures.TIF_COLOURS,
+            colormap=TIF_COLOURS,
             tags=tags,
         ) as mask_tif,
         raster_writer(

@@ -36,6 +36,11 @@ SUMMARY = "summary.csv"
 QUICKLOOK_SIZE = 1024  # longest side of each of the two pictures, pixels
 GDAL_CACHE = 128 << 20  # bytes of blocks that GDAL keeps; a share of all memory unless it is told
 SCORES = ("none", "uint8", "float32")
+TIF_COLOURS = {
+    labels.TIF_NODATA: (0, 0, 0, 0),  # transparent
+    labels.TIF_CLEAR: (*pictures.MASK_COLOURS["clear"], 255),
+    labels.TIF_CLOUD: (*pictures.MASK_COLOURS["cloud"], 255),
+}
 # A score in [0, 1] as 1 to 255, 0 is nodata; scale and offset in the file undo it.
 SCORE_SCALE, SCORE_OFFSET = 1 / 254, -1 / 254
 _COLUMNS = (
@@ -249,7 +254,7 @@ def _mask_writer(path: Path, grid: Grid, predictor: Predictor):  # noqa: ANN202
         grid,
         dtype="uint8",
         nodata=labels.TIF_NODATA,
-        colormap=pictures.TIF_COLOURS,
+        colormap=TIF_COLOURS,
         tags=predictor.tags,
         cloud_optimised=True,
     )
