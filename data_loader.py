@@ -24,7 +24,7 @@ from fcd.patches.imagery import RasterPatches
 from fcd.patches.normalisation import Normalization
 from fcd.patches.prepared import Kind, PreparedPatches
 from fcd.patches.store import DamagedPatch
-from fcd.processes import ALONE, Processes
+from fcd.processes import ALONE, Part, Processes
 
 Source = PreparedPatches | RasterPatches
 """Where patches are and how they are read."""
@@ -263,6 +263,18 @@ def validation_set(
     return dataset, select
 
 
+def cloudy_patches(source: Source, skip_bad: bool, masks_optional: bool) -> PatchDataset:
+    """The cloudy training patches, from which a threshold is chosen."""
+    return PatchDataset(
+        source,
+        "train",
+        "mask.tif",
+        only_cloudy=True,
+        skip_bad=skip_bad,
+        masks_optional=masks_optional,
+    )
+
+
 def threshold_choice(source: Source) -> str:
     """How the threshold of a score is chosen unless one says: `f1`, without masks `otsu`.
 
@@ -270,7 +282,7 @@ def threshold_choice(source: Source) -> str:
     """
     if not source.masks_are_optional:
         return "f1"
-    dataset = PatchDataset(source, "train", "mask.tif", only_cloudy=True, masks_optional=True)
+    dataset = cloudy_patches(source, skip_bad=False, masks_optional=True)
     if dataset.mask_file:
         return "f1"
     print(
@@ -443,6 +455,28 @@ def get_loader(
         worker_init_fn=_ignore_interrupt,
         **order,
     )
+
+
+def training_batches(
+    dataset: PatchDataset,
+    batch_size: int,
+    seed: int,
+    start: int,
+    stop: int,
+    balance: bool,
+    processes: Processes,
+    **reading: Any,
+) -> Iterator[tuple[dict, Part]]:
+    """The batches of the steps `start` to `stop`: this process's part of each, see `StepBatches`.
+
+    `all_labels` (size, 1) are the labels of the whole batch. reading: see `get_loader`.
+    """
+    all_labels = dataset.labels
+    order = StepBatches(all_labels, batch_size, seed, start, stop, balance, processes)
+    loader = get_loader(dataset, batch_size, batches=order, **reading)
+    for batch, indices in zip(loader, order.whole(), strict=True):
+        part = processes.part(len(indices), batch_size)
+        yield batch | {"all_labels": all_labels[indices, None]}, part
 
 
 def _sampled(dataset: PatchDataset, sample: int) -> Iterator[np.ndarray]:

@@ -1,15 +1,22 @@
 """The networks: Fixed-Point GAN, the U-Net of FCD+, and classifiers for class activation maps."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from fcd.errors import UserError
-from fcd.patches.normalisation import FILL
+from fcd.patches.normalisation import FILL, Normalization
+from fcd.patches.supervision import UNKNOWN
+
+Network = Literal["unet", "resnet50", "ucam"]
+Encoder = Literal["resnet18", "resnet34", "resnet50"]
 
 
 class InstanceNorm(nn.InstanceNorm2d):
@@ -254,3 +261,99 @@ def build_ucam(num_channels: int, encoder: str) -> PooledClassifier:
     channels = unet.segmentation_head[0].in_channels
     unet.segmentation_head = nn.Identity()  # the U-Net then ends with its decoder's output
     return PooledClassifier(unet, channels)
+
+
+# --- what checkpoints and flags say of the networks -------------------------------------------
+
+
+@dataclass(frozen=True)
+class GANSize:
+    """Networks (modes after training read them from the checkpoint)."""
+
+    g_conv_dim: Annotated[int, Ge(1), "filters in the first layer of the generator"] = 64
+    d_conv_dim: Annotated[int, Ge(1), "filters in the first layer of the discriminator"] = 64
+    g_repeat_num: Annotated[int, Ge(1), "residual blocks in the generator"] = 6
+    d_repeat_num: Annotated[int, Ge(1), "stride-2 layers in the discriminator"] = 6
+
+    @classmethod
+    def of(cls, g: Mapping[str, Tensor], d: Mapping[str, Tensor]) -> "GANSize":
+        """The size of the networks whose weights are `g` and `d`."""
+        return cls(
+            g_conv_dim=len(g["main.0.weight"]),
+            g_repeat_num=sum(name.endswith(".main.0.weight") for name in g),
+            d_conv_dim=len(d["main.0.weight"]),
+            d_repeat_num=sum(n.startswith("main.") and n.endswith(".weight") for n in d),
+        )
+
+    def build(self, image_size: int, num_channels: int) -> tuple[Generator, Discriminator]:
+        """The two networks, with random weights."""
+        return (
+            Generator(self.g_conv_dim, 1, self.g_repeat_num, num_channels),
+            Discriminator(image_size, self.d_conv_dim, 1, self.d_repeat_num, num_channels),
+        )
+
+    def check(self, weights: Mapping[str, Any], image_size: int, num_channels: int) -> None:
+        """Raise ValueError unless the `weights` G and D are of networks of this size."""
+        if GANSize.of(weights["G"], weights["D"]) != self:
+            raise ValueError(f"its weights are not those of {self}")
+        with torch.device("meta"):  # a forged size must not fill the memory
+            built = self.build(image_size, num_channels)
+        for network, name in zip(built, ("G", "D"), strict=True):
+            for key, value in network.state_dict().items():
+                if weights[name][key].shape != value.shape:
+                    raise ValueError(f"{key} of {name} is not that of {self}")
+
+
+def completed(state: dict[str, Any]) -> dict[str, Any]:
+    """A GAN checkpoint; one of the authors' code, which holds `G` and `D` alone, is completed.
+
+    The sizes follow from the shapes of the weights; the normalisation is the paper's.
+    """
+    if "size" in state:
+        return state
+    g, d = state["G"], state["D"]
+    size = GANSize.of(g, d)
+    return {
+        "G": g,
+        "D": d,
+        "size": asdict(size),
+        "image_size": d["conv2.weight"].shape[-1] * 2**size.d_repeat_num,
+        "normalization": Normalization.paper(d["main.0.weight"].shape[1]).state(),
+        "step": 0,
+        "best": -math.inf,
+        "choice": {"by": UNKNOWN, "pixel_labels": 0},
+        "image_labels": 0,
+    }
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network and what it learns; stored in the checkpoint.
+
+    network: `unet`; `resnet50` or `ucam`, classifiers for class activation maps.
+    target: `mask` (pixels) or `label` (image-level labels alone).
+    encoder: of the U-Nets. classifier_head: a U-Net that learns the image-level label too.
+    """
+
+    network: str = "unet"
+    target: str = "mask"
+    encoder: str = "resnet34"
+    classifier_head: bool = False
+
+    def __post_init__(self) -> None:
+        known = (
+            (self.network, get_args(Network)),
+            (self.target, ("mask", "label")),
+            (self.encoder, get_args(Encoder)),
+        )
+        for value, values in known:
+            if value not in values:
+                raise ValueError(f"{value!r} is none of {', '.join(values)}")
+
+    def build(self, num_channels: int) -> nn.Module:
+        """The network, with random weights."""
+        if self.network == "resnet50":
+            return build_resnet50(num_channels)
+        if self.network == "ucam":
+            return build_ucam(num_channels, self.encoder)
+        return build_unet(num_channels, self.encoder, self.classifier_head)

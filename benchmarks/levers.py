@@ -15,11 +15,13 @@ from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from benchmarks.scene import build
 from benchmarks.train_step import SIZES, Size
-from fcd.cli import options
-from fcd.cli.options import RunFolder, positive
+from fcd.cli import entry
+from fcd.cli.device import compiles, use_device
+from fcd.cli.parser import positive
 from fcd.errors import UserError
 from fcd.masks.export import DNScore, onnx_score
 from fcd.patches.normalisation import VALID_MIN, Normalization
+from fcd.training.run import RunFolder
 from solver import FCDSolver, Run, Solver
 
 Network = Callable[[Tensor], Tensor]
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     flags = parser.parse_args(arguments)
     measure.use_threads(flags.threads)
-    device = options.device(flags.device)
+    device = use_device(flags.device)
     networks, made = Networks(SIZES[flags.size], flags.batch_size, device), []
     for name in flags.only:
         try:
@@ -174,7 +176,7 @@ def bfloat16(made: Networks) -> Iterator[Lever]:
 
 def compiled(made: Networks) -> Iterator[Lever]:
     """torch.compile; not of the discriminator, whose penalty it cannot differentiate."""
-    options.compiles(True, made.device)
+    compiles(True, made.device)
     for name in ("G", "U-Net"):
         kind = _KINDS[name]
         yield from passes(name, kind(made), kind(made, nn.Module.compile), made.x)
@@ -186,7 +188,7 @@ def onnx(made: Networks) -> Iterator[Lever]:
     dn = made.gan.normalization.denormalize(made.x)
     solvers: dict[str, Solver] = {"difference map": made.gan, "probability of U-Net": made.unet}
     for name, solver in solvers.items():
-        module = DNScore(solver.scoring_network(), solver.score, solver.normalization)
+        module = DNScore(solver.network, solver.score, solver.normalization)
         yield name, scores(module, dn), scores(onnx_score(module, solver.tile_multiple), dn)
 
 
@@ -219,4 +221,4 @@ LEVERS: dict[str, Callable[[Networks], Iterator[Lever]]] = {
 }
 
 if __name__ == "__main__":
-    options.run(lambda: main() and 0)
+    entry.run(lambda: main() and 0)

@@ -18,8 +18,8 @@ from torch import Tensor
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from data_loader import PatchDataset, collate
-from fcd.cli import options
-from fcd.cli.options import positive
+from fcd.cli import entry
+from fcd.cli.parser import positive
 from fcd.landsat import labels
 from fcd.patches import store
 from fcd.patches.normalisation import Normalization
@@ -117,4 +117,4 @@ def _copies_per_second(path: Path, size: int) -> float:
 
 
 if __name__ == "__main__":
-    options.run(lambda: main() and 0)
+    entry.run(lambda: main() and 0)

@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from fcd.cli.options import Parser, positive
+from fcd.cli.parser import Parser, positive
 from fcd.files import write_json
 
 MIB = 1 << 20

@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from benchmarks.scenes import unpack, write_scene
-from fcd.cli import options
-from fcd.cli.options import positive
+from fcd.cli import entry
+from fcd.cli.parser import positive
 from fcd.landsat.scenes import Scene, find_scenes
 from fcd.patches import prepared
 from fcd.patches.prepared import Cutting
@@ -77,4 +77,4 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
 
 
 if __name__ == "__main__":
-    options.run(lambda: main() and 0)
+    entry.run(lambda: main() and 0)

@@ -19,16 +19,19 @@ from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from benchmarks.scenes import write_scene
 from benchmarks.train_step import SIZES, Size
-from fcd.cli import options
-from fcd.cli.options import RunFolder, boolean, natural, non_negative, positive
+from fcd.cli import entry
+from fcd.cli.device import compiles, use_device
+from fcd.cli.parser import boolean, natural, non_negative, positive
 from fcd.files import write_text
 from fcd.landsat.labels import LABEL_CLOUDY, TIF_CLOUD
 from fcd.landsat.scenes import Scene, find_scenes
 from fcd.masks.export import PYTORCH, RUNTIMES
 from fcd.masks.prediction import ArrayScene, predict_scene
+from fcd.masks.scoring import Tiles, strips
 from fcd.patches.normalisation import Normalization
 from fcd.report import plots
 from fcd.training.losses import difference_map
+from fcd.training.run import RunFolder
 from solver import FCDSolver, Run, SupervisedSolver, Task, Tiles
 
 NAMES = {"unet": "U-Net", "gan": "generator"}
@@ -64,11 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     )
     flags = parser.parse_args(arguments)
     measure.use_threads(flags.threads)
-    device = options.device(flags.device)
-    run = Run(RunFolder("benchmark"), device, compile=options.compiles(flags.compile, device))
+    device = use_device(flags.device)
+    run = Run(RunFolder("benchmark"), device, compile=compiles(flags.compile, device))
     solver = build(flags.network, SIZES[flags.size], run)
-    tiles = solver.tiles(
-        flags.tile_size, flags.overlap, flags.batch_size, flags.amp, runtime=flags.runtime
+    tiles = Tiles.of(
+        solver.scorer(),
+        flags.tile_size,
+        flags.overlap,
+        flags.batch_size,
+        flags.amp,
+        runtime=flags.runtime,
     )
     dtype = torch.bfloat16 if flags.amp else torch.float32
     side = tiles.size
@@ -125,14 +133,16 @@ def median_score(solver: Solver, scene: Scene, tiles: Tiles, rows: int = 512) ->
     """A threshold that cuts the scores of the first rows of `scene` in half."""
     with scene.open() as reader:
         first = ArrayScene(reader.bands(0, min(rows, reader.grid.height)))
-    return float(np.median(np.concatenate([strip.score for strip in solver.strips(first, tiles)])))
+    return float(
+        np.median(np.concatenate([strip.score for strip in strips(solver.scorer(), first, tiles)]))
+    )
 
 
 def ways_of(
     solver: Solver, scene: Scene, threshold: float, tiles: Tiles, folder: Path
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """Plain and our way of masking `scene`: plain.tif and ours/<scene>_mask.tif in `folder`."""
-    contiguous = copy.deepcopy(solver.scoring_network()).to(memory_format=torch.contiguous_format)
+    contiguous = copy.deepcopy(solver.network).to(memory_format=torch.contiguous_format)
     contiguous = plain.with_pytorch_layers(contiguous)
 
     def score(x: Tensor) -> Tensor:
@@ -185,4 +195,4 @@ def write_plots(made: Sequence[Comparison], mpixel: Sequence[float], stem: Path)
 
 
 if __name__ == "__main__":
-    options.run(lambda: main() and 0)
+    entry.run(lambda: main() and 0)

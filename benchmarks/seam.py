@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fcd.cli.options import RunFolder
 from fcd.landsat.products import scene_from
 from fcd.landsat.scenes import BANDS, Scene
+from fcd.masks.scoring import Tiles, strips
 from fcd.patches.normalisation import Normalization
 from fcd.pictures import write_png
+from fcd.training.run import RunFolder
 from solver import FCDSolver, GANSize, Run, Solver, load_solver
 
 
@@ -29,7 +30,7 @@ def random_generator(tile: int) -> FCDSolver:
 
 def scores(solver: Solver, scene: Scene, tile: int, overlap: int) -> np.ndarray:
     """The scene's scores (H, W)."""
-    strips = solver.strips(scene, solver.tiles(tile, overlap))
+    strips = strips(solver.scorer(), scene, Tiles.of(solver.scorer(), tile, overlap))
     return np.concatenate([strip.score for strip in strips])
 
 

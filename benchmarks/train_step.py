@@ -13,10 +13,12 @@ from torch import Tensor
 
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
-from fcd.cli import options
-from fcd.cli.options import RunFolder, boolean, positive
+from fcd.cli import entry
+from fcd.cli.device import compiles, use_device
+from fcd.cli.parser import boolean, positive
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Part
+from fcd.training.run import RunFolder
 from solver import FCDSolver, GANSize, GANTraining, Run, SupervisedSolver, SupervisedTraining, Task
 
 LR = 1e-4
@@ -57,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     flags = parser.parse_args(arguments)
     measure.use_threads(flags.threads)
-    device, size = options.device(flags.device), SIZES[flags.size]
-    run = Run(RunFolder("benchmark"), device, compile=options.compiles(flags.compile, device))
+    device, size = use_device(flags.device), SIZES[flags.size]
+    run = Run(RunFolder("benchmark"), device, compile=compiles(flags.compile, device))
     made = []
     for amp in (False, True) if flags.amp else (False,):
         dtype = torch.bfloat16 if amp else torch.float32
@@ -140,4 +142,4 @@ def _patches(size: Size, count: int, device: torch.device) -> tuple[Tensor, Tens
 
 
 if __name__ == "__main__":
-    options.run(lambda: main() and 0)
+    entry.run(lambda: main() and 0)

@@ -9,7 +9,7 @@ class UserError(Exception):
     """Input that cannot be used.
 
     The message is one line that names the file or flag, the value found and the fix.
-    Entry scripts print it without a traceback and exit with code 2 (see `fcd.cli.options.run`).
+    Entry scripts print it without a traceback and exit with code 2 (see `fcd.cli.entry.run`).
     """
 
 
@@ -19,3 +19,8 @@ class SceneError(UserError):
 
 class OutputError(UserError):
     """A file that cannot be written: a full disk, a folder one may not write to."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -14,7 +14,7 @@ import rasterio
 import torch
 from rasterio.transform import Affine
 
-from fcd.cli import options
+from fcd.cli import entry
 from fcd.landsat.scenes import BANDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,7 +93,7 @@ def call(monkeypatch, capsys):
     def run(module, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            options.run(module.main)
+            entry.run(module.main)
         out, err = capsys.readouterr()
         assert "Traceback" not in err
         return stopped.value.code, err, out

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.training.checkpoints import load_weights
 from fcd.training.losses import difference_map
+from fcd.training.run import RunFolder
 from model import Discriminator, Generator, HalvingConv, InstanceNorm, build_unet
 from solver import FCDSolver, Run
 

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_loader import StepBatches
 from fcd import processes
-from fcd.cli import options
+from fcd.cli.device import use_device
 from fcd.errors import UserError
 from fcd.processes import Part, Processes
 from fcd.training import checkpoints
@@ -100,19 +100,19 @@ def test_a_process_whose_store_is_gone_is_not_the_first_to_fail(monkeypatch):
 def test_each_process_takes_its_own_device(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert options.device("cpu") == torch.device("cpu")
+    assert use_device("cpu") == torch.device("cpu")
     with pytest.raises(UserError, match="--device cuda:1 cannot be shared by several processes"):
-        options.device("cuda:1")
+        use_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match=r"more processes .* \(1\); give --nproc_per_node 1"):
-        options.device("auto")
+        use_device("auto")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     current, precision = [], []
     monkeypatch.setattr(torch, "zeros", lambda *_, device: None)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", precision.append)
-    assert options.device("auto") == options.device("cuda") == torch.device("cuda:1")
+    assert use_device("auto") == use_device("cuda") == torch.device("cuda:1")
     assert current == [torch.device("cuda:1")] * 2
     assert precision == ["high"] * 2
 
@@ -121,8 +121,8 @@ def test_one_process_under_torchrun_is_one_process(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     if not torch.cuda.is_available():
-        assert options.device("auto").type in ("cpu", "mps")
-    assert options.device("cpu") == torch.device("cpu")
+        assert use_device("auto").type in ("cpu", "mps")
+    assert use_device("cpu") == torch.device("cpu")
 
 
 # --- two processes against one -------------------------------------------------------------

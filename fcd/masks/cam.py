@@ -9,13 +9,15 @@ divided by the number of pixels (Selvaraju et al., section 3.1): both give the s
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcd.landsat.labels import LABEL_CLOUDY
+
+Method = Literal["cam", "gradcam", "gradcampp"]
 
 
 class Classifier(Protocol):
@@ -31,7 +33,7 @@ class Classifier(Protocol):
         """(N, K, h', w') -> logits (N, classes)."""
 
 
-def cam_score(method: str, network: Classifier, x: Tensor) -> Tensor:
+def cam_score(method: Method, network: Classifier, x: Tensor) -> Tensor:
     """Cloud score of the map `method` (a key of `CHANNEL_WEIGHTS`).
 
     The weighted sum of the features through ReLU, upsampled bilinearly to the size of `x`,
@@ -92,7 +94,7 @@ def _gradcampp(network: Classifier, features: Tensor) -> Tensor:
     return (alpha * positive).sum(dim=(2, 3))
 
 
-CHANNEL_WEIGHTS: dict[str, Callable[[Classifier, Tensor], Tensor]] = {
+CHANNEL_WEIGHTS: dict[Method, Callable[[Classifier, Tensor], Tensor]] = {
     "cam": _cam,
     "gradcam": _gradcam,
     "gradcampp": _gradcampp,

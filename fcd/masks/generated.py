@@ -1,16 +1,19 @@
 """Masks and difference maps of the training scenes: their files, and small scenes together."""
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 from rasterio.io import DatasetWriter
+from tqdm import tqdm
 
 from fcd.landsat import labels
-from fcd.landsat.scenes import Grid, Scene, raster_writer
-from fcd.masks.prediction import TIF_COLOURS, ArrayScene
+from fcd.landsat.scenes import Grid, Scene
+from fcd.masks.prediction import predictor_of
+from fcd.masks.rasters import encoded, has_tags, mask_writer, score_writer
+from fcd.masks.scoring import ArrayScene, Scorer, Tiles, strips
 from fcd.patches import prepared
 
 # What is masked at a time, at most: small scenes, two files of each of which are open, and values.
@@ -56,22 +59,46 @@ def mask_tifs(
     folder: Path, scene: Scene, grid: Grid, tags: dict[str, str]
 ) -> Iterator[tuple[DatasetWriter, DatasetWriter]]:
     """What writes the mask and the difference map of a scene, renamed into place when whole."""
+    difference = folder / f"{scene.key}_difference.tif"
     # The mask is renamed into place last: where it is, the difference map is too.
     with (
-        raster_writer(
-            prepared.mask_tif(folder, scene),
-            grid,
-            dtype="uint8",
-            nodata=labels.TIF_NODATA,
-            colormap=TIF_COLOURS,
-            tags=tags,
-        ) as mask_tif,
-        raster_writer(
-            folder / f"{scene.key}_difference.tif",
-            grid,
-            dtype="float32",
-            nodata=math.nan,
-            tags=tags,
-        ) as difference_tif,
+        mask_writer(prepared.mask_tif(folder, scene), grid, tags) as mask_tif,
+        score_writer(difference, grid, tags, "float32") as difference_tif,
     ):
         yield mask_tif, difference_tif
+
+
+def generate_masks(
+    scorer: Scorer, scenes: Sequence[Scene], tiles: Tiles, threshold: float, folder: Path
+) -> None:
+    """Write `<biome>_<scene>_{difference,mask}.tif` of each scene into `folder`.
+
+    difference: the score, float32 in [0, 1], NaN nodata; mask: 0 nodata, 128 clear, 255 cloud. A
+    scene whose masks are there already, from these weights and this threshold, is skipped.
+    Each process masks its share of the scenes; small ones that are alike share batches.
+    """
+    processes = scorer.processes
+    tags = predictor_of(scorer, tiles, threshold).tags
+    bar = tqdm(
+        processes.share(scenes),
+        "generating masks",
+        unit="scene",
+        dynamic_ncols=True,
+        disable=not processes.first,
+    )
+    todo = (scene for scene in bar if not has_tags(prepared.mask_tif(folder, scene), tags))
+    for group in alike(todo, tiles.size):
+        with ExitStack() as stack:
+            tifs = [stack.enter_context(mask_tifs(folder, *pair, tags)) for pair in group]
+            for strip in strips(scorer, together([scene for scene, _ in group]), tiles):
+                shape = (len(group), -1, strip.score.shape[-1])
+                scores, valid = strip.score.reshape(shape), strip.valid.reshape(shape)
+                masks = labels.patch_from_score(scores, valid, threshold)
+                window = ((strip.row, strip.row + scores.shape[1]), (0, scores.shape[2]))
+                differences = encoded(scores, valid, "float32")
+                for (mask_tif, difference_tif), mask, difference in zip(
+                    tifs, masks, differences, strict=True
+                ):
+                    mask_tif.write(labels.tif_from_patch(mask), 1, window=window)
+                    difference_tif.write(difference, 1, window=window)
+    processes.wait()

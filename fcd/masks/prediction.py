@@ -13,58 +13,39 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Literal
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioIOError
-from rasterio.transform import Affine
 from tqdm import tqdm
 
+import fcd
 from fcd import pictures
 from fcd.errors import OutputError, SceneError, UserError
 from fcd.files import locked, replacing
 from fcd.landsat import labels
 from fcd.landsat.products import scene_from
-from fcd.landsat.scenes import Grid, Scene, raster_writer
+from fcd.landsat.scenes import Scene
+from fcd.masks.rasters import encoded, has_tags, mask_writer, score_writer
+from fcd.masks.scoring import ArrayScene, Prediction, Scorer, Tiles, predictions
 from fcd.processes import ALONE, Processes
 
 SUMMARY = "summary.csv"
 QUICKLOOK_SIZE = 1024  # longest side of each of the two pictures, pixels
 GDAL_CACHE = 128 << 20  # bytes of blocks that GDAL keeps; a share of all memory unless it is told
-SCORES = ("none", "uint8", "float32")
-TIF_COLOURS = {
-    labels.TIF_NODATA: (0, 0, 0, 0),  # transparent
-    labels.TIF_CLEAR: (*pictures.MASK_COLOURS["clear"], 255),
-    labels.TIF_CLOUD: (*pictures.MASK_COLOURS["cloud"], 255),
-}
-# A score in [0, 1] as 1 to 255, 0 is nodata; scale and offset in the file undo it.
-SCORE_SCALE, SCORE_OFFSET = 1 / 254, -1 / 254
+Scores = Literal["none", "uint8", "float32"]
 _COLUMNS = (
     "scene", "path", "cloud_fraction", "valid_fraction", "threshold", "seconds", "status",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Some full-width rows of a predicted mask."""
-
-    row: int
-    """First row in the scene."""
-    rgb: np.ndarray
-    """(3, h, W) DN."""
-    mask: np.ndarray
-    """(h, W) uint8 patch codes."""
-    score: np.ndarray | None
-    """(h, W) in [0, 1], or None for a method without a score."""
-
-
-@dataclass(frozen=True)
 class Predictor:
-    """A trained method with everything chosen; see `solver.Solver.predictor`."""
+    """A trained method with everything chosen: scorer, tiles, threshold."""
 
     num_channels: int
     threshold: float
@@ -73,35 +54,25 @@ class Predictor:
     predict: Callable[["Scene | ArrayScene"], Iterator[Prediction]]
 
 
-@dataclass(frozen=True)
-class ArrayScene:
-    """DN in memory, (C, H, W), as much of a `Scene` as a `Predictor` asks for.
-
-    Or (N, C, H, W), those of N scenes of one size (`fcd.masks.tiling.score_strips`).
-    """
-
-    dn: np.ndarray
-    nodata: float | tuple[float | None, ...] | None = None
-    key: str = "array"
-
-    @property
-    def dtype(self) -> str:
-        """The type of the DN."""
-        return self.dn.dtype.name
-
-    @contextmanager
-    def open(self) -> Iterator["ArrayScene"]:
-        """Nothing is opened."""
-        yield self
-
-    @property
-    def grid(self) -> Grid:
-        """Size alone, no place."""
-        return Grid(*self.dn.shape[-2:], None, Affine.identity())
-
-    def bands(self, start: int, stop: int) -> np.ndarray:
-        """The rows `start` to `stop`."""
-        return self.dn[..., start:stop, :]
+def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
+    """What masks scenes by the score of `scorer`, cloud above `threshold`."""
+    tags = {
+        "FCD_VERSION": fcd.__version__,
+        "FCD_EXPERIMENT": scorer.experiment,
+        "FCD_SCORE": scorer.name,
+        "FCD_WEIGHTS": scorer.fingerprint,
+        "FCD_THRESHOLD": repr(threshold),
+        # How many tiles are scored at a time does not matter.
+        "FCD_TILES": f"{tiles.size} pixels, overlap {tiles.overlap}" + ", bf16" * tiles.amp,
+    }
+    if tiles.nodata is not None:
+        tags["FCD_NODATA"] = str(tiles.nodata)
+    return Predictor(
+        scorer.normalization.num_channels,
+        threshold,
+        tags,
+        lambda scene: predictions(scorer, scene, tiles, threshold),
+    )
 
 
 def predict_array(dn: np.ndarray, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
@@ -196,11 +167,22 @@ def predict_scene(
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE))
         # Left in the opposite order: the mask, which says that a scene is done, comes last.
-        mask_tif = stack.enter_context(_mask_writer(_mask_path(output_dir, scene), grid, predictor))
+        path, tags = _mask_path(output_dir, scene), predictor.tags
+        mask_tif = stack.enter_context(mask_writer(path, grid, tags, cloud_optimised=True))
         score_tif = None
         if write_score != "none":
             path = output_dir / f"{scene.name}_score.tif"
-            score_tif = stack.enter_context(_score_writer(path, grid, predictor, write_score))
+            score_tif = stack.enter_context(
+                score_writer(path, grid, tags, write_score, cloud_optimised=True)
+            )
+
+        def write(part: Prediction) -> None:
+            window = ((part.row, part.row + len(part.mask)), (0, grid.width))
+            mask_tif.write(labels.tif_from_patch(part.mask), 1, window=window)
+            if score_tif:
+                valid = part.mask != labels.INVALID
+                score_tif.write(encoded(part.score, valid, write_score), 1, window=window)
+
         pool = stack.enter_context(ThreadPoolExecutor(1))
         writing: Future | None = None
         for part in predictor.predict(scene):
@@ -210,7 +192,7 @@ def predict_scene(
             # One strip is written while the next is scored, no more: memory stays bounded.
             if writing:
                 writing.result()
-            writing = pool.submit(_write, part, grid, mask_tif, score_tif, write_score)
+            writing = pool.submit(write, part)
         if writing:
             writing.result()
         rgb, mask = (np.concatenate(rows, axis=-2) for rows in zip(*kept, strict=True))
@@ -227,50 +209,8 @@ def predict_scene(
     }
 
 
-def _write(
-    part: Prediction,
-    grid: Grid,
-    mask_tif: rasterio.io.DatasetWriter,
-    score_tif: rasterio.io.DatasetWriter | None,
-    kind: str,
-) -> None:
-    window = ((part.row, part.row + len(part.mask)), (0, grid.width))
-    mask_tif.write(labels.tif_from_patch(part.mask), 1, window=window)
-    if score_tif:
-        valid = part.mask != labels.INVALID
-        score = np.where(valid, part.score, np.float32(np.nan))
-        if kind == "uint8":
-            score = np.where(valid, np.rint(part.score * 254) + 1, 0).astype(np.uint8)
-        score_tif.write(score, 1, window=window)
-
-
 def _mask_path(output_dir: Path, scene: Scene) -> Path:
     return output_dir / f"{scene.name}_mask.tif"
-
-
-def _mask_writer(path: Path, grid: Grid, predictor: Predictor):  # noqa: ANN202
-    return raster_writer(
-        path,
-        grid,
-        dtype="uint8",
-        nodata=labels.TIF_NODATA,
-        colormap=TIF_COLOURS,
-        tags=predictor.tags,
-        cloud_optimised=True,
-    )
-
-
-def _score_writer(path: Path, grid: Grid, predictor: Predictor, kind: str):  # noqa: ANN202
-    scaled = {"scale": SCORE_SCALE, "offset": SCORE_OFFSET} if kind == "uint8" else {}
-    return raster_writer(
-        path,
-        grid,
-        dtype=kind,
-        nodata=0 if kind == "uint8" else float("nan"),
-        tags=predictor.tags,
-        cloud_optimised=True,
-        **scaled,
-    )
 
 
 def _is_done(scene: Scene, predictor: Predictor, output_dir: Path, write_score: str) -> bool:
@@ -282,17 +222,6 @@ def _is_done(scene: Scene, predictor: Predictor, output_dir: Path, write_score: 
     return has_tags(path, predictor.tags, "uint8") and scene.name in {
         row["scene"] for row in _read_summary(output_dir / SUMMARY)
     }
-
-
-def has_tags(path: Path, tags: dict[str, str], dtype: str | None = None) -> bool:
-    """Whether the raster `path` is there, whole, and carries `tags` (and holds `dtype`)."""
-    if not path.exists():
-        return False
-    try:
-        with rasterio.open(path) as dataset:
-            return tags.items() <= dataset.tags().items() and dtype in (None, *dataset.dtypes)
-    except RasterioIOError:
-        return False  # damaged: to be made again
 
 
 def _read_summary(path: Path) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from fcd.landsat import labels
 from fcd.landsat.qa import collection_of, mask_from_qa
 from fcd.landsat.scenes import FILL_DN, RGB_BANDS, Scene
-from fcd.masks.prediction import Prediction
+from fcd.masks.scoring import Prediction
 
 
 def predictions(scene: Scene, rows: int = 512) -> Iterator[Prediction]:

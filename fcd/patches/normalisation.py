@@ -111,20 +111,26 @@ class Normalization:
         return len(self.low)
 
     def of(
-        self, dtype: str, nodata: float | tuple[float | None, ...] | None, name: str
+        self,
+        dtype: str,
+        nodata: float | tuple[float | None, ...] | None,
+        name: str,
+        asked: float | str | None = None,
     ) -> "Normalization":
         """The map of the raster `name`, whose pixels are `dtype` and whose files mark `nodata`.
 
         nodata: a tuple if the bands differ. A file that marks none is read like the training
-        patches; if those had none, what the files mark counts, each for its own band. Raises
-        `SceneError` if the type is another one, or a file marks another value than the training
-        patches do.
+        patches; if those had none, what the files mark counts, each for its own band. asked: what
+        counts for more than all that, of --nodata; `NO_NODATA` is no value. Raises `SceneError` if
+        the type is another one, or a file marks another value than the training patches do.
         """
         if dtype != self.dtype:
             raise SceneError(
                 f"{name} holds {dtype}, the network was trained on {self.dtype}: its values would "
                 "mean something else; convert it to the values of training"
             )
+        if asked is not None:
+            return replace(self, nodata=None if isinstance(asked, str) else asked)
         marked = nodata if isinstance(nodata, tuple) else (nodata,)
         others = [v for v in marked if v is not None and not np.isnan(v) and v != self.nodata]
         if not others:

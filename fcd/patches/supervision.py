@@ -27,6 +27,11 @@ class Supervision:
     labels_from: str = NAMES[TRUTH]
     """What the labels come from; those of QA bands count as image labels, never as pixel labels."""
 
+    @classmethod
+    def none(cls, labels_from: str) -> "Supervision":
+        """No label yet, and no choice."""
+        return cls(0, 0, "", 0, "", 0, labels_from)
+
     def with_source(self, labels_from: str) -> "Supervision":
         """After labels from one more source."""
         known = filter(None, self.labels_from.split(" and "))

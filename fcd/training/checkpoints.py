@@ -3,9 +3,12 @@
 import os
 import pickle
 import struct
+import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,10 @@ from torch import nn
 
 from fcd.errors import UserError
 from fcd.files import replacing
+from fcd.landsat.reference import QA
+from fcd.landsat.scenes import default_rgb
+
+MAX_IMAGE_SIZE = 16_384  # of a checkpoint that is believed, pixels
 
 # The authors' checkpoints hold their validation score as a NumPy number, under the name that
 # NumPy's function had before version 2.
@@ -30,6 +37,27 @@ _NUMPY_SCALARS = [
 _DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
            ArithmeticError, MemoryError, RuntimeError, NotImplementedError, struct.error,
            pickle.UnpicklingError)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a checkpoint was chosen, in words, and how many pixel labels that took."""
+
+    by: str
+    pixel_labels: int
+
+    @classmethod
+    def of(cls, select: str, reference: str, pixels: int) -> "Choice":
+        """By the best macro F1 on the validation patches.
+
+        select: on their labelled `pixels` ("pixel") or their image-level labels ("image").
+        reference: what their masks come from, `fcd.landsat.reference.TRUTH` or `QA`.
+        """
+        if select == "image":
+            return cls("best macro F1 on the validation patches' image-level labels", 0)
+        if reference == QA:
+            return cls("best macro F1 on the validation patches' QA bands", 0)
+        return cls("best macro F1 on the validation masks", pixels)
 
 
 class DamagedCheckpoint(UserError):
@@ -83,6 +111,23 @@ def load(path: Path | str, needs: tuple[str, ...] = ()) -> dict[str, Any]:
     return state
 
 
+def newest(paths: Sequence[Path], needs: tuple[str, ...]) -> tuple[Path, dict[str, Any]] | None:
+    """The first of `paths`, the newest first, that is whole; None if there are none.
+
+    Raises `UserError` if all of them are damaged, or one lacks an entry of `needs`.
+    """
+    damage: DamagedCheckpoint | None = None
+    for path in paths:
+        try:
+            return path, load(path, needs)
+        except DamagedCheckpoint as error:
+            print(f"{error}; going back to the checkpoint before", file=sys.stderr)
+            damage = error
+    if damage:
+        raise UserError(f"{damage}, and so is any before; --overwrite True trains anew")
+    return None
+
+
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
     """All tensors in nested dicts and lists."""
     if isinstance(value, torch.Tensor):
@@ -108,6 +153,22 @@ def _check_sums(path: Path) -> None:
         raise DamagedCheckpoint(f"{path} is damaged (checksum of {damaged})")
 
 
+def part_of(
+    weights: Any, prefix: str, without: tuple[str, ...], source: object
+) -> dict[str, torch.Tensor]:
+    """Those of the `weights` whose names begin with `prefix`, which is taken off.
+
+    Those that begin with one of `without` are left out. Raises `UserError` if they have no names.
+    """
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        raise UserError(f"{source} is a checkpoint of another kind: its network has no names")
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix) and not name.startswith(without)
+    }
+
+
 def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], source: object) -> None:
     """Load `weights`; a network of another shape becomes one line that names the first mismatch."""
     try:
@@ -120,3 +181,30 @@ def load_weights(network: nn.Module, weights: dict[str, torch.Tensor], source: o
             f"{source} is from a network of another shape: {lines[0][:200]} "
             f"({len(lines)} mismatches); give the sizes it was trained with"
         ) from error
+
+
+@contextmanager
+def another_kind(path: Path | str) -> Iterator[None]:
+    """Missing or unknown entries of a checkpoint, in one line."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"{path} is a checkpoint of another kind or version ({error}); train anew"
+        ) from error
+
+
+def image_side(state: dict[str, Any]) -> int:
+    """The side of a checkpoint's patches, pixels; ValueError if it is no size."""
+    side = state["image_size"]
+    if not isinstance(side, int) or not 1 <= side <= MAX_IMAGE_SIZE:
+        raise ValueError(f"image_size is {side!r}")
+    return side
+
+
+def rgb_of(state: dict[str, Any], num_channels: int) -> tuple[int, ...]:
+    """The bands that pictures show; ValueError or TypeError if `state` holds no such."""
+    rgb = tuple(map(int, state.get("rgb", default_rgb(num_channels))))
+    if len(rgb) != 3 or not all(0 <= band < num_channels for band in rgb):
+        raise ValueError(f"rgb {rgb} of {num_channels} bands")
+    return rgb

@@ -5,9 +5,11 @@ Each loss returns (loss, parts): the weighted sum and its unweighted parts, for 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from fcd.landsat import labels
@@ -17,12 +19,12 @@ Parts = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms of the GAN losses."""
+    """Weights of the GAN's losses."""
 
-    cls: float = 1.0
-    rec: float = 10.0
-    gp: float = 10.0
-    id: float = 10.0
+    lambda_cls: Annotated[float, Ge(0), "weight of the loss of domain classification"] = 1.0
+    lambda_rec: Annotated[float, Ge(0), "weight of the loss of reconstruction"] = 10.0
+    lambda_gp: Annotated[float, Ge(0), "weight of the loss of the gradient penalty"] = 10.0
+    lambda_id: Annotated[float, Ge(0), "weight of the loss of identity"] = 10.0
 
 
 def gradient_penalty(discriminator: nn.Module, x_hat: Tensor) -> Tensor:
@@ -61,8 +63,8 @@ def discriminator_loss(
     loss = (
         parts["D/loss_real"]
         + parts["D/loss_fake"]
-        + weights.cls * parts["D/loss_cls"]
-        + weights.gp * parts["D/loss_gp"]
+        + weights.lambda_cls * parts["D/loss_cls"]
+        + weights.lambda_gp * parts["D/loss_gp"]
     )
     return loss, parts
 
@@ -107,12 +109,12 @@ def generator_loss(
         loss = (
             loss
             + parts[f"G/loss_fake{half}"]
-            + weights.cls * parts[f"G/loss_cls{half}"]
-            + weights.rec * parts[f"G/loss_rec{half}"]
+            + weights.lambda_cls * parts[f"G/loss_cls{half}"]
+            + weights.lambda_rec * parts[f"G/loss_rec{half}"]
         )
     if n == 2:
         parts["G/loss_id"] = (x_real - translated[len(x_real) :]).abs().mean()
-        loss = loss + weights.id * parts["G/loss_id"]
+        loss = loss + weights.lambda_id * parts["G/loss_id"]
     return loss, parts
 
 

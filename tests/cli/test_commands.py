@@ -15,11 +15,14 @@ import torch
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd.cli import options
-from fcd.cli.options import RunFolder
+from fcd.cli import entry
+from fcd.cli.parser import boolean, build_parser
+from fcd.cli.run_folder import describe
+from fcd.cli.settings import nodata_from
 from fcd.errors import UserError
 from fcd.landsat.scenes import find_scenes
 from fcd.patches import prepared
+from fcd.training.run import RunFolder
 from tests.conftest import draw, write_scene
 from tests.whole import distributed_worker as worker
 
@@ -203,7 +206,7 @@ def test_run_folder_of_a_plus():
 
 
 def test_booleans_in_any_case():
-    assert [options.boolean(text) for text in ("True", "false", "TRUE")] == [True, False, True]
+    assert [boolean(text) for text in ("True", "false", "TRUE")] == [True, False, True]
 
 
 @pytest.mark.parametrize("module", [main, supervised_main, prepare_landsat8_biome])
@@ -263,7 +266,7 @@ def test_a_damaged_patch_found_by_a_loader_process_is_one_line(call, tmp_path):
 
 def test_no_git_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert options.describe({}, torch.device("cpu"))["commit"] is None
+    assert describe({}, torch.device("cpu"))["commit"] is None
 
 
 def test_ctrl_c_is_no_traceback(capsys):
@@ -271,7 +274,7 @@ def test_ctrl_c_is_no_traceback(capsys):
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as stopped:
-        options.run(interrupted)
+        entry.run(interrupted)
     assert stopped.value.code == 130
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -285,7 +288,7 @@ def test_the_end_of_a_reader_is_told_once(capsys):
     before = signal.signal(signal.SIGCHLD, lambda *_: dead())
     try:
         with pytest.raises(SystemExit) as stopped:
-            options.run(dead)
+            entry.run(dead)
         assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGCHLD, before)
@@ -337,10 +340,10 @@ def test_a_config_is_checked_like_a_command_line(call, tmp_path, content, messag
 
 @pytest.mark.parametrize("text", ["-1e20", "-3.4028235e+38", "-.5E3", "-9999", "-0.5"])
 def test_a_negative_number_may_have_an_exponent(tmp_path, text):
-    parser = main.build_parser()
-    assert parser.parse_args(["--nodata", text, "--seed", "3"]).nodata == options.nodata(text)
+    parser = build_parser(main.Settings)
+    assert parser.parse_args(["--nodata", text, "--seed", "3"]).nodata == nodata_from(text)
     (tmp_path / "c.json").write_text(f'{{"flags": {{"nodata": {text.replace("-.", "-0.")}}}}}')
-    assert parser.parse_args(["--config", "c.json"]).nodata == options.nodata(text)
+    assert parser.parse_args(["--config", "c.json"]).nodata == nodata_from(text)
 
 
 def test_two_runs_in_one_folder_are_refused(call, tmp_path):

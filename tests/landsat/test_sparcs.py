@@ -11,11 +11,12 @@ from sklearn.metrics import confusion_matrix, f1_score
 
 import main
 import supervised_main
-from fcd.cli.options import RunFolder
 from fcd.errors import SceneError, UserError
 from fcd.landsat.sparcs import find_sparcs
+from fcd.masks.scoring import Tiles, strips
 from fcd.patches.normalisation import Normalization
 from fcd.synthetic import drawing
+from fcd.training.run import RunFolder
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task
 from tests.conftest import write_tif
 
@@ -74,7 +75,9 @@ def expected(solver, threshold):
     truths, predictions = [], []
     for scene in find_sparcs("sparcs"):
         classes = np.array(Image.open(scene.truth))
-        score = np.concatenate([s.score for s in solver.strips(scene, solver.tiles())])
+        score = np.concatenate(
+            [s.score for s in strips(solver.scorer(), scene, Tiles.of(solver.scorer()))]
+        )
         truths.append(classes.ravel() == 5)
         predictions.append(score.ravel() > threshold)
     truth, prediction = np.concatenate(truths), np.concatenate(predictions)
@@ -102,7 +105,10 @@ def test_fcd_takes_the_threshold_chosen_before(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no threshold is known"):
         call(monkeypatch, main)
     scores = np.concatenate(
-        [s.score for s in solver.strips(find_sparcs("sparcs")[0], solver.tiles())]
+        [
+            s.score
+            for s in strips(solver.scorer(), find_sparcs("sparcs")[0], Tiles.of(solver.scorer()))
+        ]
     )
     middle = round(float(np.median(scores)), 4)
     record = {

@@ -10,13 +10,14 @@ import torch
 
 import main
 import supervised_main
-from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.masks import export
 from fcd.masks.prediction import ArrayScene
+from fcd.masks.scoring import Tiles, strips
 from fcd.masks.tiling import score_strips
 from fcd.patches.normalisation import Normalization
 from fcd.training.losses import difference_map
+from fcd.training.run import RunFolder
 from model import Generator, build_unet
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task
 from tests.landsat.test_products import write
@@ -144,11 +145,11 @@ def test_the_commands_write_files_that_explain_themselves(tmp_path, in_tmp, call
 def test_scenes_score_the_same_in_both_runtimes(build):
     """Batches of four tiles and of one, sides that are no multiple of a tile, fill."""
     solver = build()
-    for network in solver.networks().values():
+    for network in solver.networks.values():
         network.eval()
     scene = ArrayScene(dn_of((1, 10, 50, 75))[0].astype(np.uint16))
     ours, theirs = (
-        list(solver.strips(scene, solver.tiles(32, 8, 4, runtime=runtime)))
+        list(strips(solver.scorer(), scene, Tiles.of(solver.scorer(), 32, 8, 4, runtime=runtime)))
         for runtime in ("onnx", "pytorch")
     )
     assert [strip.row for strip in ours] == [strip.row for strip in theirs]
@@ -187,16 +188,16 @@ def test_what_onnx_runtime_cannot_do_is_one_line(tmp_path, in_tmp, call):
     assert (code, err) == (2, "error: --runtime onnx computes in float32: leave --amp out\n")
     assert not (tmp_path / "masks").exists()
     with pytest.raises(UserError, match="--runtime onnx scores on the CPU: add --device cpu"):
-        gan_solver(device=torch.device("meta")).tiles(runtime="onnx")
+        Tiles.of(gan_solver(device=torch.device("meta")).scorer(), runtime="onnx")
     with pytest.raises(UserError, match="compiles the network itself: leave --compile out"):
-        gan_solver(compile=True).tiles(runtime="onnx")
+        Tiles.of(gan_solver(compile=True).scorer(), runtime="onnx")
 
 
 def test_class_activation_maps_are_refused(in_tmp, call):
     task = Task("ucam", "label", "resnet18")
     solver = SupervisedSolver(Run(RunFolder("C"), CPU), task, 32, STRETCH)
     with pytest.raises(UserError, match="is a ucam: as ONNX there are U-Nets"):
-        solver.tiles(runtime="onnx")
+        Tiles.of(solver.scorer(), runtime="onnx")
     solver.save("best")
     code, err, _ = call(supervised_main, "--mode", "export", "--experiment_name", "C")
     assert (code, err.count("\n")) == (2, 1)

@@ -18,16 +18,17 @@ import fcd
 import main
 import supervised_main
 from benchmarks.seam import random_generator, scores, seam
-from fcd.cli import options
-from fcd.cli.options import RunFolder
+from fcd.cli import entry
 from fcd.errors import UserError
 from fcd.files import replacing
 from fcd.landsat import labels
 from fcd.landsat.products import scene_from
 from fcd.landsat.scenes import RGB_BANDS, find_scenes
 from fcd.masks.prediction import Prediction, Predictor, predict_array, predict_scenes
+from fcd.masks.scoring import Tiles, strips
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Processes
+from fcd.training.run import RunFolder
 from solver import (
     FCDSolver,
     GANSize,
@@ -339,7 +340,9 @@ def test_bfloat16_is_close(runs, monkeypatch):
     solver = load_solver("outputs/FCDPlus/models/best.pt", "cpu")
     scene = scene_from("scene", 10)
     exact, near = (
-        np.concatenate([s.score for s in solver.strips(scene, solver.tiles(amp=amp))])
+        np.concatenate(
+            [s.score for s in strips(solver.scorer(), scene, Tiles.of(solver.scorer(), amp=amp))]
+        )
         for amp in (False, True)
     )
     assert near.dtype == np.float32
@@ -359,7 +362,7 @@ def test_sigterm_leaves_no_half_written_file(tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as end:
-            options.run(work)
+            entry.run(work)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert end.value.code == 143

@@ -12,7 +12,7 @@ from data_loader import (
     training_normalization,
     validation_set,
 )
-from fcd.cli import options
+from fcd.cli.settings import nodata_from
 from fcd.errors import SceneError, UserError
 from fcd.landsat import labels
 from fcd.landsat.scenes import Grid, write_raster
@@ -125,7 +125,7 @@ def test_the_least_float32_is_nodata_as_gdal_writes_it(tmp_path):
         image[:, 1, 2] = least
         write_tif(tmp_path / f"train/{label}/p.tif", image, float(least))
     dataset = PatchDataset(RasterPatches(tmp_path), "train")
-    assert dataset.kind.nodata == options.nodata("-3.4028235e38") == least
+    assert dataset.kind.nodata == nodata_from("-3.4028235e38") == least
     normalization = training_normalization("paper", dataset)
     assert Normalization.from_state(normalization.state()) == normalization
     fill = normalization.normalize(dataset[0]["image"][None]) == FILL

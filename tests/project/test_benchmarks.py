@@ -13,11 +13,12 @@ import torch
 from benchmarks import levers, loader, measure, plain, prepare, scene, train_step
 from benchmarks.scenes import unpack, write_scene
 from data_loader import PatchDataset, collate
-from fcd.cli.options import RunFolder
 from fcd.landsat.scenes import find_scenes
+from fcd.masks.scoring import Tiles
 from fcd.patches import prepared
 from fcd.patches.normalisation import Normalization
 from fcd.patches.prepared import Cutting
+from fcd.training.run import RunFolder
 from solver import Run
 
 CPU = torch.device("cpu")
@@ -154,7 +155,7 @@ def test_masks_are_the_same(tmp_path, network):
     write_scene(tmp_path / "scenes", 90, 130)
     (drawn,) = find_scenes(tmp_path / "scenes")
     solver = scene.build(network, TINY, RUN)
-    tiles = solver.tiles(32, 8, 4)
+    tiles = Tiles.of(solver.scorer(), 32, 8, 4)
     threshold = scene.median_score(solver, drawn, tiles)
     for way in scene.ways_of(solver, drawn, threshold, tiles, tmp_path):
         way()

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from fcd.cli.options import RunFolder
 from fcd.patches.normalisation import Normalization
 from fcd.training.losses import (
     LossWeights,
@@ -17,6 +16,7 @@ from fcd.training.losses import (
     segmentation_loss,
     translate,
 )
+from fcd.training.run import RunFolder
 from model import Discriminator, Generator
 from solver import FCDSolver, GANSize, GANTraining, Run
 

@@ -10,12 +10,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import solver as solver_module
 from data_loader import PatchDataset
-from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.interruption import Interruption, Stopped
 from fcd.patches.normalisation import Normalization
 from fcd.training import checkpoints
 from fcd.training.losses import LossWeights
+from fcd.training.run import RunFolder
 from solver import (
     FCDSolver,
     GANSize,

@@ -35,7 +35,7 @@ import download_landsat8_biome
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd.cli import options
+from fcd.cli import entry
 from fcd.landsat import biome
 from fcd.landsat.scenes import find_scenes
 from fcd.synthetic import drawing
@@ -151,7 +151,7 @@ def start(
     sys.argv = [f"{module.__name__}.py", *arguments]
     sys.modules["__main__"] = module  # what processes that it starts import
     try:
-        options.run(module.main)
+        entry.run(module.main)
     except SystemExit as stop:
         sys.stdout.flush()
         os._exit(int(stop.code or 0))

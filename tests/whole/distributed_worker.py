@@ -21,12 +21,12 @@ import torch.nn.functional as F
 
 import solver as solver_module
 from data_loader import PatchDataset
-from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.landsat.scenes import find_scenes
 from fcd.masks.prediction import predict_scenes
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Processes, joined
+from fcd.training.run import RunFolder
 from solver import FCDSolver, GANSize, GANTraining, Run, SupervisedSolver, SupervisedTraining, Task
 from tests.conftest import draw, write_scene
 

@@ -160,7 +160,7 @@ def test_no_network_is_built_with_weights_from_elsewhere_unless_a_flag_asks():
     for node in ast.walk(ast.parse((ROOT / "model.py").read_text(encoding="utf-8"))):
         if isinstance(node, ast.keyword) and node.arg in ("weights", "encoder_weights"):
             assert not isinstance(node.value, ast.Constant) or node.value.value is None
-    flags = supervised_main.build_parser().parse_args([])
+    flags = build_parser(supervised_main.Settings).parse_args([])
     assert (flags.imagenet, flags.encoder_weights) == (False, None)
 
 
@@ -171,6 +171,7 @@ INTERRUPTED = """
 import os, signal, sys
 from pathlib import Path
 import solver
+from fcd.cli.parser import build_parser
 from tests.whole.test_conditions import train
 
 kind, step, image_dir = sys.argv[1], int(sys.argv[2]), sys.argv[3]

@@ -233,8 +233,8 @@ def test_a_run_does_not_go_on_with_other_patches(call, patches):
 # Training in whose fourth step a process that reads patches is killed.
 KILLING = """
 import multiprocessing, os, signal
+from fcd.cli import entry
 import main
-from fcd.cli import options
 
 asked = main.FCDSolver.stop_if_asked
 
@@ -244,7 +244,7 @@ def killing(solver, interruption):
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
 main.FCDSolver.stop_if_asked = killing
-options.run(main.main)
+entry.run(main.main)
 """
 
 

@@ -27,7 +27,6 @@ from hypothesis import strategies as st
 
 from data_loader import PatchDataset
 from fcd.cli import options
-from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.landsat import archives, qa
@@ -35,11 +34,13 @@ from fcd.landsat.mtl import parse_mtl
 from fcd.landsat.products import expand, scene_from
 from fcd.landsat.reference import QA, TRUTH, Reference
 from fcd.landsat.scenes import find_scenes
+from fcd.masks import thresholds
 from fcd.patches import prepared, store
 from fcd.patches.normalisation import Normalization
 from fcd.patches.supervision import Supervision
 from fcd.report import comparison
 from fcd.training import checkpoints
+from fcd.training.run import RunFolder
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task, load_solver
 from tests.conftest import draw, write_scene
 from tests.landsat.test_products import ONE, TWO, mtl
@@ -488,7 +489,7 @@ def test_records_of_runs(place, name, capsys):
                 with contextlib.suppress(SystemExit):  # a line of the parser, exit code 2
                     parser.parse_args(["--config", str(path)])
             elif name == "threshold.json":
-                solver.known_threshold()
+                thresholds.known(solver.scorer())
                 solver.choose_threshold(0.5, place, 1, 1)
             else:
                 seen = prepared.mask_provenance(place, "supervision.tif")

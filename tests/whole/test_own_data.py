@@ -17,13 +17,15 @@ from sklearn.metrics import confusion_matrix
 import main
 import supervised_main
 from fcd import metrics
-from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.landsat.products import scene_from
+from fcd.masks import thresholds
+from fcd.masks.scoring import Tiles, strips
 from fcd.patches import labelled
 from fcd.patches.imagery import RasterPatches
 from fcd.synthetic import drawing
 from fcd.training import checkpoints
+from fcd.training.run import RunFolder
 from solver import FCDSolver, Run, load_solver
 from tests.conftest import write_tif
 
@@ -91,7 +93,7 @@ def test_generated_masks_are_those_of_the_difference_map(walk):
 def test_patches_that_are_masked_share_batches(walk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     solver, sizes = load_solver(walk / "outputs/FCD/models/best.pt", "cpu"), []
-    score, tiles = solver.score, solver.tiles(batch_size=16)
+    score, tiles = solver.score, Tiles.of(solver.scorer(), batch_size=16)
     monkeypatch.setattr(solver, "score", lambda x: sizes.append(len(x)) or score(x))
     scenes = RasterPatches(walk / "p").scenes("train", "", masked=False)
     record = metrics.fixed_threshold(0.02)
@@ -107,7 +109,7 @@ def test_patches_that_are_masked_share_batches(walk, tmp_path, monkeypatch):
     solver.generate_masks(mixed, replace(tiles, overlap=8), record)
     for scene in [*scenes, *others]:
         used = replace(tiles, overlap=8) if scene in mixed else tiles
-        alone = np.concatenate([strip.score for strip in solver.strips(scene, used)])
+        alone = np.concatenate([strip.score for strip in strips(solver.scorer(), scene, used)])
         with rasterio.open(tifs / f"{scene.key}_difference.tif") as dataset:
             difference = dataset.read(1)
         with rasterio.open(tifs / f"{scene.key}_mask.tif") as dataset:
@@ -184,8 +186,8 @@ def test_predicted_scores_are_those_of_the_network(walk):
         # In the middle of a tile, far from its neighbours, the score is that of the tile alone.
         x = torch.from_numpy(image[None, :, :32, :32].astype(np.float32)) / 255 * 2 - 1
         assert image[:, :32, :32].min() > 0
-        tiles = solver.tiles(overlap=0)
-        strip = next(solver.strips(_scene(walk, name), tiles))
+        tiles = Tiles.of(solver.scorer(), overlap=0)
+        strip = next(strips(solver.scorer(), _scene(walk, name), tiles))
         with torch.inference_mode():
             assert np.allclose(strip.score[:, :32], solver.score(x)[0].numpy(), atol=1e-5)
 
@@ -271,16 +273,16 @@ def test_a_threshold_belongs_to_the_precision_of_the_scores(walk, tmp_path, monk
     source = RasterPatches(walk / "p")
     for amp in (False, True, True):
         record = solver.choose_threshold("otsu", source, 100, 8, amp=amp)
-        assert solver.known_threshold(amp) == record
+        assert thresholds.known(solver.scorer(), amp) == record
         with pytest.raises(UserError, match=rf"chosen with --amp {amp}, .* with --amp {not amp} "):
-            solver.known_threshold(not amp)
+            thresholds.known(solver.scorer(), not amp)
     assert precise == [True, False]  # five patches, one batch
     given = solver.choose_threshold(0.3, source, 100, 8)
-    assert solver.known_threshold(True) == solver.known_threshold() == given
+    assert thresholds.known(solver.scorer(), True) == thresholds.known(solver.scorer()) == given
     # A record of earlier versions.
     path = solver.run.folder.results / "threshold.json"
     path.write_text(json.dumps({k: v for k, v in record.items() if k != "amp"}))
-    assert solver.known_threshold()["threshold"] == record["threshold"]
+    assert thresholds.known(solver.scorer())["threshold"] == record["threshold"]
 
 
 def test_scenes_are_masked_by_a_threshold_of_their_own_precision(walk, tmp_path, monkeypatch):
@@ -315,7 +317,9 @@ def test_masks_are_compared_with_those_that_are_there(walk, monkeypatch, capsys)
     assert "1 of the 2 val patches have a mask" in capsys.readouterr().out
     results = json.loads((walk / "outputs/FCD/results/metrics.json").read_text())
     (scene,) = RasterPatches(walk / "p").scenes("val", "", masked=True)
-    score = np.concatenate([strip.score for strip in solver.strips(scene, solver.tiles())])
+    score = np.concatenate(
+        [strip.score for strip in strips(solver.scorer(), scene, Tiles.of(solver.scorer()))]
+    )
     known = truth[0] > 0
     assert (
         results["confusion"]

@@ -19,10 +19,10 @@ from sklearn.metrics import confusion_matrix, f1_score
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd.cli import options
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.scenes import find_scenes
+from fcd.masks.scoring import Tiles, strips
 from fcd.report import comparison
 from fcd.synthetic import drawing
 
@@ -116,7 +116,7 @@ def test_generated_masks_of_patches_are_cut_from_those(walk):
 
 def test_the_metrics_are_those_of_the_masks(walk):
     """FCD's overall figures again, from the network and scikit-learn, whole scenes at once."""
-    from fcd.cli.options import RunFolder
+    from fcd.training.run import RunFolder
     from solver import FCDSolver, Run
 
     run = Run(RunFolder("FCD"), torch.device("cpu"))
@@ -128,7 +128,7 @@ def test_the_metrics_are_those_of_the_masks(walk):
             continue
         with scene.open() as reader:
             truth = reader.truth()
-        strips = list(solver.strips(scene, solver.tiles(None, None, 16)))
+        strips = list(strips(solver.scorer(), scene, Tiles.of(solver.scorer(), None, None, 16)))
         score = np.concatenate([s.score for s in strips])
         valid = np.concatenate([s.valid for s in strips]) & (truth != 0)
         truths.append(truth[valid] - 1)

@@ -1,0 +1,159 @@
+"""What is written down of a run before its first step, and how it may go on."""
+
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fcd.cli.parser import flags_of, flat, may_change, settings_of
+from fcd.errors import UserError
+from fcd.files import locked, read_json, write_json
+from fcd.interruption import Stopped
+from fcd.training.run import Run, RunFolder
+
+
+def git_commit() -> str | None:
+    """The commit of this code; None outside a checkout or without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def describe(
+    flags: dict[str, Any], used_device: torch.device, processes: int = 1
+) -> dict[str, Any]:
+    """Everything a run is described by: flags, git commit, library versions, device, processes."""
+    packages = ("torch", "torchvision", "segmentation-models-pytorch", "rasterio", "numpy")
+    cuda = used_device.type == "cuda"
+    return {
+        "flags": flags,
+        "commit": git_commit(),
+        "versions": {"python": platform.python_version()}
+        | {package: metadata.version(package) for package in packages},
+        "device": f"{used_device}{f' ({torch.cuda.get_device_name(used_device)})' if cuda else ''}",
+        "processes": processes,
+    }
+
+
+def start_run(run: Run, settings: Any, data: dict[str, Any]) -> None:
+    """Write `config.json` before the first step of a training run.
+
+    settings: those of the command, `--overwrite` among them. data: what is trained on, by split
+    (`data_loader.PatchDataset.summary`).
+
+    A run that is continued keeps the config.json it began with, to which `continued` adds
+    commit, versions, device and processes if they are others now. With `--overwrite True` what an
+    earlier run left is removed. Otherwise raises `UserError` if the folder holds checkpoints of
+    a run with other settings or patches. The first of the processes does it, the others wait.
+    """
+    folder, processes = run.folder, run.processes
+    if processes.first:
+        described = describe(flat(settings), run.device, processes.count) | {"data": data}
+        path = folder.root / "config.json"
+        if described["flags"]["overwrite"]:
+            for left in (folder.models, folder.samples, folder.results, folder.logs):
+                shutil.rmtree(left, ignore_errors=True)
+        if path.exists() and folder.resumable():
+            described = _continued(folder, read_json(path), described, type(settings))
+        write_json(path, described)
+    processes.wait()
+
+
+def _continued(
+    folder: RunFolder, config: dict[str, Any], described: dict[str, Any], kind: type
+) -> dict[str, Any]:
+    """`config`, that of a run, with what is different as it goes on; `UserError` if it cannot.
+
+    kind: of the settings, whose defaults stand in for those that earlier versions did not have.
+    """
+    path = folder.root / "config.json"
+    before = {name: default for _, name, _, default in settings_of(kind)} | flags_of(config, path)
+    fixed = {name: v for name, v in described["flags"].items() if name not in may_change(kind)}
+    changed = [
+        f"--{name} {before[name]} then, {value} now"
+        for name, value in fixed.items()
+        if before[name] != value
+    ]
+    if changed:
+        raise UserError(
+            f"{folder.root} holds a run with other settings ({'; '.join(changed)}); choose "
+            "another --experiment_name, or --overwrite True to train it anew"
+        )
+    data = described["data"]
+    then = config.get("data", data)  # runs of earlier versions do not say
+    continued = config.get("continued", [])
+    if not isinstance(continued, list) or not all(isinstance(c, dict) for c in continued):
+        raise UserError(f"{path} is damaged (continued); --overwrite True trains anew")
+    if then != data:
+        raise UserError(
+            f"{folder.root} was trained on other patches ({_in_words(then)} then, "
+            f"{_in_words(data)} now); bring them back, or choose another --experiment_name"
+        )
+    now = {name: v for name, v in described.items() if name not in ("flags", "data")}
+    last = [config, *continued][-1]
+    changed_now = any(last.get(name) != value for name, value in now.items())
+    return config | ({"continued": [*continued, now]} if changed_now else {})
+
+
+def _in_words(data: Any) -> str:
+    """How many patches of each split; `data` comes from a file."""
+    splits = data.items() if isinstance(data, dict) else ()
+    counts = [(s, part.get("patches")) for s, part in splits if isinstance(part, dict)]
+    return ", ".join(f"{split} {count}" for split, count in counts) or "unknown"
+
+
+def run_config(folder: RunFolder, checkpoint: Path | None, settings: Any) -> dict[str, Any]:
+    """What a report says of a run: the config of `checkpoint`, if any, and the test's flags."""
+    path = checkpoint.resolve().parent.parent / "config.json" if checkpoint else None
+    return {
+        "experiment_name": folder.experiment,
+        "trained": read_json(path) if path and path.exists() else None,
+        "tested": flat(settings),
+    }
+
+
+def carry_out(train: Callable[[], None], run: Run, settings: Any, data: dict[str, Any]) -> int:
+    """Write `config.json` (see `start_run`), call `train`, say how it ended; return the exit code.
+
+    Raises `UserError` if another run is training in this folder.
+    """
+    folder, first = run.folder, run.processes.first
+    try:
+        with _held(folder.root) if first else nullcontext():
+            start_run(run, settings, data)
+            train()
+    except Stopped as stop:
+        if first:
+            print(stop, file=sys.stderr)
+        return stop.exit_code
+    print(
+        f"trained: {folder.checkpoint('best')}; curves: tensorboard --logdir={folder.logs.parent}"
+    )
+    if left_out := sum(len(part["left_out"]) for part in data.values()):
+        print(f"{left_out} damaged patches were left out: see data in {folder.root}/config.json")
+    return 0
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of `folder`; raises `UserError` if there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is training in {folder}; wait for it, or choose another "
+                "--experiment_name"
+            ) from error
+        yield

@@ -1,0 +1,322 @@
+"""The settings that commands share: what a field declares is its flag, check and config entry.
+
+Those of one command alone stand with it; what the losses, the networks and the cutting take is
+declared where it is computed.
+"""
+
+import argparse
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval
+
+from fcd.cli.parser import MAY_CHANGE, Flag, number
+from fcd.errors import UserError
+from fcd.landsat.products import band_numbers
+from fcd.landsat.scenes import nodata_value
+from fcd.landsat.sparcs import SPARCS
+from fcd.masks.prediction import Scores
+from fcd.masks.runtime import Runtime
+from fcd.patches.imagery import NO_NODATA, RasterPatches
+from fcd.patches.prepared import PreparedPatches
+from fcd.training.losses import LossWeights
+
+PREPARED, OWN = "L8Biome", "Patches"  # of --dataset; a third is SPARCS
+IMAGE_DIR, SCENE_DIR = "data/L8Biome", "data/landsat8-biome"
+
+
+def threshold_from(text: str) -> str | float:
+    """`f1`, `otsu` or a number from 0 to 1."""
+    if text in ("f1", "otsu"):
+        return text
+    return number(float, [Interval(ge=0, le=1)], text)
+
+
+def nodata_from(text: str) -> float | str:
+    """A finite number, or `none`."""
+    if text == NO_NODATA:
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not finite (NaN always is nodata)")
+    return nodata_value(value)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Run."""
+
+    experiment_name: Annotated[
+        str, "the run lives in outputs/NAME and runs/NAME, with + written Plus"
+    ] = "FCD"
+    config: Annotated[
+        Path | None,
+        Flag(metavar="FILE"),
+        MAY_CHANGE,
+        "config.json of an earlier run: its flags, except those given beside this one",
+    ] = None
+    device: Annotated[
+        str,
+        MAY_CHANGE,
+        "auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps; with torchrun auto, cpu or cuda: "
+        "each process takes its own CUDA device",
+    ] = "auto"
+    seed: Annotated[int, Ge(0), "seed of weights, batches and augmentation"] = 0
+    num_workers: Annotated[
+        int, Ge(0), MAY_CHANGE, "processes that read patches, for each that computes"
+    ] = 4
+    overwrite: Annotated[
+        bool,
+        MAY_CHANGE,
+        "train: begin anew even if the run folder holds a checkpoint; predict: mask scenes anew "
+        "that are masked already",
+    ] = False
+    checkpoint: Annotated[
+        Literal["best", "latest"], MAY_CHANGE, "which checkpoint the modes after training use"
+    ] = "best"
+    method: Annotated[
+        str | None,
+        MAY_CHANGE,
+        "name of the method in tables, shared by runs that differ by seed; None: the experiment's "
+        "name",
+    ] = None
+    compile: Annotated[
+        bool,
+        MAY_CHANGE,
+        "compile the generator, or the network that learns masks, for this device "
+        "(torch.compile): takes minutes at the start, and a C++ compiler on CPUs; see "
+        "docs/performance.md",
+    ] = False
+    log_step: Annotated[int, Ge(1), MAY_CHANGE, "steps between log entries"] = 10
+    profile: Annotated[
+        int,
+        Ge(0),
+        Flag(metavar="STEPS"),
+        MAY_CHANGE,
+        "training: profile this many steps, the first three left out; the trace goes to runs/NAME "
+        "for TensorBoard, the costliest operations are printed",
+    ] = 0
+    model_weights: Annotated[
+        Path | None,
+        "the modes after training use this checkpoint instead of the run's own; supervised_main.py "
+        "--mode train begins with its weights (fine-tuning)",
+    ] = None
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Data."""
+
+    dataset: Annotated[
+        Literal["L8Biome", "Patches", "L8Sparcs"],
+        f"{PREPARED}: patches of prepare_landsat8_biome.py; {OWN}: any imagery, "
+        f"{{train,val,test}}/{{clear,cloudy}}/*.tif below --image_dir; {SPARCS}: for --mode test "
+        "alone, the scenes below --orig_image_dir",
+    ] = PREPARED
+    image_dir: Annotated[str, Flag("--l8biome_image_dir"), "folder of patches"] = IMAGE_DIR
+    orig_image_dir: Annotated[
+        str,
+        Flag("--data_path"),
+        MAY_CHANGE,
+        f"whole scenes, <biome>/<scene>/…; with --dataset {SPARCS} <scene>_data.tif",
+    ] = SCENE_DIR
+    nodata: Annotated[
+        float | str | None,
+        nodata_from,
+        Flag(metavar="VALUE"),
+        f"what marks nodata in patches of --dataset {OWN} and in scenes: a number or {NO_NODATA}; "
+        "None: what the files say, or that of training; NaN always does",
+    ] = None
+    rgb: Annotated[
+        str | None,
+        Flag(metavar="R,G,B"),
+        MAY_CHANGE,
+        "numbers, from 1, of the bands that pictures show as red, green and blue; None: 4,3,2 of "
+        "Landsat, 1,2,3 of three bands, 3,2,1 of more; kept in the checkpoint",
+    ] = None
+    normalize: Annotated[
+        Literal["paper", "stretch"],
+        "paper: DN / 65535, of uint8 / 255, of float32 each band from its least to its greatest "
+        "value; stretch: each band from its 0.1 to 99.9 percentile in the training patches; a run "
+        "that begins with other weights takes theirs",
+    ] = "paper"
+    skip_bad: Annotated[
+        bool,
+        MAY_CHANGE,
+        "read every patch before the first step and leave out those that are damaged or unlike "
+        "most (listed in config.json); False: stop at the first one and name it",
+    ] = False
+
+    def patches(self, mode: str) -> PreparedPatches | RasterPatches:
+        """Where the patches are that `--mode` `mode` reads."""
+        root = Path(self.image_dir)
+        if self.dataset == OWN:
+            return RasterPatches(root, self.nodata)
+        if self.dataset == SPARCS:
+            raise UserError(f"--dataset {SPARCS} has no patches: it is for --mode test")
+        if mode == "train" and self.nodata is not None:
+            raise UserError(
+                f"--nodata {self.nodata} is for --dataset {OWN}; DN 0 is that of {PREPARED}"
+            )
+        return PreparedPatches(root)
+
+    def rgb_bands(self, num_channels: int) -> tuple[int, ...] | None:
+        """The bands of `--rgb`, counted from 0, or None; `UserError` if there are no such."""
+        if self.rgb is None:
+            return None
+        numbers = band_numbers(self.rgb, "--rgb", distinct=False)
+        if len(numbers) != 3 or max(numbers) > num_channels:
+            raise UserError(
+                f"--rgb {self.rgb}: three band numbers from 1 to {num_channels} are expected, such "
+                "as 3,2,1"
+            )
+        return tuple(number - 1 for number in numbers)
+
+
+BatchSize = Annotated[
+    int,
+    Ge(1),
+    "patches per training step, of all processes together; tiles that a process scores at a time "
+    "in the other modes",
+]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Training."""
+
+    batch_size: BatchSize = 16
+    augment: Annotated[
+        Literal["flip", "d4", "none"],
+        "what is done to training patches: flip: mirrored left to right or not, as the paper; d4: "
+        "turned and mirrored, all eight symmetries; none",
+    ] = "flip"
+    balance: Annotated[bool, "draw clear and cloudy patches equally often in training"] = False
+    select: Annotated[
+        Literal["pixel", "image"],
+        "choose the best checkpoint by macro F1 on the validation masks, as the paper (uses pixel "
+        "labels), or on the validation patches' image-level labels",
+    ] = "pixel"
+    amp: Annotated[
+        bool,
+        "train and score in bfloat16 where that is safe: faster on GPUs and on processors with "
+        "AMX, slower on others, up to ten times on those without bfloat16; scores differ by about "
+        "0.01, so a threshold is chosen anew",
+    ] = False
+
+
+@dataclass(frozen=True)
+class GANTraining(TrainingSettings):
+    """Training of the Fixed-Point GAN; the defaults are the paper's."""
+
+    num_iters: Annotated[int, Ge(1), "training steps (of the discriminator)"] = 200_000
+    num_iters_decay: Annotated[
+        int, Ge(0), "last steps, over which the learning rates fall linearly to 0"
+    ] = 100_000
+    n_critic: Annotated[int, Ge(1), "discriminator steps per generator step"] = 5
+    g_lr: Annotated[float, Ge(0), "learning rate of the generator"] = 1e-4
+    d_lr: Annotated[float, Ge(0), "learning rate of the discriminator"] = 1e-4
+    beta1: Annotated[float, Interval(ge=0, le=1), "Adam's β1"] = 0.5
+    beta2: Annotated[float, Interval(ge=0, le=1), "Adam's β2"] = 0.999
+    same_domain: Annotated[
+        bool, "the same-domain half of the generator's loss; False is StarGAN"
+    ] = True
+    sample_step: Annotated[int, Ge(1), MAY_CHANGE, "steps between sample pictures"] = 1000
+    model_save_step: Annotated[int, Ge(1), "steps between validations and checkpoints"] = 10_000
+    weights: LossWeights = field(default_factory=LossWeights)
+
+
+@dataclass(frozen=True)
+class SupervisedTraining(TrainingSettings):
+    """Training of the supervised networks; the defaults are those of FCD+."""
+
+    batch_size: BatchSize = 64
+    n_epochs: Annotated[int, Ge(1), "passes over the training patches"] = 10
+    lr: Annotated[float, Ge(0), "learning rate of Adam; times 0.1 when validation F1 stalls"] = 1e-4
+    freeze_encoder: Annotated[
+        bool, "keep the encoder as it is, weights and batch-norm statistics"
+    ] = False
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """Whole scenes."""
+
+    test_split: Annotated[
+        Literal["train", "val", "test"],
+        MAY_CHANGE,
+        "scenes that --mode test scores; the scores of other splits are no test of anything "
+        "learned or chosen on them",
+    ] = "test"
+    tile_size: Annotated[
+        int | None,
+        Ge(1),
+        MAY_CHANGE,
+        "side of the tiles a scene is scored in, pixels; None: that of the training patches",
+    ] = None
+    overlap: Annotated[
+        int | None,
+        Ge(0),
+        MAY_CHANGE,
+        "pixels by which tiles overlap and are blended; None: 32, at most half a tile",
+    ] = None
+    runtime: Annotated[
+        Runtime,
+        MAY_CHANGE,
+        "what computes the scores of scenes; onnx: ONNX Runtime, on the CPU, after half a minute "
+        "or less of preparation; the masks are the same, see docs/performance.md",
+    ] = "pytorch"
+    threshold: Annotated[
+        str | float | None,
+        threshold_from,
+        MAY_CHANGE,
+        "of the score: f1 (best macro F1 on masks of cloudy training patches, as the paper: uses "
+        "pixel labels), otsu (no pixel label) or a number in [0, 1]; None: 0.5 for a U-Net, f1 for "
+        "the others, without masks otsu; in --mode predict the one chosen before",
+    ] = None
+    threshold_patches: Annotated[
+        int, Ge(1), MAY_CHANGE, "at most this many patches to choose the threshold from"
+    ] = 10_000
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """Prediction (--mode predict)."""
+
+    scenes: Annotated[
+        list[str] | None,
+        Flag(metavar="PATH"),
+        MAY_CHANGE,
+        "scene folders, .tar or .tar.gz archives, MTL files, GeoTIFFs, globs, or text files with a "
+        "path a line",
+    ] = None
+    output_dir: Annotated[Path, MAY_CHANGE, "folder of masks and summary.csv"] = Path("masks")
+    bands: Annotated[
+        str | None,
+        MAY_CHANGE,
+        "how to read what is no Landsat Level-1 scene; of a GeoTIFF the bands in the order of "
+        "training, such as 1-7,9-11; of a folder or archive the ends of the files' names, such as "
+        "SR_B1,SR_B2",
+    ] = None
+    write_score: Annotated[
+        Scores,
+        MAY_CHANGE,
+        "write the score beside the mask: uint8 (0 nodata, 1 to 255 for 0 to 1) or float32",
+    ] = "none"
+
+
+@dataclass(frozen=True)
+class CommandSettings:
+    """Settings that both networks' commands have; each adds its own."""
+
+    mode: str = "train"
+    run: RunSettings = field(default_factory=RunSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    whole_scenes: SceneSettings = field(default_factory=SceneSettings)
+    prediction: PredictionSettings = field(default_factory=PredictionSettings)

@@ -1,0 +1,172 @@
+"""The threshold between score and mask: chosen, written down with what it cost, found again."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fcd import metrics
+from fcd.errors import UserError
+from fcd.files import read_json, write_json
+from fcd.landsat.reference import TRUTH
+from fcd.masks.scoring import Scorer
+from fcd.patches.normalisation import FILL
+from fcd.processes import Processes
+
+SAMPLE_SEED = 42
+Record = dict[str, Any]
+"""A threshold in [0, 1], `chosen_by` in words, `pixel_labels` it took, and what it holds for."""
+
+
+@torch.inference_mode()
+def histogram(
+    batches: Iterable[dict],
+    inputs: Callable[[dict], Tensor],
+    score: Callable[[Tensor], Tensor],
+    truth: Callable[[dict, Tensor], np.ndarray],
+    processes: Processes,
+) -> np.ndarray:
+    """`fcd.metrics.histogram` (2, BINS) of the scores of `batches` against their `truth`.
+
+    batches: those of this process; what is returned counts those of all. score, truth: of the
+    network's input x (N, C, h, w), both of one shape, such as (N, h, w) or (N,).
+    """
+    counts = np.zeros((2, metrics.BINS), np.int64)
+    silent = not processes.first
+    for batch in tqdm(batches, "scoring patches", leave=False, dynamic_ncols=True, disable=silent):
+        x = inputs(batch)
+        counts += metrics.histogram(truth(batch, x), score(x).float().cpu().numpy())
+    return processes.sum_counts(counts)
+
+
+def mask_of(batch: dict, x: Tensor) -> np.ndarray:
+    """Patch codes (N, h, w) of a batch; without masks all pixels that have data count as clear."""
+    if "mask" in batch:
+        return batch["mask"].numpy()
+    return torch.where((x == FILL).any(dim=1), metrics.INVALID, metrics.CLEAR).cpu().numpy()
+
+
+def label_of(batch: dict, _: Tensor) -> np.ndarray:
+    """The image-level labels (N,) of a batch as patch codes."""
+    return np.array([metrics.CLEAR, metrics.CLOUD])[batch["label"][:, 0].long().numpy()]
+
+
+def patch_histogram(scorer: Scorer, batches: Iterable[dict], amp: bool = False) -> np.ndarray:
+    """`histogram` of the scores of all pixels; amp: computed in bfloat16 where that is safe."""
+
+    def score(x: Tensor) -> Tensor:
+        with scorer.autocast(amp):
+            return scorer.score(x)
+
+    return histogram(batches, scorer.inputs, score, mask_of, scorer.processes)
+
+
+def require_pixels(counts: np.ndarray, which: str) -> None:
+    """Raise `UserError` if `counts`, those of the patches called `which`, are all zero."""
+    if not counts.any():
+        raise UserError(
+            f"the {which} patches hold no pixel that is valid in image and mask; check the codes "
+            "of their masks"
+        )
+
+
+def sample(patches: int, count: int) -> list[int]:
+    """At most `count` of so many `patches`, seeded: always the same ones."""
+    return sorted(np.random.default_rng(SAMPLE_SEED).permutation(patches)[:count].tolist())
+
+
+def choose(
+    scorer: Scorer,
+    choice: str | float,
+    asked: Record,
+    cloudy: Callable[[], tuple[Iterable[dict], int]],
+) -> Record:
+    """The threshold of the score, and how many pixel labels it took.
+
+    choice: `f1` (the paper's: best macro F1 on the masks of cloudy training patches; those of QA
+    bands count as no pixel label), `otsu` (Otsu's on the same patches, without any mask), or a
+    number in [0, 1]. asked: what else the threshold depends on (`reference` and `amp` among it).
+    cloudy: this process's batches of these patches, and how many all processes have. The result
+    is kept in threshold.json and used again while weights, choice and `asked` stay the same.
+    """
+    path = scorer.results[0] / "threshold.json"
+    asked = asked | {"choice": choice, "score": scorer.name, "weights": scorer.fingerprint}
+    known = _read(path) if scorer.processes.first else None
+    known = scorer.processes.broadcast(known)
+    if known and all(known.get(name) == value for name, value in asked.items()):
+        return known
+    record = asked | {"pixel_labels": 0}
+    if isinstance(choice, float):
+        record |= fixed(choice)
+    else:
+        batches, count = cloudy()
+        counts = patch_histogram(scorer, batches, asked["amp"])
+        require_pixels(counts, "cloudy training")
+        where = f"the scores of {count} cloudy training patches"
+        if choice == "otsu":
+            value = metrics.otsu_threshold(counts.sum(axis=0))
+            record |= {"threshold": value, "chosen_by": f"Otsu on {where}"}
+        else:
+            value, f1 = metrics.best_threshold(counts)
+            manual = asked["reference"] == TRUTH
+            against = "pixel labels" if manual else "scenes' QA bands"
+            record |= {
+                "threshold": value,
+                "chosen_by": f"best macro F1 on {where}, against their {against}",
+                "macro_f1": f1,
+                "pixel_labels": int(counts.sum()) if manual else 0,
+            }
+    if scorer.processes.first:
+        write_json(path, record)
+    return record
+
+
+def fixed(value: float) -> Record:
+    """The record of a threshold that was not chosen."""
+    return {"threshold": value, "chosen_by": f"{value:g}, fixed", "pixel_labels": 0}
+
+
+def known(scorer: Scorer, amp: bool = False) -> Record:
+    """The record of the threshold chosen for these weights before, or of a probability's, 0.5.
+
+    amp: whether it is for scores computed in bfloat16, which differ by more than many a
+    threshold of FCD. Raises `UserError` if there is neither, or it was chosen on others.
+    """
+    mine, of_others = (scorer.name, scorer.fingerprint), None
+    for folder in scorer.results:
+        path = folder / "threshold.json"
+        found = _read(path) or {}
+        if (found.get("score"), found.get("weights")) != mine:
+            continue
+        if found["amp"] == amp or not isinstance(found.get("choice"), str):
+            return found
+        of_others = path
+    if of_others:
+        raise UserError(
+            f"{of_others} holds a threshold chosen with --amp {not amp}, which changes the "
+            f"scores: run --mode test or generate_masks with --amp {amp} first, or give a "
+            "number with --threshold"
+        )
+    if scorer.natural_threshold is None:
+        raise UserError(
+            f"no threshold is known for these weights of {scorer.experiment}: run "
+            "--mode test or generate_masks first, or give a number with --threshold"
+        )
+    return fixed(scorer.natural_threshold)
+
+
+def _read(path: Path) -> Record | None:
+    """What threshold.json holds, or None; `UserError` if that is no threshold."""
+    if not path.exists():
+        return None
+    # Earlier versions chose on scores in float32, whatever --amp said.
+    record = {"amp": False} | read_json(path)
+    value, cost = record.get("threshold"), record.get("pixel_labels")
+    fits = isinstance(value, int | float) and 0 <= value <= 1 and isinstance(cost, int)
+    if not fits or not isinstance(record.get("chosen_by"), str):
+        raise UserError(f"{path} holds no threshold; remove it, and it is chosen again")
+    return record
