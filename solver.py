@@ -37,8 +37,9 @@ from fcd.errors import UserError
 from fcd.files import from_plain, read_json, write_json
 from fcd.interruption import Interruption, Stopped
 from fcd.landsat import labels
+from fcd.landsat.bands import band_names, default_rgb
 from fcd.landsat.reference import NAMES, QA, TRUTH
-from fcd.landsat.scenes import Scene, SceneReader, band_names, default_rgb
+from fcd.landsat.scenes import Scene, SceneReader
 from fcd.masks.cam import cam_score
 from fcd.masks.export import ONNX, PYTORCH, DNScore, Scored, libraries, onnx_score, write_onnx
 from fcd.masks.generated import alike, mask_tifs, together

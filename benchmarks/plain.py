@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from fcd.landsat import labels
-from fcd.landsat.scenes import FILL_DN, Scene
+from fcd.landsat.bands import FILL_DN
+from fcd.landsat.scenes import Scene
 from fcd.patches import prepared
 from fcd.patches.normalisation import Normalization
 from fcd.patches.prepared import Cutting

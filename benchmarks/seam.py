@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from fcd.cli.options import RunFolder
+from fcd.landsat.bands import BANDS
 from fcd.landsat.products import scene_from
-from fcd.landsat.scenes import BANDS, Scene
+from fcd.landsat.scenes import Scene
 from fcd.patches.normalisation import Normalization
 from fcd.pictures import write_png
 from solver import FCDSolver, GANSize, Run, Solver, load_solver

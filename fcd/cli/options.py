@@ -21,8 +21,8 @@ import torch
 from fcd.errors import READER_ENDED, UserError
 from fcd.files import locked, read_json, write_json
 from fcd.interruption import Stopped
-from fcd.landsat.products import band_numbers
-from fcd.landsat.scenes import nodata_value
+from fcd.landsat.bands import band_numbers
+from fcd.landsat.rasters import nodata_value
 from fcd.landsat.sparcs import SPARCS
 from fcd.masks.export import PYTORCH, RUNTIMES
 from fcd.masks.prediction import SCORES

@@ -24,8 +24,9 @@ from fcd.download.fetch import Fetcher, Stopped
 from fcd.errors import UserError
 from fcd.landsat import archives, biome
 from fcd.landsat.archives import ArchiveError
+from fcd.landsat.bands import BANDS
 from fcd.landsat.biome import Entry
-from fcd.landsat.scenes import BANDS, find_scenes
+from fcd.landsat.scenes import find_scenes
 
 PARTS = (*(f"{band}.TIF" for band in BANDS), "MTL.txt", "fixedmask.img", "fixedmask.hdr")
 # An archive may unpack to this many times what the scene's size lets expect: the archive of

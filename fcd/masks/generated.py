@@ -9,7 +9,8 @@ import numpy as np
 from rasterio.io import DatasetWriter
 
 from fcd.landsat import labels
-from fcd.landsat.scenes import Grid, Scene, raster_writer
+from fcd.landsat.rasters import Grid, raster_writer
+from fcd.landsat.scenes import Scene
 from fcd.masks.prediction import TIF_COLOURS, ArrayScene
 from fcd.patches import prepared
 

@@ -29,7 +29,8 @@ from fcd.errors import OutputError, SceneError, UserError
 from fcd.files import locked, replacing
 from fcd.landsat import labels
 from fcd.landsat.products import scene_from
-from fcd.landsat.scenes import Grid, Scene, raster_writer
+from fcd.landsat.rasters import Grid, raster_writer
+from fcd.landsat.scenes import Scene
 from fcd.processes import ALONE, Processes
 
 SUMMARY = "summary.csv"
@@ -108,7 +109,7 @@ def predict_array(dn: np.ndarray, predictor: Predictor) -> tuple[np.ndarray, np.
     """Mask and score of DN in memory, the same as the files of `predict_scenes` hold.
 
     dn: (C, H, W) digital numbers in the type and order of bands of training, of Landsat uint16
-    and `fcd.landsat.scenes.BANDS`; nodata, in any band, is that of training, and NaN. Returns the
+    and `fcd.landsat.bands.BANDS`; nodata, in any band, is that of training, and NaN. Returns the
     mask (H, W) uint8: 0 nodata, 128 clear, 255 cloud; and the score (H, W) float32 in [0, 1], NaN
     where nodata. Raises `UserError` if the array has another shape or type.
     """

@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from fcd.errors import UserError
 from fcd.landsat import labels
+from fcd.landsat.rasters import Grid, nodata_of, ungeoreferenced_is_fine, write_raster
 from fcd.landsat.reference import TRUTH
-from fcd.landsat.scenes import Band, Grid, Scene, nodata_of, ungeoreferenced_is_fine, write_raster
+from fcd.landsat.scenes import Band, Scene
 from fcd.patches import prepared
 from fcd.patches.normalisation import DTYPES
 from fcd.patches.prepared import Kind

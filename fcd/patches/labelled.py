@@ -24,7 +24,7 @@ from fcd.cli import options
 from fcd.errors import UserError
 from fcd.files import from_plain, read_json, write_json
 from fcd.landsat import labels
-from fcd.landsat.scenes import Grid, nodata_of, ungeoreferenced_is_fine, write_raster
+from fcd.landsat.rasters import Grid, nodata_of, ungeoreferenced_is_fine, write_raster
 from fcd.patches.imagery import MASK_ENDING, SUFFIXES, is_mask
 from fcd.patches.normalisation import DTYPES
 from fcd.patches.prepared import RECORDS, patch_name

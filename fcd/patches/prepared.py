@@ -20,8 +20,9 @@ from fcd import metrics, pictures
 from fcd.errors import UserError
 from fcd.files import from_plain, read_json, replacing, write_json
 from fcd.landsat import labels
+from fcd.landsat.bands import FILL_DN, RGB_BANDS
 from fcd.landsat.reference import NAMES, QA, TRUTH, Reference
-from fcd.landsat.scenes import FILL_DN, RGB_BANDS, Scene, SceneReader, find_scenes
+from fcd.landsat.scenes import Scene, SceneReader, find_scenes
 from fcd.patches import store
 from fcd.patches.normalisation import DTYPES
 from fcd.patches.store import DamagedPatch

@@ -31,9 +31,10 @@ from fcd.cli import options
 from fcd.errors import UserError
 from fcd.files import replacing
 from fcd.landsat import labels
+from fcd.landsat.bands import BANDS, FILL_DN, RGB_BANDS
 from fcd.landsat.labels import TRUTH_CLEAR, TRUTH_CLOUD, TRUTH_FILL, TRUTH_SHADOW, TRUTH_THIN_CLOUD
 from fcd.landsat.qa import BITS, Collection
-from fcd.landsat.scenes import BANDS, FILL_DN, RGB_BANDS, Grid, raster_writer, write_raster
+from fcd.landsat.rasters import Grid, raster_writer, write_raster
 from fcd.patches.imagery import MASK_ENDING
 
 PIXEL_SIZE = 30.0  # metres
@@ -154,7 +155,7 @@ class SyntheticScene:
 
     name: str
     biome: str
-    dn: np.ndarray  # (10, h, w) uint16 in the order of `fcd.landsat.scenes.BANDS`; 0 is fill
+    dn: np.ndarray  # (10, h, w) uint16 in the order of `fcd.landsat.bands.BANDS`; 0 is fill
     truth: np.ndarray  # (h, w) uint8 truth codes, see `fcd.landsat.labels`
     qa: np.ndarray  # (h, w) uint16, pre-collection BQA
     grid: Grid

@@ -12,7 +12,8 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from fcd.errors import UserError
 from fcd.landsat import biome
-from fcd.landsat.scenes import BANDS, find_scenes
+from fcd.landsat.bands import BANDS
+from fcd.landsat.scenes import find_scenes
 from fcd.synthetic import drawing
 
 B2, B5, B9, B10 = (BANDS.index(band) for band in ("B2", "B5", "B9", "B10"))

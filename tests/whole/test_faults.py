@@ -23,7 +23,8 @@ import supervised_main
 from data_loader import PatchDataset
 from fcd.errors import OutputError, SceneError, UserError
 from fcd.files import write_json
-from fcd.landsat.scenes import find_scenes, raster_writer
+from fcd.landsat.rasters import raster_writer
+from fcd.landsat.scenes import find_scenes
 from fcd.masks.tiling import score_strips
 from fcd.patches import store
 from fcd.patches.normalisation import Normalization
