@@ -19,7 +19,7 @@ from fcd.landsat import qa
 from fcd.landsat.reference import QA
 from fcd.landsat.scenes import find_scenes
 from fcd.masks import qa as qa_masks
-from fcd.patches import prepared
+from fcd.patches import records
 from fcd.patches.supervision import Supervision
 from fcd.processes import joined
 from fcd.report.evaluation import Evaluation, evaluate
@@ -291,7 +291,7 @@ def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
     """`--mode cfmask`: no network; the masks come with the scenes."""
     if flags.dataset != options.PREPARED:
         raise UserError(f"--mode cfmask needs QA bands, which --dataset {flags.dataset} has not")
-    if prepared.reference_of(flags.image_dir) == QA:
+    if records.reference_of(flags.image_dir) == QA:
         raise UserError(
             f"--mode cfmask: the scenes of {flags.image_dir} were prepared with --labels qa, so "
             "their QA bands would be compared with themselves; it takes manual masks"
@@ -301,7 +301,7 @@ def score_qa_bands(flags: argparse.Namespace, used: Run) -> int:
             f"{used.folder.root} holds a trained network, whose evaluation --mode cfmask would "
             "replace; give --experiment_name QA"
         )
-    scenes = prepared.scenes_of_split(
+    scenes = records.scenes_of_split(
         find_scenes(flags.orig_image_dir), flags.image_dir, flags.test_split
     )
     names = {qa.method_name(qa.collection_of(scene)) for scene in scenes}

@@ -45,7 +45,7 @@ from fcd.masks.export import ONNX, PYTORCH, DNScore, Scored, libraries, onnx_sco
 from fcd.masks.generated import alike, mask_tifs, together
 from fcd.masks.prediction import ArrayScene, Prediction, Predictor, has_tags
 from fcd.masks.tiling import Score, Strip, score_strips
-from fcd.patches import prepared
+from fcd.patches import generated
 from fcd.patches.imagery import NO_NODATA
 from fcd.patches.normalisation import FILL, Normalization, random_horizontal_flip, to_device
 from fcd.patches.supervision import UNKNOWN, Supervision
@@ -1059,7 +1059,7 @@ class FCDSolver(Solver):
         folder = self.run.folder.results / "tifs"
         threshold = threshold_record["threshold"]
         if processes.first:
-            write_json(folder / prepared.PROVENANCE, asdict(self.supervision(threshold_record)))
+            write_json(folder / generated.PROVENANCE, asdict(self.supervision(threshold_record)))
         tags = self.predictor(threshold, tiles).tags
         bar = tqdm(
             processes.share(scenes),
@@ -1068,7 +1068,7 @@ class FCDSolver(Solver):
             dynamic_ncols=True,
             disable=not processes.first,
         )
-        todo = (scene for scene in bar if not has_tags(prepared.mask_tif(folder, scene), tags))
+        todo = (scene for scene in bar if not has_tags(generated.mask_tif(folder, scene), tags))
         for group in alike(todo, tiles.size):
             with ExitStack() as stack:
                 tifs = [stack.enter_context(mask_tifs(folder, *pair, tags)) for pair in group]

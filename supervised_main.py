@@ -17,7 +17,7 @@ from fcd.cli.options import Parser, RunFolder, boolean, fraction, non_negative, 
 from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.masks.cam import CHANNEL_WEIGHTS
-from fcd.patches import prepared
+from fcd.patches import generated
 from fcd.patches.supervision import Supervision
 from fcd.processes import joined
 from solver import (
@@ -223,8 +223,8 @@ def train(flags: argparse.Namespace, used: Run) -> int:
         solver.start_from(flags.model_weights, encoder_only=False, nodata=source.nodata)
     masks = None
     if mask_file not in (None, "mask.tif"):
-        seen = prepared.mask_provenance(flags.image_dir, mask_file)
-        masks = from_plain(Supervision, seen, prepared.provenance_path(flags.image_dir, mask_file))
+        seen = generated.mask_provenance(flags.image_dir, mask_file)
+        masks = from_plain(Supervision, seen, generated.provenance_path(flags.image_dir, mask_file))
     solver.add_labels(train_set, masks)
     return options.carry_out(
         lambda: solver.train(settings, train_set, val_set),

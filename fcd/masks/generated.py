@@ -12,7 +12,7 @@ from fcd.landsat import labels
 from fcd.landsat.rasters import Grid, raster_writer
 from fcd.landsat.scenes import Scene
 from fcd.masks.prediction import TIF_COLOURS, ArrayScene
-from fcd.patches import prepared
+from fcd.patches import generated
 
 # What is masked at a time, at most: small scenes, two files of each of which are open, and values.
 TOGETHER = 32
@@ -60,7 +60,7 @@ def mask_tifs(
     # The mask is renamed into place last: where it is, the difference map is too.
     with (
         raster_writer(
-            prepared.mask_tif(folder, scene),
+            generated.mask_tif(folder, scene),
             grid,
             dtype="uint8",
             nodata=labels.TIF_NODATA,

@@ -27,7 +27,7 @@ from fcd.landsat import labels
 from fcd.landsat.rasters import Grid, nodata_of, ungeoreferenced_is_fine, write_raster
 from fcd.patches.imagery import MASK_ENDING, SUFFIXES, is_mask
 from fcd.patches.normalisation import DTYPES
-from fcd.patches.prepared import RECORDS, patch_name
+from fcd.patches.records import RECORDS, patch_name
 
 SPLITS = ("train", "val")
 
