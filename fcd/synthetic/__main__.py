@@ -1,6 +1,5 @@
 """`python -m fcd.synthetic`."""
 
-from fcd.cli import options
-from fcd.synthetic.drawing import main
+from fcd.cli import draw, options
 
-options.run(main)
+options.run(draw.main)

@@ -22,7 +22,7 @@ from fcd.errors import UserError
 from fcd.landsat.products import scene_from
 from fcd.patches import labelled
 from fcd.patches.imagery import RasterPatches
-from fcd.synthetic import drawing
+from fcd.synthetic.layout import write_images
 from fcd.training import checkpoints
 from solver import FCDSolver, Run, load_solver
 from tests.conftest import write_tif
@@ -45,7 +45,7 @@ def walk(tmp_path_factory):
     root = tmp_path_factory.mktemp("own")
     patch = pytest.MonkeyPatch()
     patch.chdir(root)
-    drawing.write_images("own", 12, 32, seed=1)
+    write_images("own", 12, 32, seed=1)
     masks = {path.name: path.read_bytes() for path in (root / "own/images").glob("*_mask.tif")}
     for name in masks:
         (root / "own/images" / name).unlink()
@@ -327,7 +327,7 @@ def test_masks_are_compared_with_those_that_are_there(walk, monkeypatch, capsys)
 
 
 def test_the_drawn_set(tmp_path):
-    path = drawing.write_images(tmp_path, 6, 16, seed=0)
+    path = write_images(tmp_path, 6, 16, seed=0)
     with open(path, newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["label"] for row in rows].count("cloudy") == 3

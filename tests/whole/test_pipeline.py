@@ -24,7 +24,8 @@ from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.scenes import find_scenes
 from fcd.report import comparison
-from fcd.synthetic import drawing
+from fcd.synthetic.layout import write_data_set
+from fcd.synthetic.surface import RECIPES
 
 GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
        "--d_repeat_num", "3", "--num_iters", "20", "--num_iters_decay", "10", "--n_critic", "2",
@@ -39,7 +40,7 @@ def walk(tmp_path_factory):
     root = tmp_path_factory.mktemp("walk")
     patch = pytest.MonkeyPatch()
     patch.chdir(root)
-    drawing.write_data_set("scenes", 6, 70, seed=5)
+    write_data_set("scenes", 6, 70, seed=5)
 
     def call(module, *arguments):
         patch.setattr(sys, "argv", [f"{module.__name__}.py", *arguments])
@@ -139,7 +140,7 @@ def test_the_metrics_are_those_of_the_masks(walk):
         f1_score(truth, prediction, average="macro")
     )
     assert len(results["scenes"]) == 16
-    assert set(results["biomes"]) == set(drawing.RECIPES)
+    assert set(results["biomes"]) == set(RECIPES)
 
 
 def test_supervision_is_counted_through_the_chain(walk):
