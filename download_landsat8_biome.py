@@ -5,14 +5,10 @@ go on where they stopped. Exit code 0: all scenes are there; 1: some failed, lis
 2: a flag cannot be used; 130: stopped by Ctrl-C or SIGTERM.
 """
 
-import signal
-import sys
-import threading
 from pathlib import Path
 
 from fcd.cli.options import DEFAULT_SCENE_DIR, Parser, natural, positive, run
-from fcd.download.downloader import Downloader, Source, select
-from fcd.download.fetch import Fetcher
+from fcd.download.downloader import download
 from fcd.landsat import biome
 
 
@@ -54,39 +50,15 @@ def build_parser() -> Parser:
 def main() -> int:
     """Download what the flags ask for; return the exit code."""
     flags = build_parser().parse_args()
-    entries = select(flags.biomes, flags.scenes)
-    source = Source.parse(flags.base_url)
-    fetcher = Fetcher(timeout=flags.timeout, retries=flags.retries, stop=threading.Event())
-    downloader = Downloader(
+    return download(
         flags.output_dir,
-        source,
-        fetcher,
+        flags.biomes,
+        flags.scenes,
+        flags.base_url,
         keep_archives=flags.keep_archives,
         num_workers=flags.num_workers,
-    )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        failures = downloader.download(entries)
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        return 130
-    print(f"{len(entries) - len(failures)} of {len(entries)} scenes are in {flags.output_dir}")
-    if failures:
-        report(failures)
-    return 1 if failures else 0
-
-
-def report(failures: dict[str, str]) -> None:
-    """Print which scenes failed, why, and what else can be done."""
-    print(f"{len(failures)} scenes failed:", file=sys.stderr)
-    for scene, reason in sorted(failures.items()):
-        print(f"  {scene}: {reason}", file=sys.stderr)
-    print(
-        "Run the same command again to retry these only. If the addresses no longer answer, see\n"
-        f"  {biome.PAGE}\n  {biome.DOI}\n"
-        "for where the archives are now, and give that address, or a folder that holds the "
-        "<scene>.tar.gz you fetched yourself, as --base_url.",
-        file=sys.stderr,
+        timeout=flags.timeout,
+        retries=flags.retries,
     )
 
 

@@ -1,7 +1,7 @@
 """`python -m fcd.cut`."""
 
 from fcd.cli import options
-from fcd.patches.labelled import main
+from fcd.cli.cut import main
 
 if __name__ == "__main__":
     options.run(main)

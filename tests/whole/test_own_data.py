@@ -17,10 +17,10 @@ from sklearn.metrics import confusion_matrix
 import main
 import supervised_main
 from fcd import metrics
+from fcd.cli import cut
 from fcd.cli.options import RunFolder
 from fcd.errors import UserError
 from fcd.landsat.products import scene_from
-from fcd.patches import labelled
 from fcd.patches.imagery import RasterPatches
 from fcd.synthetic.layout import write_images
 from fcd.training import checkpoints
@@ -49,7 +49,7 @@ def walk(tmp_path_factory):
     masks = {path.name: path.read_bytes() for path in (root / "own/images").glob("*_mask.tif")}
     for name in masks:
         (root / "own/images" / name).unlink()
-    labelled.main(["--csv", "own/labels.csv", "--output_dir", "p", "--patch_size", "32"])
+    cut.main(["--csv", "own/labels.csv", "--output_dir", "p", "--patch_size", "32"])
     said = root / "said.txt"
     with said.open("w") as stream:
         patch.setattr(sys, "stdout", stream)
