@@ -31,8 +31,8 @@ from fcd.cli.settings import GANTraining, SupervisedTraining, TrainingSettings
 from fcd.files import from_plain
 from fcd.interruption import Interruption
 from fcd.landsat import labels
+from fcd.landsat.bands import default_rgb
 from fcd.landsat.reference import NAMES, TRUTH
-from fcd.landsat.scenes import default_rgb
 from fcd.masks import thresholds
 from fcd.masks.cam import cam_score
 from fcd.masks.prediction import Predictor, predictor_of

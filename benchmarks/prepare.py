@@ -15,8 +15,8 @@ from benchmarks.scenes import unpack, write_scene
 from fcd.cli import entry
 from fcd.cli.parser import positive
 from fcd.landsat.scenes import Scene, find_scenes
-from fcd.patches import prepared
-from fcd.patches.prepared import Cutting
+from fcd.patches.cutting import cut_scene
+from fcd.patches.records import Cutting
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
@@ -52,10 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
 
             def alone(scenes: list[Scene] = scenes, out: Path = out) -> None:
                 for scene in scenes:
-                    prepared.cut_scene(scene, out, "train", cutting)
+                    cut_scene(scene, out, "train", cutting)
 
             def shared(scenes: list[Scene] = scenes, out: Path = out) -> None:
-                cut = partial(prepared.cut_scene, image_dir=out, split="train", cutting=cutting)
+                cut = partial(cut_scene, image_dir=out, split="train", cutting=cutting)
                 list(pool.map(cut, scenes))
 
             number = plainly()

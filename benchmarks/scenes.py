@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 from rasterio.shutil import copy
 
-from fcd.synthetic import drawing
+from fcd.synthetic import layout
+from fcd.synthetic.scene import draw_scene
 
 SIDE = 512  # of what is drawn, pixels
 
 
 def write_scene(root: Path, height: int, width: int, number: int = 0) -> Path:
     """Write a scene of `height` x `width` pixels below `root`; return its folder."""
-    drawn = drawing.draw_scene("Forest", SIDE, 0, index=number)
+    drawn = draw_scene("Forest", SIDE, 0, index=number)
     pad = ((0, max(0, height - SIDE)), (0, max(0, width - SIDE)))
 
     def enlarged(values: np.ndarray) -> np.ndarray:
@@ -26,7 +27,7 @@ def write_scene(root: Path, height: int, width: int, number: int = 0) -> Path:
         qa=enlarged(drawn.qa),
         grid=replace(drawn.grid, height=height, width=width),
     )
-    return drawing.write_scene(large, root / drawn.biome / drawn.name)
+    return layout.write_scene(large, root / drawn.biome / drawn.name)
 
 
 def unpack(folder: Path) -> None:

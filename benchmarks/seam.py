@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fcd.landsat.bands import BANDS
 from fcd.landsat.products import scene_from
-from fcd.landsat.scenes import BANDS, Scene
+from fcd.landsat.scenes import Scene
 from fcd.masks.scoring import Tiles, strips
 from fcd.patches.normalisation import Normalization
 from fcd.pictures import write_png
@@ -30,8 +31,9 @@ def random_generator(tile: int) -> FCDSolver:
 
 def scores(solver: Solver, scene: Scene, tile: int, overlap: int) -> np.ndarray:
     """The scene's scores (H, W)."""
-    strips = strips(solver.scorer(), scene, Tiles.of(solver.scorer(), tile, overlap))
-    return np.concatenate([strip.score for strip in strips])
+    scorer = solver.scorer()
+    scored = strips(scorer, scene, Tiles.of(scorer, tile, overlap))
+    return np.concatenate([strip.score for strip in scored])
 
 
 def seam(score: np.ndarray, tile: int, overlap: int) -> float:

@@ -1,7 +1,6 @@
 """`python -m fcd.comparison`."""
 
-from fcd.cli import options
-from fcd.report.comparison import main
+from fcd.cli import compare, entry
 
 if __name__ == "__main__":
-    options.run(main)
+    entry.run(compare.main)

@@ -1,7 +1,6 @@
 """`python -m fcd.cut`."""
 
-from fcd.cli import options
-from fcd.patches.labelled import main
+from fcd.cli import cut, entry
 
 if __name__ == "__main__":
-    options.run(main)
+    entry.run(cut.main)

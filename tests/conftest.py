@@ -15,7 +15,7 @@ import torch
 from rasterio.transform import Affine
 
 from fcd.cli import entry
-from fcd.landsat.scenes import BANDS
+from fcd.landsat.bands import BANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data"

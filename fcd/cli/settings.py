@@ -14,8 +14,8 @@ from annotated_types import Ge, Interval
 
 from fcd.cli.parser import MAY_CHANGE, Flag, number
 from fcd.errors import UserError
-from fcd.landsat.products import band_numbers
-from fcd.landsat.scenes import nodata_value
+from fcd.landsat.bands import band_numbers
+from fcd.landsat.rasters import nodata_value
 from fcd.landsat.sparcs import SPARCS
 from fcd.masks.prediction import Scores
 from fcd.masks.runtime import Runtime

@@ -10,6 +10,9 @@ Below the output folder::
 import fcntl
 import os
 import shutil
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -24,8 +27,9 @@ from fcd.download.fetch import Fetcher, Stopped
 from fcd.errors import UserError
 from fcd.landsat import archives, biome
 from fcd.landsat.archives import ArchiveError
+from fcd.landsat.bands import BANDS
 from fcd.landsat.biome import Entry
-from fcd.landsat.scenes import BANDS, find_scenes
+from fcd.landsat.scenes import find_scenes
 
 PARTS = (*(f"{band}.TIF" for band in BANDS), "MTL.txt", "fixedmask.img", "fixedmask.hdr")
 # An archive may unpack to this many times what the scene's size lets expect: the archive of
@@ -94,6 +98,53 @@ def defect(scene: str, folder: Path) -> str | None:
     except UserError as error:
         return str(error)
     return None
+
+
+def download(
+    output_dir: Path,
+    biomes: list[str] | None,
+    scenes: list[str] | None,
+    base_url: str | None,
+    *,
+    keep_archives: bool,
+    num_workers: int,
+    timeout: float,
+    retries: int,
+) -> int:
+    """Bring the scenes that `select` finds into `output_dir` and tell; return the exit code.
+
+    base_url: see `Source.parse`; timeout, retries: see `Fetcher`. 0: all scenes are there, 1: some
+    failed, 130: stopped by Ctrl-C or SIGTERM.
+    """
+    entries, source = select(biomes, scenes), Source.parse(base_url)
+    fetcher = Fetcher(timeout=timeout, retries=retries, stop=threading.Event())
+    downloader = Downloader(
+        output_dir, source, fetcher, keep_archives=keep_archives, num_workers=num_workers
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        failures = downloader.download(entries)
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+    print(f"{len(entries) - len(failures)} of {len(entries)} scenes are in {output_dir}")
+    if failures:
+        _report(failures)
+    return 1 if failures else 0
+
+
+def _report(failures: dict[str, str]) -> None:
+    """Print which scenes failed, why, and what else can be done."""
+    print(f"{len(failures)} scenes failed:", file=sys.stderr)
+    for scene, reason in sorted(failures.items()):
+        print(f"  {scene}: {reason}", file=sys.stderr)
+    print(
+        "Run the same command again to retry these only. If the addresses no longer answer, see\n"
+        f"  {biome.PAGE}\n  {biome.DOI}\n"
+        "for where the archives are now, and give that address, or a folder that holds the "
+        "<scene>.tar.gz you fetched yourself, as --base_url.",
+        file=sys.stderr,
+    )
 
 
 class Downloader:

@@ -18,8 +18,10 @@ from rasterio.errors import RasterioIOError
 
 from fcd.errors import SceneError, UserError
 from fcd.landsat.archives import DAMAGE
+from fcd.landsat.bands import BANDS, band_numbers
 from fcd.landsat.mtl import MAX_CHARACTERS, parse_mtl
-from fcd.landsat.scenes import BANDS, SCENE_FILE, Band, Scene, ungeoreferenced_is_fine
+from fcd.landsat.rasters import ungeoreferenced_is_fine
+from fcd.landsat.scenes import SCENE_FILE, Band, Scene
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 RASTERS = (".tif", ".tiff", ".vrt")
@@ -244,20 +246,6 @@ def _raster(path: Path, num_channels: int, bands: str | None) -> Scene:
     files = {str(number): Band(path, number) for number in numbers}
     parts = tuple(str(number) for number in numbers)
     return Scene(_as_file_name(path.stem), "", path.parent, files, parts)
-
-
-def band_numbers(text: str, flag: str, *, distinct: bool = True) -> list[int]:
-    """Band numbers, from 1, of the value of a flag such as ``1-7,9-11``."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([1-9]\d{0,3})(?:-([1-9]\d{0,3}))?\s*", part)
-        if not match:
-            raise UserError(f"{flag} {text}: {part!r} is neither a band number nor a range")
-        first = int(match[1])
-        numbers += range(first, int(match[2] or first) + 1)
-    if distinct and len(set(numbers)) != len(numbers):
-        raise UserError(f"{flag} {text} names a band twice")
-    return numbers
 
 
 def _as_file_name(name: str) -> str:

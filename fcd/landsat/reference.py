@@ -12,7 +12,8 @@ import numpy as np
 
 from fcd.errors import SceneError, UserError
 from fcd.landsat import qa
-from fcd.landsat.scenes import Grid, Scene, SceneReader
+from fcd.landsat.rasters import Grid
+from fcd.landsat.scenes import Scene, SceneReader
 
 TRUTH, QA = "truth", "qa"
 NAMES = {TRUTH: "manual masks", QA: "QA bands"}  # of the sources, in records and reports

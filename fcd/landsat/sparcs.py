@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fcd.errors import UserError
 from fcd.landsat import labels
-from fcd.landsat.scenes import BANDS, Band, Scene
+from fcd.landsat.bands import BANDS
+from fcd.landsat.scenes import Band, Scene
 
 SPARCS = "L8Sparcs"
 DATA, MASKS = "_data.tif", ("_mask.png", "_labels.tif")

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import fcd
-from fcd.landsat.scenes import band_names
+from fcd.landsat.bands import band_names
 from fcd.masks.runtime import Scored, write_onnx
 from fcd.masks.scoring import Scorer
 from fcd.masks.tiling import Score

@@ -10,11 +10,12 @@ from rasterio.io import DatasetWriter
 from tqdm import tqdm
 
 from fcd.landsat import labels
-from fcd.landsat.scenes import Grid, Scene
+from fcd.landsat.rasters import Grid
+from fcd.landsat.scenes import Scene
 from fcd.masks.prediction import predictor_of
 from fcd.masks.rasters import encoded, has_tags, mask_writer, score_writer
 from fcd.masks.scoring import ArrayScene, Scorer, Tiles, strips
-from fcd.patches import prepared
+from fcd.patches import generated
 
 # What is masked at a time, at most: small scenes, two files of each of which are open, and values.
 TOGETHER = 32
@@ -62,7 +63,7 @@ def mask_tifs(
     difference = folder / f"{scene.key}_difference.tif"
     # The mask is renamed into place last: where it is, the difference map is too.
     with (
-        mask_writer(prepared.mask_tif(folder, scene), grid, tags) as mask_tif,
+        mask_writer(generated.mask_tif(folder, scene), grid, tags) as mask_tif,
         score_writer(difference, grid, tags, "float32") as difference_tif,
     ):
         yield mask_tif, difference_tif
@@ -86,7 +87,7 @@ def generate_masks(
         dynamic_ncols=True,
         disable=not processes.first,
     )
-    todo = (scene for scene in bar if not has_tags(prepared.mask_tif(folder, scene), tags))
+    todo = (scene for scene in bar if not has_tags(generated.mask_tif(folder, scene), tags))
     for group in alike(todo, tiles.size):
         with ExitStack() as stack:
             tifs = [stack.enter_context(mask_tifs(folder, *pair, tags)) for pair in group]

@@ -79,7 +79,7 @@ def predict_array(dn: np.ndarray, predictor: Predictor) -> tuple[np.ndarray, np.
     """Mask and score of DN in memory, the same as the files of `predict_scenes` hold.
 
     dn: (C, H, W) digital numbers in the type and order of bands of training, of Landsat uint16
-    and `fcd.landsat.scenes.BANDS`; nodata, in any band, is that of training, and NaN. Returns the
+    and `fcd.landsat.bands.BANDS`; nodata, in any band, is that of training, and NaN. Returns the
     mask (H, W) uint8: 0 nodata, 128 clear, 255 cloud; and the score (H, W) float32 in [0, 1], NaN
     where nodata. Raises `UserError` if the array has another shape or type.
     """

@@ -10,7 +10,7 @@ from rasterio.errors import RasterioIOError
 from rasterio.io import DatasetWriter
 
 from fcd.landsat import labels
-from fcd.landsat.scenes import Grid, raster_writer
+from fcd.landsat.rasters import Grid, raster_writer
 from fcd.pictures import MASK_COLOURS
 
 COLOURS = {

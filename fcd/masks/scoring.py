@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from fcd.errors import UserError
 from fcd.landsat import labels
-from fcd.landsat.scenes import Grid, Scene
+from fcd.landsat.rasters import Grid
+from fcd.landsat.scenes import Scene
 from fcd.masks.runtime import ONNX, PYTORCH, Runtime, Scored, libraries, onnx_score
 from fcd.masks.tiling import Score, Strip, score_strips
 from fcd.patches.normalisation import Normalization, to_device

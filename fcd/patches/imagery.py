@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from fcd.errors import UserError
 from fcd.landsat import labels
+from fcd.landsat.rasters import Grid, nodata_of, ungeoreferenced_is_fine, write_raster
 from fcd.landsat.reference import TRUTH
-from fcd.landsat.scenes import Band, Grid, Scene, nodata_of, ungeoreferenced_is_fine, write_raster
-from fcd.patches import prepared
+from fcd.landsat.scenes import Band, Scene
+from fcd.patches import generated
 from fcd.patches.normalisation import DTYPES
 from fcd.patches.prepared import Kind
 from fcd.patches.store import DamagedPatch
@@ -200,15 +201,15 @@ class RasterPatches:
 
         They are all clear where the label is: it already says so. Nodata stays invalid.
         """
-        prepared.provenance_path(self.root, prepared.GENERATED_MASK).unlink(missing_ok=True)
+        generated.provenance_path(self.root, generated.GENERATED_MASK).unlink(missing_ok=True)
         for scene in tqdm(scenes, "adding masks", unit="patch", dynamic_ncols=True):
-            with _opened(prepared.mask_tif(masks, scene)) as dataset:
+            with _opened(generated.mask_tif(masks, scene)) as dataset:
                 mask, grid = dataset.read(1), Grid.of(dataset)
             if scene.biome == labels.CLASS_FOLDERS[labels.LABEL_CLEAR]:
                 mask[mask != labels.TIF_NODATA] = labels.TIF_CLEAR
-            path = scene.folder / f"{scene.name}_{prepared.GENERATED_MASK}"
+            path = scene.folder / f"{scene.name}_{generated.GENERATED_MASK}"
             write_raster(path, mask[None], grid, labels.TIF_NODATA)
-        prepared.write_provenance(self.root, prepared.GENERATED_MASK, masks)
+        generated.write_provenance(self.root, generated.GENERATED_MASK, masks)
 
 
 def _opened(path: Path) -> rasterio.DatasetReader:

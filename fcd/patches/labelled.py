@@ -1,7 +1,5 @@
 """Cut labelled GeoTIFFs into patches to train on with `--dataset Patches`.
 
-    python -m fcd.cut --csv labels.csv --output_dir data/own --patch_size 128
-
 The csv has the columns path (relative to the csv) and label (clear or cloudy: what holds for all
 of the image); a mask ``<name>_mask.tif`` beside an image is cut along. Patches of one image stay
 in one split.
@@ -20,14 +18,13 @@ from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 from tqdm import tqdm
 
-from fcd.cli import options
 from fcd.errors import UserError
 from fcd.files import from_plain, read_json, write_json
 from fcd.landsat import labels
-from fcd.landsat.scenes import Grid, nodata_of, ungeoreferenced_is_fine, write_raster
+from fcd.landsat.rasters import Grid, nodata_of, ungeoreferenced_is_fine, write_raster
 from fcd.patches.imagery import MASK_ENDING, SUFFIXES, is_mask
 from fcd.patches.normalisation import DTYPES
-from fcd.patches.prepared import RECORDS, patch_name
+from fcd.patches.records import RECORDS, patch_name
 
 SPLITS = ("train", "val")
 
@@ -217,30 +214,25 @@ def cut_images(
     return counts
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Cut as the command line says."""
-    parser = options.Parser(prog="python -m fcd.cut", description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--csv", type=Path, required=True, help="columns path and label (clear or cloudy)")
-    add("--output_dir", type=Path, required=True, help="folder of the patches")
-    add("--patch_size", type=options.positive, default=128, help="patch side in pixels")
-    add(
-        "--stride",
-        type=options.positive,
-        default=None,
-        help="distance of patches in pixels; None: the patch size, no overlap",
-    )
-    add("--val_share", type=options.fraction, default=0.2, help="share of the images for val")
-    add("--seed", type=options.natural, default=0, help="seed of the split")
-    flags = parser.parse_args(arguments)
-    images = read_labels(flags.csv)
-    split = split_images(images, flags.val_share, flags.seed)
-    stride = flags.stride or flags.patch_size
-    counts = cut_images(images, split, flags.output_dir, flags.patch_size, stride)
+def cut_labelled(
+    csv_path: Path,
+    output_dir: Path,
+    size: int,
+    stride: int | None,
+    val_share: float,
+    seed: int,
+) -> None:
+    """Split the images that a csv lists, cut them into `output_dir` and print how many patches.
+
+    size, stride: of the patches, in pixels; None: no overlap. Raises `UserError` if no image has
+    a patch of that size, and what `read_labels`, `split_images` and `cut_images` raise.
+    """
+    images = read_labels(csv_path)
+    split = split_images(images, val_share, seed)
+    counts = cut_images(images, split, output_dir, size, stride or size)
     if not counts.total():
         raise UserError(
-            f"no image of {flags.csv} has a patch of {flags.patch_size} pixels; give a smaller "
-            "--patch_size"
+            f"no image of {csv_path} has a patch of {size} pixels; give a smaller --patch_size"
         )
     for kind in SPLITS:
         numbers = (f"{counts[kind, label]} {label}" for label in labels.CLASS_FOLDERS)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from fcd import files
-from fcd.cli import options
 from fcd.errors import UserError
 from fcd.landsat.reference import NAMES, TRUTH
 from fcd.patches.supervision import UNKNOWN, Supervision
@@ -31,7 +30,7 @@ from fcd.report.run_page import (
 FIGURES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "cloud_iou": "Cloud IoU"}
 OVERALL = "Overall"
 CHOICES = ("threshold", "checkpoint")
-_PUBLISHED_COLUMNS = ("method", *FIGURES, "split", "source")
+PUBLISHED_COLUMNS = ("method", *FIGURES, "split", "source")
 
 
 @dataclass(frozen=True)
@@ -299,7 +298,7 @@ def read_published(path: Path) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"--published {path} cannot be read: {error}") from error
     for number, row in enumerate(rows, 2):
-        missing = [name for name in _PUBLISHED_COLUMNS if row.get(name) is None]
+        missing = [name for name in PUBLISHED_COLUMNS if row.get(name) is None]
         missing += [
             name for name in ("method", "split", "source") if not (row.get(name) or "").strip()
         ]
@@ -383,7 +382,7 @@ def _published(rows: list[dict[str, str]]) -> str:
     if not rows:
         return ""
     columns = ("Method", *FIGURES.values(), "Split", "Source")
-    cells = [[row[name] for name in _PUBLISHED_COLUMNS] for row in rows]
+    cells = [[row[name] for name in PUBLISHED_COLUMNS] for row in rows]
     return (
         "<h2>Published figures</h2>"
         + page.paragraph("From other splits than ours: for orientation, not for comparison.")
@@ -456,27 +455,14 @@ def write(
     return path
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: see `--help`."""
-    parser = options.Parser(prog="python -m fcd.comparison", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN_DIR", help="run folder, such as outputs/FCDPlus"
-    )
-    parser.add_argument(
-        "--output_dir", type=Path, default=Path("outputs/comparison"), help="folder to write to"
-    )
-    parser.add_argument(
-        "--num_scenes", type=options.natural, default=4, help="scenes shown as pictures; 0: none"
-    )
-    parser.add_argument(
-        "--published", type=Path,
-        help=f"csv of published figures (%%) with the columns {', '.join(_PUBLISHED_COLUMNS)}; "
-        "None: show none",
-    )  # fmt: skip
-    flags = parser.parse_args(arguments)
-    published = read_published(flags.published) if flags.published else []
-    methods = group([read_run(folder) for folder in dict.fromkeys(flags.runs)])
-    path = write(methods, flags.output_dir, published, flags.num_scenes)
+def compare(folders: Sequence[Path], output_dir: Path, published: Path | None, scenes: int) -> None:
+    """Write tables, figure and page of the runs in `folders`; print the table.
+
+    published: csv of figures of others; scenes: how many are shown as pictures.
+    """
+    others = read_published(published) if published else []
+    methods = group([read_run(folder) for folder in dict.fromkeys(folders)])
+    path = write(methods, output_dir, others, scenes)
     print(terminal_table(methods))
     for text in warnings(methods):
         print(f"note: {text}")

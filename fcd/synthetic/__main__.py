@@ -1,6 +1,5 @@
 """`python -m fcd.synthetic`."""
 
-from fcd.cli import options
-from fcd.synthetic.drawing import main
+from fcd.cli import draw, entry
 
-options.run(main)
+entry.run(draw.main)

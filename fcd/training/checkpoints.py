@@ -18,8 +18,8 @@ from torch import nn
 
 from fcd.errors import UserError
 from fcd.files import replacing
+from fcd.landsat.bands import default_rgb
 from fcd.landsat.reference import QA
-from fcd.landsat.scenes import default_rgb
 
 MAX_IMAGE_SIZE = 16_384  # of a checkpoint that is believed, pixels
 

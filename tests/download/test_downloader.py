@@ -690,7 +690,7 @@ def test_command_stops_cleanly_and_goes_on(server, out, number, monkeypatch, cap
         stops.append(settings["stop"])
         return fetch.Fetcher(**settings)
 
-    monkeypatch.setattr(download_landsat8_biome, "Fetcher", watched)
+    monkeypatch.setattr(downloader, "Fetcher", watched)
 
     threading.Thread(target=interrupt).start()
     # A test run in the background of a shell is born with SIGINT ignored.

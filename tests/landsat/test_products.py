@@ -11,9 +11,10 @@ import rasterio
 from rasterio.transform import Affine
 
 from fcd.errors import SceneError, UserError
+from fcd.landsat.bands import BANDS
 from fcd.landsat.products import expand, scene_from
 from fcd.landsat.qa import Collection, collection_of
-from fcd.landsat.scenes import BANDS, find_scenes
+from fcd.landsat.scenes import find_scenes
 from tests.conftest import REAL, draw, write_scene
 
 PRE, ONE = "LC80200392015216LGN00", "LC08_L1TP_016037_20170813_20170814_01_T1"

@@ -16,7 +16,9 @@ import supervised_main
 from fcd.errors import SceneError, UserError
 from fcd.landsat.reference import Reference
 from fcd.landsat.scenes import find_scenes
-from fcd.patches import prepared
+from fcd.patches import records
+from fcd.patches.cutting import cut_scene
+from fcd.patches.generated import add_generated_masks, mask_tif
 from tests.conftest import REAL, write_scene
 from tests.landsat.test_qa import write_mtl
 
@@ -54,9 +56,7 @@ def call(tmp_path, monkeypatch):
 
 
 def folders(record):
-    return {
-        kind: {prepared.patch_position(n) for n in record[kind]} for kind in ("clear", "cloudy")
-    }
+    return {kind: {records.patch_position(n) for n in record[kind]} for kind in ("clear", "cloudy")}
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
@@ -92,7 +92,7 @@ def test_labels_of_patches_are_those_of_the_band(tmp_path, call, generation):
         "clear": {(0, 0), (0, 10)},
         "cloudy": {(10, 0), (10, 10), (10, 30)},
     }
-    assert record["cutting"]["reference"] == prepared.reference_of("p") == "qa"
+    assert record["cutting"]["reference"] == records.reference_of("p") == "qa"
     assert record["split"] == "train"
     valid, flagged = np.count_nonzero(qa != fill), np.count_nonzero(np.isin(qa, (cloud, cirrus)))
     assert record["cloud_share"] == round(flagged / valid, 4)
@@ -110,9 +110,7 @@ def test_the_rims_of_collection_2_are_not_said_to_be_clear_but_may_be_learned(tm
     write_qa_scene(tmp_path / "s" / name, name, qa)
     (scene,) = find_scenes(tmp_path / "s")
     assert scene.biome == "Unknown"
-    record = prepared.cut_scene(
-        scene, tmp_path / "p", "train", prepared.Cutting(10, 10, 0.01, 0.2, "qa")
-    )
+    record = cut_scene(scene, tmp_path / "p", "train", records.Cutting(10, 10, 0.01, 0.2, "qa"))
     assert folders(record) == {"clear": {(0, 10)}, "cloudy": {(0, 0)}}
     cut = {kind: tmp_path / "p" / "train" / kind / record[kind][0] for kind in ("clear", "cloudy")}
     assert tifffile.imread(cut["cloudy"] / "mask.tif")[0].tolist() == [2, 2, 2, 2, 0] + [1] * 5
@@ -122,10 +120,10 @@ def test_the_rims_of_collection_2_are_not_said_to_be_clear_but_may_be_learned(tm
     tif[:, :6], tif[:, 10:12] = 255, 255
     tif[0, :] = 0  # fill
     grid = scene.grid()
-    with rasterio.open(prepared.mask_tif(tmp_path, scene), "w", driver="GTiff", height=10, width=20,
+    with rasterio.open(mask_tif(tmp_path, scene), "w", driver="GTiff", height=10, width=20,
                        count=1, dtype="uint8", crs=grid.crs, transform=grid.transform) as dataset:  # fmt: skip  # noqa: E501
         dataset.write(tif, 1)
-    counts = prepared.add_generated_masks(scene, record, tmp_path, tmp_path / "p")
+    counts = add_generated_masks(scene, record, tmp_path, tmp_path / "p")
     cloudy, clear = (tifffile.imread(cut[k] / "generated_mask.tif") for k in ("cloudy", "clear"))
     assert cloudy.tolist() == [[0] * 10] + [[2] * 6 + [1] * 4] * 9
     assert clear.tolist() == [[0] * 10] + [[1] * 10] * 9
@@ -183,7 +181,7 @@ def test_labels_of_two_kinds_do_not_mix(tmp_path, call):
     del record["cutting"]["reference"]  # as patches were recorded before there was a choice
     (tmp_path / "p/scenes/Unknown_S2.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="p holds scenes labelled by manual masks and"):
-        prepared.reference_of("p")
+        records.reference_of("p")
 
 
 GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",

@@ -15,7 +15,7 @@ from fcd.errors import SceneError, UserError
 from fcd.landsat.sparcs import find_sparcs
 from fcd.masks.scoring import Tiles, strips
 from fcd.patches.normalisation import Normalization
-from fcd.synthetic import drawing
+from fcd.synthetic.scene import draw_scene
 from fcd.training.run import RunFolder
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task
 from tests.conftest import write_tif
@@ -27,7 +27,7 @@ def write_sparcs(root, count=2, size=64):
     """Scenes as USGS ships them; return DN and classes by name."""
     scenes = {}
     for number in range(count):
-        drawn = drawing.draw_scene("Water", size, 3, index=number, cover=0.4)
+        drawn = draw_scene("Water", size, 3, index=number, cover=0.4)
         classes = np.select([drawn.truth >= 192, drawn.truth == 64], [5, 0], 2).astype(np.uint8)
         classes[:4] = [[1], [3], [4], [6]]
         write_tif(root / "sending" / f"{drawn.name}_data.tif", drawn.dn)

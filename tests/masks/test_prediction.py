@@ -22,8 +22,9 @@ from fcd.cli import entry
 from fcd.errors import UserError
 from fcd.files import replacing
 from fcd.landsat import labels
+from fcd.landsat.bands import RGB_BANDS
 from fcd.landsat.products import scene_from
-from fcd.landsat.scenes import RGB_BANDS, find_scenes
+from fcd.landsat.scenes import find_scenes
 from fcd.masks.prediction import Prediction, Predictor, predict_array, predict_scenes
 from fcd.masks.scoring import Tiles, strips
 from fcd.patches.normalisation import Normalization

@@ -15,7 +15,7 @@ from data_loader import (
 from fcd.cli.settings import nodata_from
 from fcd.errors import SceneError, UserError
 from fcd.landsat import labels
-from fcd.landsat.scenes import Grid, write_raster
+from fcd.landsat.rasters import Grid, write_raster
 from fcd.patches.imagery import RasterPatches
 from fcd.patches.normalisation import FILL, VALID_MIN, Normalization
 from tests.conftest import write_tif

@@ -15,9 +15,9 @@ from benchmarks.scenes import unpack, write_scene
 from data_loader import PatchDataset, collate
 from fcd.landsat.scenes import find_scenes
 from fcd.masks.scoring import Tiles
-from fcd.patches import prepared
+from fcd.patches import cutting
 from fcd.patches.normalisation import Normalization
-from fcd.patches.prepared import Cutting
+from fcd.patches.records import Cutting
 from fcd.training.run import RunFolder
 from solver import Run
 
@@ -129,7 +129,7 @@ def test_patches_are_the_same_files(tmp_path):
     (drawn,) = find_scenes(tmp_path / "scenes")
     number = plain.cut(drawn, tmp_path / "plain", Cutting(32, 32))
     assert number == 3 * 4
-    prepared.cut_scene(drawn, tmp_path / "ours", "train", Cutting(32, 32))
+    cutting.cut_scene(drawn, tmp_path / "ours", "train", Cutting(32, 32))
     files = sorted((tmp_path / "plain").rglob("*.tif"))
     assert len(files) == 2 * number
     for path in files:

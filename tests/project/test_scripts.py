@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fcd.synthetic import drawing
+from fcd.synthetic.layout import write_data_set
 from tests.conftest import ROOT
 
 ROWS = {
@@ -47,7 +47,7 @@ def start(folder, arguments):
 
 def draw_scenes(folder):
     """Smaller ones than the demo's, where the script finds them: 1 % are two patches."""
-    drawing.write_data_set(folder / "scenes", 6, 100, seed=5)
+    write_data_set(folder / "scenes", 6, 100, seed=5)
     arguments = ["--data_path", "scenes", "--output_dir", "patches", "--patch_size", "32"]
     command = [sys.executable, ROOT / "prepare_landsat8_biome.py", *arguments]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)

@@ -38,7 +38,7 @@ import supervised_main
 from fcd.cli import entry
 from fcd.landsat import biome
 from fcd.landsat.scenes import find_scenes
-from fcd.synthetic import drawing
+from fcd.synthetic.layout import write_data_set
 
 DATA = "--image_dir patches --orig_image_dir scenes --num_workers 0 --device cpu"
 GAN = (
@@ -79,7 +79,7 @@ SIGNALS = [signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGINT]
 
 def draw(folder: Path) -> None:
     """Scenes, and archives of some for the downloader, as USGS ships them."""
-    drawing.write_data_set(folder / "scenes", 6, 70, seed=5)
+    write_data_set(folder / "scenes", 6, 70, seed=5)
     (folder / "archives").mkdir()
     sources = find_scenes(folder / "scenes")
     for name, source in zip(SCENES, sources, strict=False):

@@ -16,6 +16,7 @@ import main
 import prepare_landsat8_biome
 import supervised_main
 from data_loader import PatchDataset
+from fcd.cli.parser import build_parser
 from fcd.landsat import scenes
 from fcd.landsat.scenes import find_scenes
 from fcd.training import checkpoints

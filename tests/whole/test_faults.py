@@ -23,9 +23,11 @@ import supervised_main
 from data_loader import PatchDataset
 from fcd.errors import OutputError, SceneError, UserError
 from fcd.files import write_json
-from fcd.landsat.scenes import find_scenes, raster_writer
+from fcd.landsat.rasters import raster_writer
+from fcd.landsat.scenes import find_scenes
 from fcd.masks.tiling import score_strips
-from fcd.patches import store
+from fcd.patches import cutting, store
+from fcd.patches.jobs import parallel
 from fcd.patches.normalisation import Normalization
 from fcd.training import checkpoints
 from tests.conftest import ROOT, draw, write_scene, write_tif
@@ -277,7 +279,7 @@ def _killed():
 def test_a_killed_cutting_process_is_told():
     jobs = {"S1": _killed}
     with pytest.raises(UserError, match="cutting scenes: a process was killed, mostly for lack"):
-        list(prepare_landsat8_biome.parallel(jobs, 1, "cutting scenes"))
+        list(parallel(jobs, 1, "cutting scenes"))
 
 
 # --- scenes --------------------------------------------------------------------------------------
@@ -326,13 +328,13 @@ def test_a_scene_that_disappears_after_it_was_listed_is_named(tmp_path, call):
 def test_a_scene_that_disappears_spoils_itself_alone(tmp_path, call, monkeypatch):
     for name in ("S1", "S2", "S3"):
         write_scene(tmp_path / "scenes" / "Water" / name, name, *draw(40, 40, 0))
-    original = prepare_landsat8_biome.choose_split
+    original = cutting.choose_split
 
     def vanish(*arguments):
         (tmp_path / "scenes/Water/S2/S2_B4.TIF").unlink()
         return original(*arguments)
 
-    monkeypatch.setattr(prepare_landsat8_biome, "choose_split", vanish)
+    monkeypatch.setattr(cutting, "choose_split", vanish)
     arguments = ["--data_path", "scenes", "--output_dir", "p", "--patch_size", "16"]
     code, line, _ = call(prepare_landsat8_biome, *arguments)
     assert code == 1

@@ -35,7 +35,7 @@ from fcd.landsat.products import expand, scene_from
 from fcd.landsat.reference import QA, TRUTH, Reference
 from fcd.landsat.scenes import find_scenes
 from fcd.masks import thresholds
-from fcd.patches import prepared, store
+from fcd.patches import cutting, generated, records, splits, store
 from fcd.patches.normalisation import Normalization
 from fcd.patches.supervision import Supervision
 from fcd.report import comparison
@@ -186,7 +186,7 @@ def test_bands_masks_and_qa(place, part):
             read_scenes("s")
         with only_our_errors(f"scene: {part}"):
             scene = find_scenes("s")[0]
-            prepared.cut_scene(scene, place / "p", "train", prepared.Cutting(8, 8))
+            cutting.cut_scene(scene, place / "p", "train", records.Cutting(8, 8))
         shutil.rmtree(place / "p", ignore_errors=True)
 
     check()
@@ -356,8 +356,8 @@ def test_split_files(change, rows):
         path = Path(folder, "split.csv")
         path.write_bytes(change("\n".join(lines).encode("utf-8", "replace")))
         with only_our_errors("split.csv"):
-            split = prepared.read_split(path)
-            assert set(split.values()) <= set(prepared.SPLITS)
+            split = splits.read_split(path)
+            assert set(split.values()) <= set(splits.SPLITS)
 
 
 @repeatable
@@ -444,20 +444,20 @@ def test_metrics(place):
 def test_records_of_scenes(place):
     write_scene(place / "s" / "Water" / "S1", "S1", *draw(24, 20, 0))
     (scene,) = find_scenes("s")
-    path = prepared.record_path(place / "p", scene)
+    path = records.record_path(place / "p", scene)
 
     @repeatable
     @given(CHANGES)
     def check(changes):
         write_changed(path, good_records()["record"], *changes)
         with only_our_errors("scenes/*.json"):
-            prepared.reference_of(place / "p")
-            prepared.scenes_of_split([scene], place / "p", "train")
-            record = prepared.read_record(place / "p", scene)
-            prepared.cutting_of(record)
+            records.reference_of(place / "p")
+            records.scenes_of_split([scene], place / "p", "train")
+            record = records.read_record(place / "p", scene)
+            records.cutting_of(record)
             for name in record["clear"] + record["cloudy"]:
                 assert Path(name).name == name
-                prepared.patch_position(name)
+                records.patch_position(name)
 
     check()
 
@@ -492,7 +492,7 @@ def test_records_of_runs(place, name, capsys):
                 thresholds.known(solver.scorer())
                 solver.choose_threshold(0.5, place, 1, 1)
             else:
-                seen = prepared.mask_provenance(place, "supervision.tif")
+                seen = generated.mask_provenance(place, "supervision.tif")
                 from_plain(Supervision, seen, path)
 
     check()

@@ -17,13 +17,13 @@ from sklearn.metrics import confusion_matrix
 import main
 import supervised_main
 from fcd import metrics
+from fcd.cli import cut
 from fcd.errors import UserError
 from fcd.landsat.products import scene_from
 from fcd.masks import thresholds
 from fcd.masks.scoring import Tiles, strips
-from fcd.patches import labelled
 from fcd.patches.imagery import RasterPatches
-from fcd.synthetic import drawing
+from fcd.synthetic import layout
 from fcd.training import checkpoints
 from fcd.training.run import RunFolder
 from solver import FCDSolver, Run, load_solver
@@ -47,11 +47,11 @@ def walk(tmp_path_factory):
     root = tmp_path_factory.mktemp("own")
     patch = pytest.MonkeyPatch()
     patch.chdir(root)
-    drawing.write_images("own", 12, 32, seed=1)
+    layout.write_images("own", 12, 32, seed=1)
     masks = {path.name: path.read_bytes() for path in (root / "own/images").glob("*_mask.tif")}
     for name in masks:
         (root / "own/images" / name).unlink()
-    labelled.main(["--csv", "own/labels.csv", "--output_dir", "p", "--patch_size", "32"])
+    cut.main(["--csv", "own/labels.csv", "--output_dir", "p", "--patch_size", "32"])
     said = root / "said.txt"
     with said.open("w") as stream:
         patch.setattr(sys, "stdout", stream)
@@ -331,7 +331,7 @@ def test_masks_are_compared_with_those_that_are_there(walk, monkeypatch, capsys)
 
 
 def test_the_drawn_set(tmp_path):
-    path = drawing.write_images(tmp_path, 6, 16, seed=0)
+    path = layout.write_images(tmp_path, 6, 16, seed=0)
     with open(path, newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["label"] for row in rows].count("cloudy") == 3

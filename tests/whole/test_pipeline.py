@@ -19,12 +19,14 @@ from sklearn.metrics import confusion_matrix, f1_score
 import main
 import prepare_landsat8_biome
 import supervised_main
+from fcd.cli import run_folder
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.scenes import find_scenes
 from fcd.masks.scoring import Tiles, strips
 from fcd.report import comparison
-from fcd.synthetic import drawing
+from fcd.synthetic.layout import write_data_set
+from fcd.synthetic.surface import RECIPES
 
 GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
        "--d_repeat_num", "3", "--num_iters", "20", "--num_iters_decay", "10", "--n_critic", "2",
@@ -39,7 +41,7 @@ def walk(tmp_path_factory):
     root = tmp_path_factory.mktemp("walk")
     patch = pytest.MonkeyPatch()
     patch.chdir(root)
-    drawing.write_data_set("scenes", 6, 70, seed=5)
+    write_data_set("scenes", 6, 70, seed=5)
 
     def call(module, *arguments):
         patch.setattr(sys, "argv", [f"{module.__name__}.py", *arguments])
@@ -128,9 +130,9 @@ def test_the_metrics_are_those_of_the_masks(walk):
             continue
         with scene.open() as reader:
             truth = reader.truth()
-        strips = list(strips(solver.scorer(), scene, Tiles.of(solver.scorer(), None, None, 16)))
-        score = np.concatenate([s.score for s in strips])
-        valid = np.concatenate([s.valid for s in strips]) & (truth != 0)
+        scored = list(strips(solver.scorer(), scene, Tiles.of(solver.scorer(), None, None, 16)))
+        score = np.concatenate([s.score for s in scored])
+        valid = np.concatenate([s.valid for s in scored]) & (truth != 0)
         truths.append(truth[valid] - 1)
         predictions.append(score[valid] > results["threshold"])
     truth, prediction = np.concatenate(truths), np.concatenate(predictions)
@@ -139,7 +141,7 @@ def test_the_metrics_are_those_of_the_masks(walk):
         f1_score(truth, prediction, average="macro")
     )
     assert len(results["scenes"]) == 16
-    assert set(results["biomes"]) == set(drawing.RECIPES)
+    assert set(results["biomes"]) == set(RECIPES)
 
 
 def test_supervision_is_counted_through_the_chain(walk):
@@ -231,7 +233,7 @@ def test_a_continued_run_says_with_what(walk, monkeypatch):
     config = json.loads(path.read_text())
     assert "continued" not in config
     for commit in ("another", "another", "a third"):
-        monkeypatch.setattr(options, "git_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(run_folder, "git_commit", lambda commit=commit: commit)
         monkeypatch.setattr(
             sys, "argv", ["main.py", "--mode", "train", *DATA, *GAN, "--experiment_name", "FCD"]
         )

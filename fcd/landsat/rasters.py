@@ -1,0 +1,169 @@
+"""GeoTIFFs: where they lie, what they mark as nodata, and writing them whole or not at all."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import tifffile
+from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.transform import Affine
+
+from fcd.files import replacing
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+@contextmanager
+def ungeoreferenced_is_fine() -> Iterator[None]:
+    """Opening what has no position of its own, as a manual mask, is no reason to warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Size and position of a raster: `height` x `width` pixels, CRS and affine transform."""
+
+    height: int
+    width: int
+    crs: CRS | None
+    transform: Affine
+
+    @classmethod
+    def of(cls, dataset: rasterio.DatasetReader) -> "Grid":
+        """The grid of an open raster."""
+        return cls(dataset.height, dataset.width, dataset.crs, dataset.transform)
+
+    def square(self, row: int, column: int, size: int) -> "Grid":
+        """The `size` x `size` pixels from (row, column) on."""
+        a, b, c, d, e, f = self.transform[:6]
+        left, top = c + a * column + b * row, f + d * column + e * row
+        return Grid(size, size, self.crs, Affine(a, b, left, d, e, top))
+
+
+def nodata_of(dataset: rasterio.DatasetReader, number: int = 1) -> float | None:
+    """The value that a raster's file marks as nodata in band `number`.
+
+    None if none, or NaN or infinity, which always are.
+    """
+    value = dataset.nodatavals[number - 1]
+    return None if value is None or not math.isfinite(value) else nodata_value(value)
+
+
+def nodata_value(value: float) -> float:
+    """A finite `value` as pixels can be compared with it: an int if it is one, else in float32.
+
+    The nodata value of many float32 files, -3.4028235e38, is whole but no int that PyTorch takes.
+    """
+    if value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return min(max(value, -FLOAT32_MAX), FLOAT32_MAX)
+
+
+def write_raster(path: Path, pixels: np.ndarray, grid: Grid, nodata: float | None) -> None:
+    """Write a small GeoTIFF of `pixels` (C, h, w) on `grid`, whole or not at all."""
+    profile = {
+        "driver": "GTiff",
+        "count": len(pixels),
+        "height": grid.height,
+        "width": grid.width,
+        "dtype": pixels.dtype.name,
+        "nodata": nodata,
+        "crs": grid.crs,
+        "transform": grid.transform,
+        "compress": "deflate",
+    }
+    with (
+        ungeoreferenced_is_fine(),
+        replacing(path) as temporary,
+        rasterio.open(temporary, "w", **profile) as dataset,
+    ):
+        dataset.write(pixels)
+
+
+@contextmanager
+def raster_writer(
+    path: Path | str,
+    grid: Grid,
+    *,
+    dtype: str,
+    nodata: float,
+    colormap: dict[int, tuple[int, int, int, int]] | None = None,
+    tags: dict[str, Any] | None = None,
+    scale: float = 1,
+    offset: float = 0,
+    cloud_optimised: bool = False,
+) -> Iterator[rasterio.io.DatasetWriter]:
+    """Open a one-band tiled GeoTIFF on `grid` for windowed writing; it appears when complete.
+
+    cloud_optimised: as a Cloud-Optimised GeoTIFF with overviews (of codes and scores alike the
+    nearest pixel), which is put together in memory, one byte or four a pixel.
+    Raises `OutputError` if it cannot be written.
+    """
+    profile = {
+        "height": grid.height,
+        "width": grid.width,
+        "count": 1,
+        "dtype": dtype,
+        "nodata": nodata,
+        "crs": grid.crs,
+        "transform": grid.transform,
+        "compress": "deflate",
+        "bigtiff": "if_safer",
+    }
+    floating = np.issubdtype(np.dtype(dtype), np.floating)
+    if cloud_optimised:
+        profile |= {
+            "driver": "COG",
+            "level": 6,
+            "predictor": "YES" if floating else "NO",
+            "overview_resampling": "nearest",
+            "num_threads": "ALL_CPUS",
+        }
+    else:
+        profile |= {
+            "driver": "GTiff",
+            "tiled": True,
+            "blockxsize": 256,
+            "blockysize": 256,
+            "predictor": 3 if floating else 2,
+            "zlevel": 1,
+        }
+    with replacing(path) as temporary:
+        try:
+            with rasterio.open(temporary, "w", **profile) as dataset:
+                if colormap:
+                    dataset.write_colormap(1, colormap)
+                if tags:
+                    dataset.update_tags(**tags)
+                if (scale, offset) != (1, 0):
+                    dataset.scales, dataset.offsets = (scale,), (offset,)
+                yield dataset
+        except CPLE_BaseError as error:  # what closing a COG raises on a full disk
+            raise OSError(str(error)) from error
+        _check_all_there(temporary)
+
+
+def _check_all_there(path: Path) -> None:
+    """Raise OSError if a tile is missing: GDAL closes a GeoTIFF on a full disk without a word."""
+    try:
+        with tifffile.TiffFile(path) as tif:
+            size = path.stat().st_size
+            tiles = [
+                (start, count)
+                for page in tif.pages
+                for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+            ]
+    except (tifffile.TiffFileError, ValueError, IndexError) as error:
+        raise OSError(f"it is cut off ({error})") from error
+    if not tiles or not all(count and start + count <= size for start, count in tiles):
+        raise OSError("it is cut off")

@@ -1,0 +1,146 @@
+"""Generated masks of scenes onto their patches, and what labels such masks have cost."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioIOError
+from rasterio.windows import Window
+
+from fcd import metrics
+from fcd.errors import SceneError, UserError
+from fcd.files import read_json, replacing, write_json
+from fcd.landsat import labels
+from fcd.landsat.reference import QA
+from fcd.landsat.scenes import Scene
+from fcd.patches import store
+from fcd.patches.jobs import parallel
+from fcd.patches.records import cutting_of, patch_position, read_record
+
+GENERATED_MASK = "generated_mask.tif"
+PROVENANCE = "supervision.json"  # in a folder of generated masks: what labels they have cost
+
+
+def mask_tif(folder: Path | str, scene: Scene) -> Path:
+    """Where the generated mask of a scene is: ``<biome>_<scene>_mask.tif``."""
+    return Path(folder, f"{scene.key}_mask.tif")
+
+
+def add_masks(scenes: list[Scene], masks: Path, image_dir: Path, name: str, workers: int) -> None:
+    """Cut the generated masks onto the patches of all training scenes.
+
+    Raises `UserError` before any work if nothing is prepared or a mask is missing.
+    """
+    records = [(scene, read_record(image_dir, scene)) for scene in scenes]
+    wanted = [(scene, record) for scene, record in records if record and record["split"] == "train"]
+    if not wanted:
+        raise UserError(
+            f"{image_dir} holds no training patches of the scenes given; run "
+            "python prepare_landsat8_biome.py without --generated_masks first"
+        )
+    missing = [path for scene, _ in wanted if not (path := mask_tif(masks, scene)).exists()]
+    if missing:
+        raise UserError(
+            f"{missing[0]} is missing ({len(missing)} of {len(wanted)} masks); run "
+            "python main.py --mode generate_masks first, or give its folder to --generated_masks"
+        )
+    supervision = provenance(masks)
+    jobs = {
+        scene.name: partial(add_generated_masks, scene, record, masks, image_dir, name)
+        for scene, record in wanted
+    }
+    # What earlier masks have cost does not hold for these; it is written when all are there.
+    provenance_path(image_dir, name).unlink(missing_ok=True)
+    counts = np.zeros((2, 2), np.int64)
+    for _, result in parallel(jobs, workers, "adding masks"):
+        if isinstance(result, SceneError):
+            raise result
+        counts += result
+    write_json(provenance_path(image_dir, name), supervision)
+    scores = metrics.scores(counts)
+    print(
+        f"wrote {name} into {sum(len(r['clear']) + len(r['cloudy']) for _, r in wanted)} patches; "
+        f"against their mask.tif (for information only): accuracy {scores['accuracy']:.3f}, "
+        f"macro F1 {scores['macro']['f1']:.3f}"
+    )
+
+
+def add_generated_masks(
+    scene: Scene, record: dict, masks: Path, image_dir: Path, name: str = GENERATED_MASK
+) -> np.ndarray:
+    """Cut a generated scene mask onto the scene's patches, as `name` beside their image.tif.
+
+    A patch whose image-level label is clear becomes all clear: the label already says so.
+    Pixels invalid in a manual mask stay invalid; those a QA band says nothing about, such as
+    the rims of clouds in Collection 2, become what the generated mask says. Returns the
+    confusion (2, 2) against mask.tif, for the log.
+    Raises `UserError` if the mask cannot be read or has another size than the scene.
+    """
+    path, cutting = mask_tif(masks, scene), cutting_of(record)
+    counts = np.zeros((2, 2), np.int64)
+    try:
+        with rasterio.open(path) as dataset:
+            grid = scene.grid()
+            if dataset.shape != (grid.height, grid.width):
+                raise UserError(
+                    f"{path} is {dataset.width}x{dataset.height} pixels, scene {scene.name} is "
+                    f"{grid.width}x{grid.height}; generate the masks again"
+                )
+            for label, folder in enumerate(labels.CLASS_FOLDERS):
+                for patch in record[folder]:
+                    patch_dir = image_dir / record["split"] / folder / patch
+                    truth = store.read(patch_dir / "mask.tif", 2)
+                    row, column = patch_position(patch)
+                    tif = dataset.read(1, window=Window(column, row, cutting.size, cutting.size))
+                    mask = labels.patch_from_tif(tif, str(path))
+                    invalid = (mask if cutting.reference == QA else truth) == labels.INVALID
+                    if label == labels.LABEL_CLEAR:
+                        mask[:] = labels.CLEAR
+                    mask[invalid] = labels.INVALID
+                    with replacing(patch_dir / name) as temporary:
+                        store.write(temporary, mask)
+                    counts += metrics.confusion(truth, mask)
+    except RasterioIOError as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); run main.py --mode generate_masks first"
+        ) from error
+    return counts
+
+
+def provenance_path(image_dir: Path | str, name: str) -> Path:
+    """Where it is written down how the masks `name` came about."""
+    return Path(image_dir, Path(name).with_suffix(".json").name)
+
+
+def provenance(masks: Path) -> dict:
+    """What labels the masks in a folder have cost: fields of `Supervision`, of this room.
+
+    Raises `UserError` if the folder does not say so.
+    """
+    path = masks / PROVENANCE
+    if not path.exists():
+        raise UserError(
+            f"{path} is missing, so it is unknown what labels these masks have cost; copy it "
+            "along with the masks, or run python main.py --mode generate_masks again"
+        )
+    return read_json(path)
+
+
+def write_provenance(image_dir: Path, name: str, masks: Path) -> None:
+    """Write down that the masks `name` of the patches have cost what those in `masks` have."""
+    write_json(provenance_path(image_dir, name), provenance(masks))
+
+
+def mask_provenance(image_dir: Path | str, name: str) -> dict:
+    """What labels the masks `name` of the patches have cost, as `provenance`.
+
+    Raises `UserError` if nothing says so.
+    """
+    path = provenance_path(image_dir, name)
+    if not path.exists():
+        raise UserError(
+            f"{path} is missing, so it is unknown what labels {name} has cost; run "
+            "python prepare_landsat8_biome.py --generated_masks DIR"
+        )
+    return read_json(path)

@@ -1,0 +1,96 @@
+"""What the sensor makes of a drawn scene: digital numbers, footprint and quality band."""
+
+import math
+
+import numpy as np
+
+from fcd.landsat.bands import BANDS, FILL_DN
+from fcd.landsat.qa import BITS, Collection
+from fcd.synthetic.clouds import Clouds, Sky
+
+# DN = (reflectance x sin(sun elevation) - add) / mult, and DN = (radiance - add) / mult
+# (USGS Landsat 8 Data Users Handbook, section 5; the values of every Biome MTL).
+REFLECTANCE_MULT, REFLECTANCE_ADD = 2e-5, -0.1
+RADIANCE_MULT, RADIANCE_ADD = 3.342e-4, 0.1  # W / (m2 sr um), B10 and B11
+THERMAL_K1 = {"B10": 774.8853, "B11": 480.8883}  # W / (m2 sr um)
+THERMAL_K2 = {"B10": 1321.0789, "B11": 1201.1442}  # K
+REFLECTIVE, THERMAL = BANDS[:7], BANDS[8:]  # B1…B7 and B10, B11; between them B9
+# Molecular and aerosol reflectance of a clear sky, and the direct share of the light on the
+# ground: a shadow keeps the rest, which is why shadows are blue.
+SKY = (0.075, 0.055, 0.030, 0.018, 0.008, 0.002, 0.001)
+DIRECT = (0.70, 0.75, 0.82, 0.86, 0.92, 0.96, 0.97)
+NOISE_DN = 25.0  # standard deviation, about the signal-to-noise ratio of OLI over dark land
+
+
+def footprint_of(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """The swath in a north-up frame, (h, w) bool: an orbit inclined by 8 to 14 degrees."""
+    angle = math.radians(rng.uniform(8, 14))
+    row, column = np.ogrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j]
+    along = np.abs(math.cos(angle) * column + math.sin(angle) * row)
+    across = np.abs(math.cos(angle) * row - math.sin(angle) * column)
+    return np.maximum(along, across) < 0.95
+
+
+def _radiance(temperature: float | np.ndarray, band: str) -> float | np.ndarray:
+    """Brightness temperature in K -> radiance in W / (m2 sr um) (Handbook, section 5.3)."""
+    return THERMAL_K1[band] / np.expm1(THERMAL_K2[band] / temperature)
+
+
+def _brightness_temperature(dn: np.ndarray, band: str) -> np.ndarray:
+    """DN -> brightness temperature in K, the inverse of `_radiance`."""
+    radiance = dn * np.float32(RADIANCE_MULT) + np.float32(RADIANCE_ADD)
+    return THERMAL_K2[band] / np.log1p(THERMAL_K1[band] / radiance)
+
+
+def reflective_dn(
+    surface: np.ndarray, band: str, sky: Sky, layers: tuple[Clouds, ...], shadow: np.ndarray
+) -> np.ndarray:
+    """Surface reflectance (h, w) -> DN (h, w) float32 of `band` under `layers`, lowest first."""
+    number = BANDS.index(band)
+    if band == "B9":
+        light = surface * np.float32(sky.cirrus_transmission(0))
+    else:
+        light = surface * (1 - np.float32(DIRECT[number]) * shadow)
+        light += np.float32(SKY[number] * sky.haze)
+    for layer in layers:
+        cloud = layer.reflectance[number]
+        if band == "B9":
+            cloud *= sky.cirrus_transmission(layer.height)
+        light += layer.opacity * (np.float32(cloud) - light)
+    if band == "B9":
+        light += np.float32(sky.veil)
+    light *= np.float32(np.sin(np.radians(sky.sun_elevation)))
+    return (light - np.float32(REFLECTANCE_ADD)) / np.float32(REFLECTANCE_MULT)
+
+
+def thermal_dn(temperature: np.ndarray, band: str, layers: tuple[Clouds, ...]) -> np.ndarray:
+    """Surface temperature (h, w) K -> DN (h, w) float32 of `band` under `layers`, lowest first."""
+    light = _radiance(temperature, band)
+    for layer in layers:
+        emissivity = 1 - (1 - layer.opacity) ** np.float32(layer.absorption[THERMAL.index(band)])
+        light += emissivity * (np.float32(_radiance(layer.temperature, band)) - light)
+    return (light - np.float32(RADIANCE_ADD)) / np.float32(RADIANCE_MULT)
+
+
+def qa_of(dn: np.ndarray, sun_elevation: float) -> np.ndarray:
+    """Pre-collection BQA of `dn`, from thresholds such as those of ACCA (Irish et al. 2006).
+
+    Like the real band it is imperfect: thin clouds are missed, bright cool ground is flagged.
+    """
+
+    def reflectance(band: str) -> np.ndarray:
+        scaled = dn[BANDS.index(band)] * np.float32(REFLECTANCE_MULT)
+        return (scaled + np.float32(REFLECTANCE_ADD)) / math.sin(math.radians(sun_elevation))
+
+    green, red, nir, swir = (reflectance(band) for band in ("B3", "B4", "B5", "B6"))
+    snow_index = (green - swir) / np.maximum(green + swir, 1e-3)
+    cool = _brightness_temperature(dn[BANDS.index("B10")], "B10") < 300
+    bright = cool & (snow_index < 0.6) & (nir > swir)
+    cloud = 1 + (bright & (red > 0.20)).astype(np.uint16) + (bright & (red > 0.30))
+    cirrus = 1 + 2 * (reflectance("B9") > 0.04).astype(np.uint16)
+    snow = 3 * ((snow_index > 0.6) & (green > 0.2)).astype(np.uint16)
+    bits = BITS[Collection.PRE]
+    fields = {"cloud confidence": cloud, "cirrus confidence": cirrus, "snow confidence": snow}
+    qa = sum(values << bits[name].shift for name, values in fields.items())
+    qa[dn[0] == FILL_DN] = 1 << bits["fill"].shift
+    return qa

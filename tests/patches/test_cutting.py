@@ -1,0 +1,63 @@
+import json
+
+import numpy as np
+import tifffile
+
+from fcd.landsat import labels
+from fcd.landsat.scenes import find_scenes
+from fcd.patches import records
+from fcd.patches.cutting import cut_scene
+from fcd.patches.records import Cutting
+from tests.conftest import draw, write_scene
+
+
+def test_patches_are_the_pixels_of_the_scene(scene, tmp_path):
+    scene, dn, truth = scene
+    out = tmp_path / "patches"
+    record = cut_scene(scene, out, "train", Cutting(16, 16))
+    mask = labels.patch_from_truth(truth)
+    seen = set()
+    for folder in labels.CLASS_FOLDERS:
+        names = sorted(p.name for p in (out / "train" / folder).iterdir())
+        assert names == sorted(record[folder])
+        for name in names:
+            row, column = records.patch_position(name)
+            seen.add((row, column))
+            window = np.s_[row : row + 16, column : column + 16]
+            image = tifffile.imread(out / "train" / folder / name / "image.tif")
+            assert image.dtype == np.uint16
+            assert (image == dn.transpose(1, 2, 0)[window]).all()
+            assert (
+                tifffile.imread(out / "train" / folder / name / "mask.tif") == mask[window]
+            ).all()
+            assert (folder == "cloudy") == (mask[window] == 2).any()
+    # 3 × 4 whole cells; the remainder at right and bottom is dropped.
+    assert seen == {(r, c) for r in (0, 16, 32) for c in (0, 16, 32, 48)}
+    assert json.loads(records.record_path(out, scene).read_text())["split"] == "train"
+    assert records.record_path(out, scene).with_suffix(".png").exists()
+    assert not list(out.glob(".partial*"))
+
+
+def test_all_invalid_patches_are_skipped_and_test_scenes_stay_whole(tmp_path):
+    dn, truth = draw(32, 32, 1)
+    dn[:, :16, :16], truth[:16, :16] = 0, 0
+    write_scene(tmp_path / "s" / "S1", "S1", dn, truth)
+    (scene,) = find_scenes(tmp_path / "s")
+    record = cut_scene(scene, tmp_path / "p", "train", Cutting(16, 16))
+    assert len(record["clear"]) + len(record["cloudy"]) == 3
+    record = cut_scene(scene, tmp_path / "q", "test", Cutting(16, 16))
+    assert record["clear"] == record["cloudy"] == []
+    assert not (tmp_path / "q" / "test").exists() or not any(
+        (tmp_path / "q" / "test").rglob("*.tif")
+    )
+
+
+def test_a_pixel_that_is_fill_in_one_band_is_invalid(tmp_path):
+    dn, truth = draw(16, 16, 1)
+    dn[4, 15, 0] = 0
+    truth[:] = 128
+    dn[:, -10:, -10:] = 7
+    write_scene(tmp_path / "s" / "S1", "S1", dn, truth)
+    cut_scene(find_scenes(tmp_path / "s")[0], tmp_path / "p", "train", Cutting(16, 16))
+    (mask,) = (tmp_path / "p").rglob("mask.tif")
+    assert np.argwhere(tifffile.imread(mask) == 0).tolist() == [[15, 0]]

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import rasterio
+import tifffile
+
+from fcd.errors import UserError
+from fcd.landsat import labels
+from fcd.patches import records
+from fcd.patches.cutting import cut_scene
+from fcd.patches.generated import add_generated_masks, mask_tif
+from fcd.patches.records import Cutting
+
+
+def test_generated_masks_land_on_their_patches(scene, tmp_path):
+    scene, _, truth = scene
+    out, masks = tmp_path / "patches", tmp_path / "tifs"
+    record = cut_scene(scene, out, "train", Cutting(16, 16))
+    masks.mkdir()
+    generated = np.random.default_rng(0).choice([128, 255], (50, 70)).astype(np.uint8)
+    with rasterio.open(mask_tif(masks, scene), "w", driver="GTiff", height=50, width=70,
+                       count=1, dtype="uint8", crs="EPSG:32616",
+                       transform=scene.grid().transform) as tif:  # fmt: skip
+        tif.write(generated, 1)
+    counts = add_generated_masks(scene, record, masks, out, "generated_mask.tif")
+    valid = truth != 0
+    total = 0
+    for folder in labels.CLASS_FOLDERS:
+        for name in record[folder]:
+            row, column = records.patch_position(name)
+            window = np.s_[row : row + 16, column : column + 16]
+            mask = tifffile.imread(out / "train" / folder / name / "generated_mask.tif")
+            expected = {
+                "clear": np.ones((16, 16)),
+                "cloudy": np.where(generated[window] == 255, 2, 1),
+            }
+            assert (mask == np.where(valid[window], expected[folder], 0)).all()
+            total += valid[window].sum()
+    assert counts.sum() == total
+
+
+def test_a_mask_of_another_size_is_refused(scene, tmp_path):
+    scene, _, _ = scene
+    record = cut_scene(scene, tmp_path / "p", "train", Cutting(16, 16))
+    with rasterio.open(mask_tif(tmp_path, scene), "w", driver="GTiff", height=50, width=60,
+                       count=1, dtype="uint8", crs="EPSG:32616",
+                       transform=scene.grid().transform) as tif:  # fmt: skip
+        tif.write(np.full((50, 60), 128, np.uint8), 1)
+    with pytest.raises(UserError, match="is 60x50 pixels, scene S1 is 70x50"):
+        add_generated_masks(scene, record, tmp_path, tmp_path / "p")
