@@ -271,8 +271,8 @@ class GANSize:
     """Networks (modes after training read them from the checkpoint)."""
 
     g_conv_dim: Annotated[int, Ge(1), "filters in the first layer of the generator"] = 64
-    d_conv_dim: Annotated[int, Ge(1), "filters in the first layer of the discriminator"] = 64
     g_repeat_num: Annotated[int, Ge(1), "residual blocks in the generator"] = 6
+    d_conv_dim: Annotated[int, Ge(1), "filters in the first layer of the discriminator"] = 64
     d_repeat_num: Annotated[int, Ge(1), "stride-2 layers in the discriminator"] = 6
 
     @classmethod

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from fcd.errors import OutputError, UserError
 
@@ -106,12 +106,13 @@ def from_plain(kind: type[T], values: Any, source: object) -> T:
     Fields of number, text and truth are compared with their annotation. Raises `UserError`,
     which names `source`, if one is missing, unknown or of another type, or a number is negative.
     """
-    known = {field.name: field for field in fields(kind)}
-    if not isinstance(values, dict) or not values.keys() <= known.keys():
+    types = get_type_hints(kind)
+    if not isinstance(values, dict) or not values.keys() <= types.keys():
         raise UserError(f"{source} is damaged or of another version: no {kind.__name__} in it")
-    for name, field in known.items():
+    for field in fields(kind):  # type: ignore[arg-type]
+        name, wanted = field.name, types[field.name]
         value = values.get(name, field.default)
-        fits = type(value) is field.type or (field.type is float and type(value) is int)
+        fits = type(value) is wanted or (wanted is float and type(value) is int)
         if value is MISSING or not fits or (type(value) in (int, float) and not 0 <= value < 2**63):
             told = "nothing" if value is MISSING else repr(value)[:50]
             raise UserError(f"{source} is damaged or of another version: {name} is {told}")

@@ -211,7 +211,7 @@ def test_booleans_in_any_case():
 
 @pytest.mark.parametrize("module", [main, supervised_main, prepare_landsat8_biome])
 def test_help_documents_every_flag(module):
-    for action in module.build_parser()._actions:
+    for action in build_parser(module.Settings)._actions:
         assert action.help, action.option_strings
 
 

@@ -20,7 +20,7 @@ from fcd.training.run import RunFolder
 from model import Discriminator, Generator
 from solver import FCDSolver, GANSize, GANTraining, Run
 
-WEIGHTS = LossWeights(cls=1.5, rec=7.0, gp=9.0, id=3.0)
+WEIGHTS = LossWeights(lambda_cls=1.5, lambda_rec=7.0, lambda_gp=9.0, lambda_id=3.0)
 
 
 @pytest.fixture
