@@ -135,16 +135,19 @@ def colour_errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 def outline_cloud(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A copy of RGB (h, w, 3) uint8 in which the cloud of `mask` (h, w) patch codes is outlined.
 
-    The outermost pixels of each cloud, those around its holes too, take `OUTLINE_COLOUR`.
+    The outermost pixels of a cloud, those around its holes too, take `OUTLINE_COLOUR`; not those
+    where it goes on beyond the picture.
     """
-    cloud = (mask == CLOUD).astype(np.uint8)
+    cloud = cv2.copyMakeBorder((mask == CLOUD).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     outlines, _ = cv2.findContours(cloud, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(rgb.copy(), outlines, -1, OUTLINE_COLOUR)
+    return cv2.drawContours(rgb.copy(), outlines, -1, OUTLINE_COLOUR, offset=(-1, -1))
 
 
 def encode_png(rgb: np.ndarray) -> bytes:
     """RGB (h, w, 3) uint8 -> the bytes of a PNG file."""
-    _, content = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    # Masks are half as large as with the compression that OpenCV takes unless it is told.
+    level = (cv2.IMWRITE_PNG_COMPRESSION, 6)
+    _, content = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), level)
     return content.tobytes()
 
 

@@ -13,11 +13,13 @@ import rasterio
 import torch
 from PIL import Image
 from rio_cogeo import cog_validate
+from scipy.ndimage import binary_erosion
 
 import fcd
 import main
 import supervised_main
 from benchmarks.seam import random_generator, scores, seam
+from fcd import pictures
 from fcd.cli import options
 from fcd.cli.options import RunFolder
 from fcd.errors import UserError
@@ -129,6 +131,9 @@ def test_the_quicklook_shows_image_and_mask(predicted):
     assert picture.shape == (40, 60, 3)
     cloud = (picture[:, 30:] == (246, 246, 246)).all(axis=2)
     assert (cloud == (expected_mask(dn) == 255)).all()
+    outline = (picture[:, :30] == pictures.OUTLINE_COLOUR).all(axis=2)
+    assert (outline == (cloud & ~binary_erosion(cloud, border_value=1))).all()
+    assert outline.any()
 
 
 def test_overviews_hold_codes_alone(tmp_path):
