@@ -46,11 +46,12 @@ from fcd.masks.prediction import ArrayScene, Prediction, Predictor, has_tags
 from fcd.masks.tiling import Score, Strip, score_strips
 from fcd.patches import prepared
 from fcd.patches.imagery import NO_NODATA
-from fcd.patches.normalisation import FILL, Normalization, random_horizontal_flip, to_device
+from fcd.patches.normalisation import FILL, Normalization, to_device
 from fcd.patches.supervision import UNKNOWN, Supervision
 from fcd.processes import ALONE, Part, Processes
 from fcd.report.evaluation import Evaluation, evaluate
 from fcd.training import checkpoints
+from fcd.training.augmentation import Augmentation
 from fcd.training.losses import (
     LossWeights,
     Parts,
@@ -195,11 +196,17 @@ class Solver:
         return torch.Generator().manual_seed(seed)
 
     def batches(
-        self, dataset: PatchDataset, batch_size: int, stop: int, balance: bool
+        self,
+        dataset: PatchDataset,
+        batch_size: int,
+        stop: int,
+        balance: bool,
+        augment: str = "none",
     ) -> Iterator[tuple[dict, Part]]:
         """The batches from the step after `self.step` to step `stop`: this process's part of each.
 
-        `all_labels` (size, 1) are the labels of the whole batch.
+        `all_labels` (size, 1) are the labels of the whole batch. augment: how the samples are
+        changed, of `fcd.training.augmentation.AUGMENTATIONS`.
         """
         run, all_labels = self.run, dataset.labels
         if run.processes.count > 1:
@@ -207,7 +214,8 @@ class Solver:
         order = StepBatches(
             all_labels, batch_size, run.seed, self.step, stop, balance, run.processes
         )
-        loader = self._loader(dataset, batch_size, order)
+        augmentation = None if augment == "none" else Augmentation(augment, run.seed)
+        loader = self._loader(dataset, batch_size, order, augmentation)
 
         def parts() -> Iterator[tuple[dict, Part]]:
             for batch, indices in zip(loader, order.whole(), strict=True):
@@ -219,7 +227,11 @@ class Solver:
         return parts()
 
     def _loader(
-        self, dataset: PatchDataset | Subset, batch_size: int, batches: StepBatches | None = None
+        self,
+        dataset: PatchDataset | Subset,
+        batch_size: int,
+        batches: StepBatches | None = None,
+        augmentation: Augmentation | None = None,
     ) -> DataLoader:
         """Batches of `dataset`, read by the processes of `num_workers`; see `get_loader`."""
         return get_loader(
@@ -227,6 +239,7 @@ class Solver:
             batch_size,
             self.run.num_workers,
             batches=batches,
+            augmentation=augmentation,
             pin_memory=self.device.type == "cuda",
         )
 
@@ -808,6 +821,7 @@ class GANTraining:
     weights: LossWeights = field(default_factory=LossWeights)
     same_domain: bool = True
     balance: bool = False
+    augment: str = "flip"
     select: str = "pixel"
     amp: bool = False
     sample_step: int = 1000
@@ -905,14 +919,16 @@ class FCDSolver(Solver):
         self.image_labels, self.labels_from = len(train_set), train_set.labels_from
         self.resume()
         shown = self._sample_patches(val_set or train_set)
-        batches = self.batches(train_set, settings.batch_size, settings.num_iters, settings.balance)
+        batches = self.batches(
+            train_set, settings.batch_size, settings.num_iters, settings.balance, settings.augment
+        )
         parts: Parts = {}
         processes = self.run.processes
         with self.loop(settings.num_iters, "step") as (bar, log, interruption):
             for batch, part in batches:
                 self.step += 1
                 generator = self.randomness(self.step)
-                (x_real,) = random_horizontal_flip(generator, self.inputs(batch), part=part)
+                x_real = self.inputs(batch)
                 c_org = batch["label"].to(self.device, non_blocking=True)
                 order = torch.randperm(part.size, generator=generator)[part.rows]
                 c_trg = batch["all_labels"][order].to(self.device, non_blocking=True)
@@ -1208,6 +1224,7 @@ class SupervisedTraining:
     lr: float = 1e-4
     freeze_encoder: bool = False
     balance: bool = False
+    augment: str = "flip"
     select: str = "pixel"
     amp: bool = False
     plateau_factor: float = 0.1
@@ -1389,13 +1406,17 @@ class SupervisedSolver(Solver):
         self.resume()
         per_epoch = batches_per_epoch(len(train_set), settings.batch_size)
         stop = settings.n_epochs * per_epoch
-        batches = self.batches(train_set, settings.batch_size, stop, settings.balance)
+        batches = self.batches(
+            train_set, settings.batch_size, stop, settings.balance, settings.augment
+        )
         with self.loop(stop, "step") as (bar, log, interruption):
             for batch, part in batches:
                 self.step += 1
-                generator = self.randomness(self.step)
-                x, mask, label = self._augmented(batch, part, generator)
-                parts = self.learn(settings, x, mask, label, part)
+                self.randomness(self.step)
+                mask = batch["mask"] if self.task.target == "mask" else None
+                mask = mask if mask is None else mask.to(self.device, non_blocking=True)
+                label = batch["label"].to(self.device, non_blocking=True)
+                parts = self.learn(settings, self.inputs(batch), mask, label, part)
 
                 bar.update()
                 if self.step % self.run.log_step == 0:
@@ -1444,18 +1465,6 @@ class SupervisedSolver(Solver):
         self.network.train()
         if settings.freeze_encoder:
             self.network.encoder.eval()  # frozen means the batch-norm statistics too
-
-    def _augmented(
-        self, batch: dict, part: Part, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Images, masks and labels of this part of a batch, on the device."""
-        x, label = self.inputs(batch), batch["label"].to(self.device, non_blocking=True)
-        if self.task.target == "label":
-            (x,) = random_horizontal_flip(generator, x, part=part)
-            return x, None, label
-        mask = batch["mask"].to(self.device, non_blocking=True)
-        x, mask = random_horizontal_flip(generator, x, mask, part=part)
-        return x, mask, label
 
     def _loss(
         self, x: Tensor, mask: Tensor | None, label: Tensor, part: Part

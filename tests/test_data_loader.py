@@ -16,7 +16,6 @@ from data_loader import (
     PatchDataset,
     StepBatches,
     batches_per_epoch,
-    dn_counts,
     get_loader,
     training_normalization,
     validation_set,
@@ -26,6 +25,7 @@ from fcd.files import write_json
 from fcd.landsat.reference import QA
 from fcd.patches import prepared
 from fcd.patches.prepared import Cutting
+from fcd.patches.statistics import dn_counts
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_balance_draws_both_classes_equally_often():
 
 
 def test_dn_counts(image_dir):
-    counts = dn_counts(PatchDataset(image_dir, "train"))
+    counts = dn_counts(sample["image"].numpy() for sample in PatchDataset(image_dir, "train"))
     assert counts.shape == (10, 65536)
     assert counts[3, 60_000] == 16 * 64
     assert counts[0, 100:116].tolist() == [64] * 16
