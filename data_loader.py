@@ -372,7 +372,7 @@ class StepBatches(Sampler[list[int]]):
 
 @dataclass(frozen=True)
 class _Places:
-    """`batches` as a data set takes them that changes its samples (`_Augmented`)."""
+    """`batches` as a data set takes them that changes its samples (`AugmentedPatches`)."""
 
     batches: StepBatches
 
@@ -381,8 +381,8 @@ class _Places:
 
 
 @dataclass(frozen=True)
-class _Augmented(Dataset):
-    """The samples of `patches`, changed."""
+class AugmentedPatches(Dataset):
+    """The samples of `patches`, changed by `change`; which and how says a `Place`."""
 
     patches: PatchDataset
     change: Augmentation
@@ -424,7 +424,10 @@ def get_loader(
     if batches is not None:
         order = {"batch_sampler": batches}
         if augmentation is not None:
-            samples, order = _Augmented(dataset, augmentation), {"batch_sampler": _Places(batches)}
+            samples, order = (
+                AugmentedPatches(dataset, augmentation),
+                {"batch_sampler": _Places(batches)},
+            )
     return Loader(
         samples,
         num_workers=num_workers,
