@@ -1,15 +1,12 @@
 """Patches with image-level labels, in batches that depend on seed and step alone."""
 
 import hashlib
-import os
-import signal
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
-from functools import cached_property
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +15,17 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
-from fcd.errors import READER_ENDED, UserError
+from fcd.cli.settings import TrainingSettings
+from fcd.errors import UserError
 from fcd.landsat import labels
+from fcd.patches import statistics
 from fcd.patches.imagery import RasterPatches
 from fcd.patches.normalisation import Normalization
 from fcd.patches.prepared import Kind, PreparedPatches
 from fcd.patches.store import DamagedPatch
 from fcd.processes import ALONE, Part, Processes
+from fcd.training.augmentation import Augmentation
+from fcd.training.readers import Loader, obey_parent_alone
 
 Source = PreparedPatches | RasterPatches
 """Where patches are and how they are read."""
@@ -36,6 +37,7 @@ def as_source(source: Source | Path | str) -> Source:
 
 
 SUBSET_SEED = 42  # keep_ratio takes the same patches in every experiment
+MEASURED = 2000  # patches whose values give a normalisation
 
 
 class Form(NamedTuple):
@@ -114,28 +116,23 @@ class PatchDataset(Dataset):
 
     def _leave_out_damaged(self, split: str) -> list[str]:
         """Take patches that cannot be read or differ from most out of `patches`; return names."""
+        count, task = len(self.patches), f"checking {split} patches"
         with ThreadPoolExecutor(8) as pool:
             read = pool.map(self._form_or_damage, self.patches)
-            bar = tqdm(
-                read, f"checking {split} patches", len(self.patches), leave=False,
-                dynamic_ncols=True,
-            )  # fmt: skip
-            found = list(bar)
+            found = list(tqdm(read, task, count, leave=False, dynamic_ncols=True))
         if forms := [form.image for form in found if isinstance(form, Form)]:
             self._image_form = Counter(forms).most_common(1)[0][0]
-        damage = [
-            self._unlike(patch, form) if isinstance(form, Form) else form
-            for (patch, _), form in zip(self.patches, found, strict=True)
-        ]
-        bad = [error for error in damage if error]
-        for error in bad:
-            print(f"left out: {error}")
-        whole = [patch for patch, error in zip(self.patches, damage, strict=True) if not error]
+        bad: dict[Path, DamagedPatch] = {}
+        for (patch, _), form in zip(self.patches, found, strict=True):
+            if error := self._unlike(patch, form) if isinstance(form, Form) else form:
+                print(f"left out: {error}")
+                bad[patch] = error
+        whole = [(patch, label) for patch, label in self.patches if patch not in bad]
         if {label for _, label in whole} != {label for _, label in self.patches}:
-            raise UserError(f"every clear or every cloudy patch is damaged, such as {bad[0]}")
-        names = [p.name for (p, _), error in zip(self.patches, damage, strict=True) if error]
+            first = next(iter(bad.values()))
+            raise UserError(f"every clear or every cloudy patch is damaged, such as {first}")
         self.patches = whole
-        return names
+        return [patch.name for patch in bad]
 
     def _form_or_damage(self, patch: tuple[Path, int]) -> Form | DamagedPatch:
         try:
@@ -187,6 +184,7 @@ class PatchDataset(Dataset):
 
     def labelled_pixels(self) -> int:
         """Number of pixels whose mask says clear or cloud."""
+        assert self.mask_file, "only where masks are read"
         masks = (self.source.mask(patch, self.mask_file) for patch, _ in self.patches)
         with _can_be_left_out():
             return sum(int(np.count_nonzero(mask)) for mask in masks)
@@ -220,7 +218,7 @@ class PatchDataset(Dataset):
         if form.image != self._image_form:
             told = f"it holds {form.image[1]} {form.image[0]}, the others {dtype} {shape}"
             return source.damaged(source.image_path(patch), told)
-        if form.mask not in (None, shape[1:]):
+        if self.mask_file and form.mask not in (None, shape[1:]):
             told = f"its shape is {form.mask}, that of images {shape}"
             return source.damaged(source.mask_path(patch, self.mask_file), told)
         return None
@@ -263,16 +261,8 @@ def validation_set(
     return dataset, select
 
 
-def cloudy_patches(source: Source, skip_bad: bool, masks_optional: bool) -> PatchDataset:
-    """The cloudy training patches, from which a threshold is chosen."""
-    return PatchDataset(
-        source,
-        "train",
-        "mask.tif",
-        only_cloudy=True,
-        skip_bad=skip_bad,
-        masks_optional=masks_optional,
-    )
+cloudy_patches = partial(PatchDataset, split="train", mask_file="mask.tif", only_cloudy=True)
+"""The cloudy training patches of a source, from which a threshold is chosen."""
 
 
 def threshold_choice(source: Source) -> str:
@@ -282,7 +272,7 @@ def threshold_choice(source: Source) -> str:
     """
     if not source.masks_are_optional:
         return "f1"
-    dataset = cloudy_patches(source, skip_bad=False, masks_optional=True)
+    dataset = cloudy_patches(source, masks_optional=True)
     if dataset.mask_file:
         return "f1"
     print(
@@ -298,17 +288,11 @@ def summaries(train_set: PatchDataset, val_set: PatchDataset | None) -> dict[str
 
 
 def training_normalization(kind: str, dataset: PatchDataset) -> Normalization:
-    """`paper`, or `stretch` from the statistics of the training patches."""
-    data = dataset.kind
-    if data.dtype == "float32":
-        measured = Normalization.measured(value_ranges(dataset), data.nodata)
-        if kind == "paper":
-            return measured
-        counts, values = binned_counts(dataset, measured)
-        return Normalization.stretch(counts, values, data.nodata, data.dtype)
-    if kind == "paper":
-        return Normalization.paper(data.num_channels, data.dtype, data.nodata)
-    return Normalization.stretch(dn_counts(dataset), None, data.nodata, data.dtype)
+    """`paper`, or `stretch` from the statistics of at most `MEASURED` of the patches."""
+    order = np.random.default_rng(SUBSET_SEED).permutation(len(dataset))[:MEASURED]
+    return statistics.normalization(
+        kind, dataset.kind, lambda: (dataset[int(index)]["image"].numpy() for index in order)
+    )
 
 
 def batches_per_epoch(patches: int, batch_size: int) -> int:
@@ -318,6 +302,17 @@ def batches_per_epoch(patches: int, batch_size: int) -> int:
     """
     full, rest = divmod(patches, batch_size)
     return max(full + (rest > 1), 1)
+
+
+class Place(NamedTuple):
+    """Which patch a sample is, and where in training it stands."""
+
+    patch: int
+    """Its index in the data set."""
+    step: int
+    """Of the run, from 0."""
+    position: int
+    """In the batch of all processes."""
 
 
 class StepBatches(Sampler[list[int]]):
@@ -359,8 +354,14 @@ class StepBatches(Sampler[list[int]]):
         return torch.multinomial(weights, n, replacement=True, generator=generator).tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
-        for indices in self.whole():
-            yield indices[self.processes.part(len(indices), self.batch_size).rows]
+        for places in self.places():
+            yield [place.patch for place in places]
+
+    def places(self) -> Iterator[list[Place]]:
+        """What iteration yields, with where in training each sample stands."""
+        for step, indices in enumerate(self.whole(), self.start):
+            positions = range(len(indices))[self.processes.part(len(indices), self.batch_size).rows]
+            yield [Place(indices[position], step, position) for position in positions]
 
     def whole(self) -> Iterator[list[int]]:
         """The batches of all processes together."""
@@ -374,52 +375,28 @@ class StepBatches(Sampler[list[int]]):
             yield order[first:] if last else order[first : first + self.batch_size]
 
 
-_SAYS_WHO = hasattr(signal, "sigwaitinfo")  # macOS does not say who sent a signal
+@dataclass(frozen=True)
+class _Places:
+    """`batches` as a data set takes them that changes its samples (`AugmentedPatches`)."""
+
+    batches: StepBatches
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        return self.batches.places()
 
 
-def _ignore_interrupt(_: int) -> None:
-    # Ctrl-C, and SIGTERM from torchrun or a batch system, reach all processes; the training loop
-    # alone decides when to stop. A loader ends when that loop's process asks it to.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if _SAYS_WHO:  # SIGTERM is blocked, see `_Loader`
-        threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
-    else:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+@dataclass(frozen=True)
+class AugmentedPatches(Dataset):
+    """The samples of `patches`, changed by `change`; which and how says a `Place`."""
 
+    patches: PatchDataset
+    change: Augmentation
 
-def _obey_parent(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
-
-
-@contextmanager
-def _sigterm_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _Loader(DataLoader):
-    """Tells the end of one of its processes always as PyTorch mostly does."""
-
-    def __iter__(self) -> Iterator[dict]:
-        try:
-            # Before its processes start, or threads that they have from the start would not.
-            with _sigterm_blocked() if _SAYS_WHO else nullcontext():
-                batches = super().__iter__()
-            yield from batches
-        except (ConnectionError, EOFError, FileNotFoundError, RuntimeError) as error:
-            # With pinned memory a thread meets the error, and PyTorch tells the end of the thread.
-            if isinstance(error, RuntimeError) and not str(error).startswith("Pin memory"):
-                raise
-            # It was killed while it handed a batch over. Patches raise `DamagedPatch` instead.
-            # The signal that makes PyTorch tell it comes in a moment; later it would come out
-            # in the midst of what is done after an error.
-            time.sleep(1)
-            raise RuntimeError(f"{READER_ENDED}: {type(error).__name__}") from error
+    def __getitem__(self, place: Place) -> dict:
+        sample = self.patches[place.patch]
+        arrays = {name: sample[name].numpy() for name in ("image", "mask") if name in sample}
+        changed = self.change(place.step, place.position, **arrays)
+        return sample | {name: torch.from_numpy(array) for name, array in changed.items()}
 
 
 def collate(samples: list[dict]) -> dict:
@@ -439,90 +416,49 @@ def get_loader(
     num_workers: int,
     *,
     batches: StepBatches | None = None,
+    augmentation: Augmentation | None = None,
     pin_memory: bool = False,
 ) -> DataLoader:
     """Batches of `dataset`: image (N, C, H, W) DN, label (N, 1) float32, mask (N, H, W) uint8.
 
-    In the order of `batches`, or once from first to last. pin_memory: for a CUDA device, which
-    then takes them while it computes.
+    In the order of `batches`, each sample changed by `augmentation`, or once from first to last,
+    as they are. pin_memory: for a CUDA device, which then takes them while it computes.
     """
-    order = {"batch_sampler": batches} if batches is not None else {"batch_size": batch_size}
-    return _Loader(
-        dataset,
+    samples: Dataset = dataset
+    order: dict[str, Any] = {"batch_size": batch_size}
+    if batches is not None:
+        order = {"batch_sampler": batches}
+        if augmentation is not None:
+            samples, order = (
+                AugmentedPatches(dataset, augmentation),
+                {"batch_sampler": _Places(batches)},
+            )
+    return Loader(
+        samples,
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=obey_parent_alone,
         **order,
     )
 
 
 def training_batches(
     dataset: PatchDataset,
-    batch_size: int,
+    settings: TrainingSettings,
     seed: int,
-    start: int,
-    stop: int,
-    balance: bool,
+    steps: tuple[int, int],
     processes: Processes,
     **reading: Any,
 ) -> Iterator[tuple[dict, Part]]:
-    """The batches of the steps `start` to `stop`: this process's part of each, see `StepBatches`.
+    """The batches of a run from the first to the second of `steps`: this process's part of each.
 
     `all_labels` (size, 1) are the labels of the whole batch. reading: see `get_loader`.
     """
-    all_labels = dataset.labels
-    order = StepBatches(all_labels, batch_size, seed, start, stop, balance, processes)
-    loader = get_loader(dataset, batch_size, batches=order, **reading)
+    all_labels, size, augment = dataset.labels, settings.batch_size, settings.augment
+    order = StepBatches(all_labels, size, seed, *steps, settings.balance, processes)
+    change = None if augment == "none" else Augmentation(augment, seed)
+    loader = get_loader(dataset, size, batches=order, augmentation=change, **reading)
     for batch, indices in zip(loader, order.whole(), strict=True):
-        part = processes.part(len(indices), batch_size)
+        part = processes.part(len(indices), size)
         yield batch | {"all_labels": all_labels[indices, None]}, part
-
-
-def _sampled(dataset: PatchDataset, sample: int) -> Iterator[np.ndarray]:
-    """The images (C, H, W) of at most `sample` seeded patches, always the same ones."""
-    order = np.random.default_rng(SUBSET_SEED).permutation(len(dataset))[:sample]
-    return (dataset[int(index)]["image"].numpy() for index in order)
-
-
-def dn_counts(dataset: PatchDataset, sample: int = 2000) -> np.ndarray:
-    """How often each DN of an integer type occurs per band, (C, 256 or 65536) int64."""
-    counts: np.ndarray | int = 0
-    for image in _sampled(dataset, sample):
-        size = np.iinfo(image.dtype).max + 1
-        counts = counts + np.stack([np.bincount(b.ravel(), minlength=size) for b in image])
-    return counts
-
-
-def value_ranges(dataset: PatchDataset, sample: int = 2000) -> np.ndarray:
-    """Least and greatest value of each band of float32 patches, (2, C); nodata left out.
-
-    The least is infinite, the greatest -infinite, if a band is all nodata.
-    """
-    low, high = np.inf, -np.inf
-    for image in _sampled(dataset, sample):
-        known = _known(image, dataset.kind.nodata)
-        low = np.minimum(low, np.where(known, image, np.inf).min(axis=(1, 2)))
-        high = np.maximum(high, np.where(known, image, -np.inf).max(axis=(1, 2)))
-    return np.stack([low, high])
-
-
-def binned_counts(
-    dataset: PatchDataset, measured: Normalization, sample: int = 2000, bins: int = 65536
-) -> tuple[np.ndarray, np.ndarray]:
-    """How often values of float32 bands fall into bins of their range, and the bins' middles.
-
-    Both (C, bins).
-    """
-    limits = zip(measured.low, measured.high, strict=True)
-    edges = [np.linspace(low, high, bins + 1) for low, high in limits]
-    counts: np.ndarray | int = 0
-    for image in _sampled(dataset, sample):
-        bands = zip(image, _known(image, measured.nodata), edges, strict=True)
-        counts = counts + np.stack([np.histogram(b[known], e)[0] for b, known, e in bands])
-    return counts, np.stack([(e[:-1] + e[1:]) / 2 for e in edges])
-
-
-def _known(image: np.ndarray, nodata: float | None) -> np.ndarray:
-    """Where float32 pixels are finite and not `nodata`, (C, H, W) bool."""
-    return np.isfinite(image) & (True if nodata is None else image != nodata)

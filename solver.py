@@ -37,7 +37,7 @@ from fcd.masks import thresholds
 from fcd.masks.cam import cam_score
 from fcd.masks.prediction import Predictor, predictor_of
 from fcd.masks.scoring import Scorer, Tiles
-from fcd.patches.normalisation import Normalization, random_horizontal_flip, to_device
+from fcd.patches.normalisation import Normalization, to_device
 from fcd.patches.supervision import Supervision
 from fcd.processes import Part
 from fcd.training import checkpoints, losses
@@ -180,7 +180,8 @@ class Solver(Resumable):
         choice = threshold_choice(source) if choice is None else choice
 
         def cloudy() -> tuple[DataLoader, int]:
-            found = cloudy_patches(source, skip_bad, masks_optional=choice == "otsu")
+            otsu = choice == "otsu"
+            found = cloudy_patches(source, skip_bad=skip_bad, masks_optional=otsu)
             chosen = Subset(found, thresholds.sample(len(found), sample))
             return self._own_batches(chosen, batch_size), len(chosen)
 
@@ -204,15 +205,12 @@ class Solver(Resumable):
     def batches(
         self, dataset: PatchDataset, settings: TrainingSettings, stop: int
     ) -> Iterator[tuple[dict, Part]]:
-        """The batches from the step after `self.step` to step `stop`: this process's part of each.
-
-        See `data_loader.training_batches`.
-        """
+        """See `data_loader.training_batches`; from the step after `self.step` to step `stop`."""
         run, processes = self.run, self.run.processes
         if processes.count > 1:
             processes.require_equal("training patches", dataset.summary()["fingerprint"])
-        steps = (run.seed, self.step, stop, settings.balance, processes)
-        batches = training_batches(dataset, settings.batch_size, *steps, **self._reading)
+        steps = (self.step, stop)
+        batches = training_batches(dataset, settings, run.seed, steps, processes, **self._reading)
         if run.profile and processes.first:
             return profiled(batches, run.profile, run.folder.logs)
         return batches
@@ -372,7 +370,7 @@ class FCDSolver(Solver):
             for batch, part in batches:
                 self.step += 1
                 generator = seed_step(self.run.seed, self.step, self.run.processes.rank)
-                (x_real,) = random_horizontal_flip(generator, self.inputs(batch), part=part)
+                x_real = self.inputs(batch)
                 c_org = batch["label"].to(self.device, non_blocking=True)
                 order = torch.randperm(part.size, generator=generator)[part.rows]
                 c_trg = batch["all_labels"][order].to(self.device, non_blocking=True)
@@ -610,9 +608,10 @@ class SupervisedSolver(Solver):
         with self.loop(stop) as (bar, log, interruption):
             for batch, part in batches:
                 self.step += 1
-                generator = seed_step(self.run.seed, self.step, self.run.processes.rank)
-                x, mask, label = self._augmented(batch, part, generator)
-                parts = self.learn(settings, x, mask, label, part)
+                seed_step(self.run.seed, self.step, self.run.processes.rank)
+                label = batch["label"].to(self.device, non_blocking=True)
+                mask = batch["mask"].to(self.device) if self.task.target == "mask" else None
+                parts = self.learn(settings, self.inputs(batch), mask, label, part)
 
                 bar.update()
                 if self.step % self.run.log_step == 0:
@@ -655,18 +654,6 @@ class SupervisedSolver(Solver):
         optimizer = self.optimizers["optimizer"]
         self.update(optimizer, loss, part.weight, optimizer.param_groups[0]["params"])
         return detached(parts, part.weight)
-
-    def _augmented(
-        self, batch: dict, part: Part, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Images, masks and labels of this part of a batch, on the device."""
-        x, label = self.inputs(batch), batch["label"].to(self.device, non_blocking=True)
-        if self.task.target == "label":
-            (x,) = random_horizontal_flip(generator, x, part=part)
-            return x, None, label
-        mask = batch["mask"].to(self.device, non_blocking=True)
-        x, mask = random_horizontal_flip(generator, x, mask, part=part)
-        return x, mask, label
 
     def _loss(
         self, x: Tensor, mask: Tensor | None, label: Tensor, part: Part

@@ -1,5 +1,6 @@
 """Patches from disk to a batch: read and normalised one by one, against uint16 as they lie there.
 
+The same with the changes of training (--augment), which are made one by one after reading.
 Also the same patches packed, to see whether that would be worth a format: in one array on disk,
 and in Zarr, a chunk a patch, if that library is installed (pip install zarr).
 """
@@ -17,12 +18,13 @@ from torch import Tensor
 
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
-from data_loader import PatchDataset, collate
+from data_loader import AugmentedPatches, PatchDataset, Place, collate
 from fcd.cli import entry
 from fcd.cli.parser import positive
 from fcd.landsat import labels
 from fcd.patches import store
 from fcd.patches.normalisation import Normalization
+from fcd.training.augmentation import Augmentation
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
@@ -48,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
         def our_batch(batch: list[int]) -> Tensor:
             return collate([dataset[index] for index in batch])["image"]
 
+        def changed_batch(kind: str) -> Callable[[list[int]], Tensor]:
+            changed = AugmentedPatches(dataset, Augmentation(kind, 0))
+            return lambda batch: collate(
+                [changed[Place(index, batch[0], position)] for position, index in enumerate(batch)]
+            )["image"]
+
         def all_of(make: Callable[[list[int]], Tensor]) -> Callable[[], None]:
             return lambda: [make(batch) for batch in batches] and None
 
@@ -56,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
         limit = _copies_per_second(root / "packed.npy", size)
         ours = {
             "read, uint16": our_batch,
+            "read and flipped": changed_batch("flip"),
+            "read and turned (d4)": changed_batch("d4"),
             "read and normalised by the batch": lambda b: normalize(our_batch(b).contiguous()),
             "packed in one array, uint16": lambda b: torch.from_numpy(packed[b]),
         }

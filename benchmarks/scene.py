@@ -26,8 +26,8 @@ from fcd.files import write_text
 from fcd.landsat.labels import LABEL_CLOUDY, TIF_CLOUD
 from fcd.landsat.scenes import Scene, find_scenes
 from fcd.masks.export import PYTORCH, RUNTIMES
-from fcd.masks.prediction import ArrayScene, predict_scene
-from fcd.masks.scoring import Tiles, strips
+from fcd.masks.prediction import predict_scene
+from fcd.masks.scoring import ArrayScene, Tiles, strips
 from fcd.patches.normalisation import Normalization
 from fcd.report import plots
 from fcd.training.losses import difference_map

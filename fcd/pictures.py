@@ -1,10 +1,12 @@
-"""Pictures for people: arrays in, RGB uint8 out, in colours that everyone can tell apart."""
+"""Pictures for people: arrays in, RGB uint8 out, in colours that everyone can tell apart.
 
-import io
+OpenCV shrinks, colours, outlines and encodes. Its own order of colours is blue, green, red.
+"""
+
 from pathlib import Path
 
+import cv2
 import numpy as np
-from PIL import Image
 
 from fcd.files import replacing
 from fcd.metrics import CLEAR, CLOUD, INVALID
@@ -25,18 +27,60 @@ ERROR_COLOURS: dict[str, Colour] = {
     "miss": (0, 114, 178),
     "no data": NODATA_COLOUR,
 }
-# Nine evenly spaced points of viridis (CC0), which is perceptually uniform.
-SCORE_COLOURS: tuple[Colour, ...] = (
-    (68, 1, 84),
-    (71, 44, 122),
-    (59, 81, 139),
-    (44, 113, 142),
-    (33, 144, 141),
-    (39, 173, 129),
-    (92, 200, 99),
-    (170, 220, 50),
-    (253, 231, 37),
+OUTLINE_COLOUR: Colour = (255, 0, 170)  # neither cloud, snow, land nor water has it
+
+
+def _viridis(values: np.ndarray) -> np.ndarray:
+    """Values (h, w) uint8 -> RGB (h, w, 3) uint8 in viridis (CC0), perceptually uniform."""
+    return cv2.cvtColor(cv2.applyColorMap(values, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+
+
+# What a legend shows of the colours of scores: nine evenly spaced points, from 0 to the greatest.
+SCORE_COLOURS: tuple[Colour, ...] = tuple(
+    (int(red), int(green), int(blue))
+    for red, green, blue in _viridis(np.rint(np.linspace(0, 255, 9)).astype(np.uint8)[None])[0]
 )
+
+
+class Shrunk:
+    """A raster `step` times smaller, from its strips: the mean of what is valid in each block.
+
+    Strips are full-width rows from top to bottom, of any height. Blocks are `step` by `step`
+    pixels, counted from the upper left; the last ones may be cut off.
+    """
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+        self._means: list[np.ndarray] = []
+        self._begun: list[tuple[np.ndarray, np.ndarray]] = []  # rows of blocks not yet whole
+
+    def add(self, values: np.ndarray, valid: np.ndarray) -> None:
+        """Add the rows `values` (…, h, W), any number type; `valid` (h, W) bool."""
+        strips = [*self._begun, (values, valid)]
+        values, valid = (np.concatenate(rows, axis=-2) for rows in zip(*strips, strict=True))
+        whole = len(valid) // self._step * self._step
+        if whole:
+            self._means.append(self._shrink(values[..., :whole, :], valid[:whole]))
+        self._begun = [(values[..., whole:, :].copy(), valid[whole:].copy())]
+
+    def result(self) -> np.ndarray:
+        """The means (…, ceil(H / step), ceil(W / step)) float32; 0 where nothing is valid."""
+        rest = [self._shrink(*rows) for rows in self._begun if len(rows[1])]
+        return np.concatenate([*self._means, *rest], axis=-2)
+
+    def _shrink(self, values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        share = self._area(valid)
+        bands = np.where(valid, values, 0).reshape(-1, *valid.shape)
+        means = np.stack([self._area(band) for band in bands]) / np.where(share, share, 1)
+        return means.reshape(*values.shape[:-2], *share.shape)
+
+    def _area(self, band: np.ndarray) -> np.ndarray:
+        height, width = (-(-side // self._step) for side in band.shape)
+        below, right = (height * self._step - len(band), width * self._step - band.shape[1])
+        band = cv2.copyMakeBorder(
+            band.astype(np.float32), 0, below, 0, right, cv2.BORDER_CONSTANT, value=0
+        )
+        return cv2.resize(band, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def stretch_rgb(dn: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
@@ -62,12 +106,11 @@ def colour_score(score: np.ndarray, upper: float, valid: np.ndarray | None = Non
 
     `valid` (h, w) bool: pixels where it is False become grey.
     """
-    points = np.linspace(0, upper, len(SCORE_COLOURS))
-    channels = np.transpose(SCORE_COLOURS)
-    rgb = np.stack([np.rint(np.interp(score, points, channel)) for channel in channels], axis=-1)
+    shade = np.clip(score / upper, 0, 1)
+    rgb = _viridis(_bytes(shade))
     if valid is not None:
         rgb[~valid] = NODATA_COLOUR
-    return rgb.astype(np.uint8)
+    return rgb
 
 
 def colour_mask(mask: np.ndarray) -> np.ndarray:
@@ -89,11 +132,23 @@ def colour_errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return colours[truth, prediction]
 
 
+def outline_cloud(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A copy of RGB (h, w, 3) uint8 in which the cloud of `mask` (h, w) patch codes is outlined.
+
+    The outermost pixels of a cloud, those around its holes too, take `OUTLINE_COLOUR`; not those
+    where it goes on beyond the picture.
+    """
+    cloud = cv2.copyMakeBorder((mask == CLOUD).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    outlines, _ = cv2.findContours(cloud, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(rgb.copy(), outlines, -1, OUTLINE_COLOUR, offset=(-1, -1))
+
+
 def encode_png(rgb: np.ndarray) -> bytes:
     """RGB (h, w, 3) uint8 -> the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, format="PNG")
-    return buffer.getvalue()
+    # Masks are half as large as with the compression that OpenCV takes unless it is told.
+    level = (cv2.IMWRITE_PNG_COMPRESSION, 6)
+    _, content = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), level)
+    return content.tobytes()
 
 
 def write_png(path: Path | str, rgb: np.ndarray) -> None:

@@ -16,7 +16,6 @@ from data_loader import (
     PatchDataset,
     StepBatches,
     batches_per_epoch,
-    dn_counts,
     get_loader,
     training_normalization,
     validation_set,
@@ -24,8 +23,11 @@ from data_loader import (
 from fcd.errors import UserError
 from fcd.files import write_json
 from fcd.landsat.reference import QA
-from fcd.patches import records
+from fcd.patches import prepared
 from fcd.patches.records import Cutting
+from fcd.patches.statistics import dn_counts
+from fcd.processes import ALONE, Processes
+from fcd.training.augmentation import Augmentation
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_balance_draws_both_classes_equally_often():
 
 
 def test_dn_counts(image_dir):
-    counts = dn_counts(PatchDataset(image_dir, "train"))
+    counts = dn_counts(sample["image"].numpy() for sample in PatchDataset(image_dir, "train"))
     assert counts.shape == (10, 65536)
     assert counts[3, 60_000] == 16 * 64
     assert counts[0, 100:116].tolist() == [64] * 16
@@ -110,8 +112,10 @@ def test_the_records_of_the_scenes_are_read_once(image_dir, monkeypatch):
         record = {"biome": "Water", "scene": name, "split": "train", "cloud_share": 0.5}
         record |= {"cutting": asdict(Cutting(reference=QA)), "clear": [], "cloudy": []}
         write_json(image_dir / "scenes" / name, record)
-    read, original = [], records.read_json
-    monkeypatch.setattr(records, "read_json", lambda path: read.append(path.name) or original(path))
+    read, original = [], prepared.read_json
+    monkeypatch.setattr(
+        prepared, "read_json", lambda path: read.append(path.name) or original(path)
+    )
     val_set, _ = validation_set(PatchDataset(image_dir, "train", "mask.tif"), "pixel")
     assert (val_set.reference, val_set.labels_from) == (QA, "QA bands")
     assert read == names
@@ -133,6 +137,64 @@ def test_a_type_that_no_network_takes_is_named(image_dir, dtype):
         match=rf"S_00000_00000.image\.tif holds {dtype}; patches hold uint8, uint16, float32: pre",
     ):
         training_normalization("paper", PatchDataset(image_dir, "train"))
+
+
+@pytest.fixture
+def told_apart(tmp_path):
+    """Patches in which each pixel has another DN, of which the mask is made."""
+    for number in range(13):
+        kind = "clear" if number % 2 else "cloudy"
+        folder = tmp_path / "train" / kind / f"S_{number:05d}_00000"
+        folder.mkdir(parents=True)
+        dn = np.arange(64).reshape(8, 8) + 64 * number
+        image = np.stack([dn, dn], axis=-1).astype(np.uint16)
+        tifffile.imwrite(folder / "image.tif", image, photometric="minisblack")
+        mask = (dn % 3).astype(np.uint8)
+        tifffile.imwrite(folder / "mask.tif", mask, photometric="minisblack")
+    return PatchDataset(tmp_path, "train", "mask.tif")
+
+
+@pytest.mark.parametrize("kind", ["flip", "d4"])
+def test_where_a_run_is_resumed_how_many_read_and_how_many_compute_changes_no_sample(
+    told_apart, kind
+):
+    def batches(start=0, workers=0, processes=ALONE):
+        order = StepBatches(told_apart.labels, 6, 7, start, 6, False, processes)
+        change = Augmentation(kind, 7)
+        return list(get_loader(told_apart, 6, workers, batches=order, augmentation=change))
+
+    def same(found, expected):
+        for batch, other in zip(found, expected, strict=True):
+            assert batch["name"] == other["name"]
+            assert all(torch.equal(batch[key], other[key]) for key in ("image", "mask", "label"))
+
+    whole = batches()
+    assert [len(batch["name"]) for batch in whole] == [6, 7] * 3
+    same(batches(workers=2), whole)
+    same(batches(start=3), whole[3:])
+    for rank in range(2):
+        rows = [{key: values[rank::2] for key, values in batch.items()} for batch in whole]
+        same(batches(processes=Processes(rank, 2)), rows)
+
+
+@pytest.mark.parametrize("kind", ["flip", "d4", None])
+def test_image_and_mask_are_changed_alike_and_nothing_is_lost(told_apart, kind):
+    order = StepBatches(told_apart.labels, 6, 7, 0, 6, False)
+    change = kind and Augmentation(kind, 7)
+    as_they_are = {sample["name"]: sample for sample in told_apart}
+    changed = 0
+    for batch in get_loader(told_apart, 6, 0, batches=order, augmentation=change):
+        assert batch["image"].dtype == torch.uint16
+        # The bands of a pixel lie together, as the device transposes them.
+        assert batch["image"].permute(0, 2, 3, 1).is_contiguous()
+        dn = batch["image"].int()
+        assert torch.equal(dn[:, 0] % 3, batch["mask"].int())
+        for name, image, label in zip(batch["name"], dn, batch["label"], strict=True):
+            original = as_they_are[name]
+            assert label == original["label"]
+            assert sorted(image.flatten()) == sorted(original["image"].int().flatten())
+            changed += not torch.equal(image, original["image"].int())
+    assert changed == 0 if kind is None else 10 < changed < 39
 
 
 def test_a_single_patch_left_over_joins_the_batch_before():

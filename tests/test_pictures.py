@@ -1,6 +1,9 @@
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import binary_erosion
 
 from fcd import pictures
 from fcd.landsat.labels import CLEAR, CLOUD, INVALID
@@ -12,6 +15,57 @@ def lightness(rgb):
     linear = np.where(shade <= 0.04045, shade / 12.92, ((shade + 0.055) / 1.055) ** 2.4)
     luminance = linear @ [0.2126, 0.7152, 0.0722]
     return 116 * np.cbrt(luminance) - 16
+
+
+class TestShrunk:
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+    @pytest.mark.parametrize(("step", "rows"), [(1, 7), (3, 1), (3, 5), (4, 64), (20, 6)])
+    def test_means_of_the_valid_pixels_of_blocks_whatever_the_strips(self, dtype, step, rows):
+        rng = np.random.default_rng(0)
+        values = rng.integers(1, 250, (3, 23, 17)).astype(dtype)
+        valid = rng.random((23, 17)) < 0.6
+        valid[:4, :4] = False
+        if dtype == np.float32:
+            values[:, ~valid] = np.nan
+        shrunk = pictures.Shrunk(step)
+        for row in range(0, 23, rows):
+            shrunk.add(values[:, row : row + rows], valid[row : row + rows])
+        result = shrunk.result()
+        assert result.dtype == np.float32
+        assert result.shape == (3, -(-23 // step), -(-17 // step))
+        for band, row, column in np.ndindex(result.shape):
+            block = np.s_[row * step : (row + 1) * step, column * step : (column + 1) * step]
+            known = values[band][block][valid[block]].astype(float)
+            assert result[band, row, column] == pytest.approx(known.mean() if len(known) else 0)
+
+    def test_a_single_layer_keeps_its_dimensions(self):
+        shrunk = pictures.Shrunk(2)
+        shrunk.add(np.array([[0.25, 0.75], [0.5, 0.5]], np.float32), np.ones((2, 2), bool))
+        assert shrunk.result().tolist() == [[0.5]]
+
+
+class TestOutlineCloud:
+    def test_the_border_of_cloud_changes_and_nothing_else(self):
+        rng = np.random.default_rng(1)
+        rgb = rng.integers(0, 200, (50, 40, 3)).astype(np.uint8)
+        before = rgb.copy()
+        mask = np.full((50, 40), CLEAR, np.uint8)
+        mask[10:30, 5:25] = CLOUD
+        mask[15:20, 10:20] = INVALID  # a hole
+        mask[40:, 30:] = CLOUD  # goes on beyond the picture
+        mask[5, 35] = CLOUD
+        outlined = pictures.outline_cloud(rgb, mask)
+        cloud = mask == CLOUD
+        border = cloud & ~binary_erosion(cloud, border_value=1)
+        assert border.sum() == 2 * 20 + 2 * 18 + 2 * 10 + 2 * 5 + 10 + 9 + 1
+        assert (outlined[border] == pictures.OUTLINE_COLOUR).all()
+        np.testing.assert_array_equal(outlined[~border], before[~border])
+        np.testing.assert_array_equal(rgb, before)
+
+    @pytest.mark.parametrize("code", [INVALID, CLEAR, CLOUD])
+    def test_one_code_alone_has_no_outline(self, code):
+        rgb = np.zeros((4, 5, 3), np.uint8)
+        assert not pictures.outline_cloud(rgb, np.full((4, 5), code, np.uint8)).any()
 
 
 class TestStretchRgb:
@@ -42,6 +96,12 @@ class TestColourScore:
         first, middle, last = (pictures.SCORE_COLOURS[index] for index in (0, 4, 8))
         assert [tuple(pixel) for pixel in rgb[0]] == [first, middle, last, last]
 
+    def test_colours_are_those_of_matplotlib(self):
+        viridis = pytest.importorskip("matplotlib").colormaps["viridis"]
+        score = np.linspace(0, 0.2, 100).reshape(10, 10)
+        expected = viridis(score / 0.2)[..., :3] * 255
+        assert np.abs(pictures.colour_score(score, 0.2) - expected).max() < 4  # of 256 a neighbour
+
     def test_lightness_rises_evenly(self):
         ramp = pictures.colour_score(np.linspace(0, 1, 17)[None], 1)[0]
         steps = np.diff(lightness(ramp))
@@ -71,6 +131,14 @@ def test_colour_errors():
     truth, prediction = (np.array([codes], np.uint8) for codes in zip(*pairs, strict=True))
     rgb = pictures.colour_errors(truth, prediction)
     assert [tuple(p) for p in rgb[0]] == [pictures.ERROR_COLOURS[name] for name in pairs.values()]
+
+
+@pytest.mark.parametrize("view", [np.s_[:, ::-1], np.s_[::2, ::3]])
+def test_another_decoder_reads_the_colours_of_a_view(view):
+    rgb = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)[view]
+    with Image.open(io.BytesIO(pictures.encode_png(rgb))) as image:
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(image), rgb)
 
 
 def test_written_png_reads_back(tmp_path):

@@ -21,6 +21,7 @@ from fcd.masks.prediction import Scores
 from fcd.masks.runtime import Runtime
 from fcd.patches.imagery import NO_NODATA, RasterPatches
 from fcd.patches.prepared import PreparedPatches
+from fcd.training.augmentation import Kind
 from fcd.training.losses import LossWeights
 
 PREPARED, OWN = "L8Biome", "Patches"  # of --dataset; a third is SPARCS
@@ -192,7 +193,7 @@ class TrainingSettings:
 
     batch_size: BatchSize = 16
     augment: Annotated[
-        Literal["flip", "d4", "none"],
+        Kind,
         "what is done to training patches: flip: mirrored left to right or not, as the paper; d4: "
         "turned and mirrored, all eight symmetries; none",
     ] = "flip"

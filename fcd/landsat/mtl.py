@@ -10,7 +10,7 @@ MAX_CHARACTERS = 1 << 20  # real files have about 10,000
 
 
 class TextFile(Protocol):
-    """A file on disk (`pathlib.Path`) or in an archive (`fcd.landsat.products.Member`)."""
+    """A file on disk (`pathlib.Path`) or in an archive (`fcd.landsat.archives.Member`)."""
 
     def read_text(self, encoding: str, errors: str) -> str:
         """The content; OSError if it cannot be read."""

@@ -49,7 +49,7 @@ class Scene:
     """The files of one scene. Nothing is opened before `check`, `grid` or `open`.
 
     files: part ("B1", "BQA", "MTL", "FIXEDMASK") -> file: a path, a `Band` of one, or what GDAL
-    reads inside an archive (`fcd.landsat.products.Member`). bands: the parts a network is given, in
+    reads inside an archive (`fcd.landsat.archives.Member`). bands: the parts a network is given, in
     order. decode_truth: codes of the manual mask and their source -> patch codes.
     """
 

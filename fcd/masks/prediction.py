@@ -155,15 +155,16 @@ def predict_scene(
     """Write the files of one scene; return its fractions, threshold, seconds and status.
 
     `<name>_mask.tif`: Cloud-Optimised GeoTIFF on the scene's grid, 0 nodata, 128 clear, 255
-    cloud; `<name>_score.tif`: the score, on the same grid; `<name>_quicklook.png`: image beside
-    mask. A pixel that is nodata in any band is nodata in all of them. Files appear when they are
-    whole, the mask last. Raises `SceneError` if the scene is incomplete or damaged.
+    cloud; `<name>_score.tif`: the score, on the same grid; `<name>_quicklook.png`: image, with
+    clouds outlined, beside mask. A pixel that is nodata in any band is nodata in all of them.
+    Files appear when they are whole, the mask last. Raises `SceneError` if the scene is
+    incomplete or damaged.
     """
     began = time.monotonic()
     grid = scene.check()
     counts = np.zeros(3, np.int64)
     step = -(-max(grid.height, grid.width) // QUICKLOOK_SIZE)
-    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    image, codes = pictures.Shrunk(step), []
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE))
         # Left in the opposite order: the mask, which says that a scene is done, comes last.
@@ -187,17 +188,17 @@ def predict_scene(
         writing: Future | None = None
         for part in predictor.predict(scene):
             counts += np.bincount(part.mask.ravel(), minlength=3)
-            rows = slice(-part.row % step, None, step)
-            kept.append((part.rgb[:, rows, ::step].copy(), part.mask[rows, ::step].copy()))
+            image.add(part.rgb, part.mask != labels.INVALID)
+            codes.append(part.mask[-part.row % step :: step, ::step].copy())
             # One strip is written while the next is scored, no more: memory stays bounded.
             if writing:
                 writing.result()
             writing = pool.submit(write, part)
         if writing:
             writing.result()
-        rgb, mask = (np.concatenate(rows, axis=-2) for rows in zip(*kept, strict=True))
-        image = pictures.stretch_rgb(rgb, mask != labels.INVALID)
-        picture = np.hstack([image, pictures.colour_mask(mask)])
+        mask = np.concatenate(codes)
+        rgb = pictures.stretch_rgb(image.result(), mask != labels.INVALID)
+        picture = np.hstack([pictures.outline_cloud(rgb, mask), pictures.colour_mask(mask)])
         pictures.write_png(output_dir / f"{scene.name}_quicklook.png", picture)
     valid = counts[labels.CLEAR] + counts[labels.CLOUD]
     return {

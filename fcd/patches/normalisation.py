@@ -1,4 +1,4 @@
-"""DN to network input and back: the only home of normalisation and augmentation."""
+"""DN to network input and back: the only home of normalisation."""
 
 import math
 import operator
@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from fcd.errors import SceneError, UserError
-from fcd.processes import Part
 
 DN_MAX = 65535  # uint16
 DTYPES = ("uint8", "uint16", "float32")  # what DN, or the values of other imagery, can be
@@ -199,18 +198,3 @@ def to_device(dn: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Move DN to `device`: as they are, or as float32 to MPS, which has no uint16."""
     dn = dn.float() if device.type == "mps" else dn
     return dn.to(device, non_blocking=True)
-
-
-def random_horizontal_flip(
-    generator: torch.Generator, *batches: torch.Tensor, part: Part | None = None
-) -> tuple[torch.Tensor, ...]:
-    """Flip each sample left-right with probability 1/2, all `batches` (N, …, W) alike.
-
-    part: which part of a batch they are, if not the whole.
-    """
-    drawn = (part or Part(len(batches[0]))).uniform(generator) < 0.5
-    flip = drawn.to(batches[0].device, non_blocking=True)
-    return tuple(
-        torch.where(flip.view(-1, *[1] * (batch.dim() - 1)), batch.flip(-1), batch)
-        for batch in batches
-    )

@@ -59,7 +59,8 @@ class SceneEvaluation:
         self._histogram = None
         if threshold is not None:
             self._histogram = np.zeros((2, metrics.BINS), np.int64)
-        self._kept: dict[str, list[np.ndarray]] = {}
+        self._codes: list[np.ndarray] = []  # truth and prediction
+        self._rgb, self._score = pictures.Shrunk(self._step), pictures.Shrunk(self._step)
 
     def add(
         self,
@@ -79,26 +80,25 @@ class SceneEvaluation:
         if self._histogram is not None:
             counted = np.where(prediction == labels.INVALID, labels.INVALID, truth)
             self._histogram += metrics.histogram(counted, score)
-        layers = {"rgb": rgb, "truth": truth, "prediction": prediction, "score": score}
-        rows = slice(-row % self._step, None, self._step)
-        for name, layer in layers.items():
-            if layer is not None:
-                self._kept.setdefault(name, []).append(layer[..., rows, :: self._step].copy())
+        codes = np.stack([truth, prediction])
+        self._codes.append(codes[:, -row % self._step :: self._step, :: self._step].copy())
+        self._rgb.add(rgb, prediction != labels.INVALID)
+        if score is not None:
+            self._score.add(score, prediction != labels.INVALID)
 
     def result(self) -> SceneResult:
         """The scene's counts and pictures."""
-        kept = {name: np.concatenate(strips, axis=-2) for name, strips in self._kept.items()}
-        truth, prediction = kept["truth"], kept["prediction"]
+        truth, prediction = np.concatenate(self._codes, axis=-2)
         valid = prediction != labels.INVALID
         shown = {
-            "image": pictures.stretch_rgb(kept["rgb"], valid),
+            "image": pictures.stretch_rgb(self._rgb.result(), valid),
             "truth": pictures.colour_mask(truth),
             "mask": pictures.colour_mask(prediction),
             "error": pictures.colour_errors(truth, prediction),
         }
         if self._threshold is not None:
             upper = run_page.score_range(self._threshold)
-            shown["score"] = pictures.colour_score(kept["score"], upper, valid)
+            shown["score"] = pictures.colour_score(self._score.result(), upper, valid)
         return SceneResult(self._name, self._biome, self._counts, self._histogram, shown)
 
 

@@ -12,8 +12,7 @@ import main
 import supervised_main
 from fcd.errors import UserError
 from fcd.masks import export
-from fcd.masks.prediction import ArrayScene
-from fcd.masks.scoring import Tiles, strips
+from fcd.masks.scoring import ArrayScene, Tiles, strips
 from fcd.masks.tiling import score_strips
 from fcd.patches.normalisation import Normalization
 from fcd.training.losses import difference_map

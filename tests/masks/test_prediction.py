@@ -13,11 +13,13 @@ import rasterio
 import torch
 from PIL import Image
 from rio_cogeo import cog_validate
+from scipy.ndimage import binary_erosion
 
 import fcd
 import main
 import supervised_main
 from benchmarks.seam import random_generator, scores, seam
+from fcd import pictures
 from fcd.cli import entry
 from fcd.errors import UserError
 from fcd.files import replacing
@@ -25,8 +27,8 @@ from fcd.landsat import labels
 from fcd.landsat.bands import RGB_BANDS
 from fcd.landsat.products import scene_from
 from fcd.landsat.scenes import find_scenes
-from fcd.masks.prediction import Prediction, Predictor, predict_array, predict_scenes
-from fcd.masks.scoring import Tiles, strips
+from fcd.masks.prediction import Predictor, predict_array, predict_scenes
+from fcd.masks.scoring import Prediction, Tiles, strips
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Processes
 from fcd.training.run import RunFolder
@@ -131,6 +133,9 @@ def test_the_quicklook_shows_image_and_mask(predicted):
     assert picture.shape == (40, 60, 3)
     cloud = (picture[:, 30:] == (246, 246, 246)).all(axis=2)
     assert (cloud == (expected_mask(dn) == 255)).all()
+    outline = (picture[:, :30] == pictures.OUTLINE_COLOUR).all(axis=2)
+    assert (outline == (cloud & ~binary_erosion(cloud, border_value=1))).all()
+    assert outline.any()
 
 
 def test_overviews_hold_codes_alone(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fcd.errors import UserError
-from fcd.patches.normalisation import VALID_MIN, Normalization, random_horizontal_flip
+from fcd.patches.normalisation import VALID_MIN, Normalization
 
 
 def test_paper_normalisation_by_hand():
@@ -51,17 +51,6 @@ def test_denormalise_undoes_normalise_and_state_survives(normalization):
     again = Normalization.from_state(normalization.state())
     assert again == normalization
     assert torch.allclose(again.denormalize(normalization.normalize(dn)), dn, atol=0.05)
-
-
-def test_flip_is_the_same_for_image_and_mask():
-    images = torch.arange(64.0).view(16, 1, 1, 4)
-    masks = images[:, 0].clone()
-    generator = torch.Generator().manual_seed(3)
-    flipped, flipped_masks = random_horizontal_flip(generator, images, masks)
-    assert torch.equal(flipped[:, 0], flipped_masks)
-    turned = (flipped != images).any(dim=(1, 2, 3))
-    assert 0 < turned.sum() < 16
-    assert torch.equal(flipped[turned], images[turned].flip(-1))
 
 
 def test_what_checkpoints_of_before_hold_is_read_and_told_apart_as_before():

@@ -1,0 +1,60 @@
+"""Random changes of training patches, by albumentations; what a patch becomes has no memory.
+
+Each sample's change depends on the seed, the step and its position in the batch alone: not on the
+process that reads it, on what was read before or on where a run was resumed. This is the home of
+every change that training makes to its patches: a new kind is a line of `_transforms`, of a
+transform of the library or, for what must know about bands (gain, contrast), of an
+`ImageOnlyTransform` of our own beside it.
+"""
+
+import os
+import random
+from typing import Any, Literal
+
+import numpy as np
+
+# Otherwise albumentations asks the network for a newer release when it is imported.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+Kind = Literal["flip", "d4", "none"]
+"""Left-right with probability 1/2, as in the paper; a square's symmetries, all alike; nothing."""
+MOST_BANDS = 128  # that OpenCV 5, which does the work, takes at a time
+_DIGIT = 2**32  # more than there are steps, or samples in a batch
+
+
+class Augmentation:
+    """The change `kind`, but not `none`, of each sample of a run of that seed.
+
+    albumentations takes seconds to import: that is done here, before reading processes start.
+    """
+
+    def __init__(self, kind: Kind, seed: int) -> None:
+        self._seed = seed
+        self._compose = _transforms(kind)
+
+    def __call__(
+        self, step: int, position: int, image: np.ndarray, **mask: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Image (C, H, W) and, if given, `mask` (H, W) of the sample at `position` of batch `step`.
+
+        They are square, and keep their types; the bands of a pixel come to lie together in memory.
+        """
+        key = (self._seed * _DIGIT + step) * _DIGIT + position
+        pixels, parts = image.transpose(1, 2, 0), []
+        for first in range(0, len(image), MOST_BANDS):
+            # The same numbers for all bands. This takes half the time of `set_random_seed`.
+            self._compose.set_random_state(np.random.default_rng(key), random.Random(key))
+            done = self._compose(image=pixels[:, :, first : first + MOST_BANDS], **mask)
+            parts.append(done["image"])
+        changed = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+        return done | {"image": changed.transpose(2, 0, 1)}
+
+
+def _transforms(kind: Kind) -> Any:
+    import albumentations
+
+    transform = {
+        "flip": albumentations.HorizontalFlip(p=0.5),
+        "d4": albumentations.D4(p=1),
+    }[kind]
+    return albumentations.Compose([transform], is_check_shapes=False)  # the data set checks them
