@@ -7,15 +7,13 @@ Below the output folder::
     .download/                         partial files and unpacking; readers skip hidden folders
 """
 
-import fcntl
 import os
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,6 +23,7 @@ from tqdm import tqdm
 
 from fcd.download.fetch import Fetcher, Stopped
 from fcd.errors import UserError
+from fcd.files import locked
 from fcd.landsat import archives, biome
 from fcd.landsat.archives import ArchiveError
 from fcd.landsat.bands import BANDS
@@ -164,7 +163,8 @@ class Downloader:
         self._kept, self._work = output_dir / "archives", output_dir / ".download"
         try:
             self._work.mkdir(parents=True, exist_ok=True)
-            (self._work / "lock").touch()
+            with suppress(BlockingIOError), locked(self._work):
+                pass
         except OSError as error:
             raise UserError(
                 f"--output_dir {output_dir}: cannot be written to ({error.strerror}); "
@@ -177,16 +177,22 @@ class Downloader:
         Raises `UserError` if another download runs there or the disk is too small; when
         interrupted (Ctrl-C), stops the workers first. What was begun is resumed by another call.
         """
-        with _alone(self._work / "lock", self._output_dir):
-            folders = self._folders(entries)
-            pending = [
-                entry
-                for entry in entries
-                if entry.scene not in folders or defect(entry.scene, folders[entry.scene])
-            ]
-            print(f"{len(entries) - len(pending)} of {len(entries)} scenes are already complete")
-            self._check_space(pending)
-            return self._install_all(pending, folders)
+        try:
+            with locked(self._work):
+                folders = self._folders(entries)
+                pending = [
+                    entry
+                    for entry in entries
+                    if entry.scene not in folders or defect(entry.scene, folders[entry.scene])
+                ]
+                done = len(entries) - len(pending)
+                print(f"{done} of {len(entries)} scenes are already complete")
+                self._check_space(pending)
+                return self._install_all(pending, folders)
+        except BlockingIOError as error:
+            raise UserError(
+                f"--output_dir {self._output_dir}: another download runs there; wait for it to end"
+            ) from error
 
     def _folders(self, entries: list[Entry]) -> dict[str, Path]:
         """Scene id -> the folder that holds files of the scene, wherever below the output."""
@@ -333,18 +339,4 @@ def _size(path: Path) -> int:
 
 
 def _bytes_bar(description: str, total: int) -> tqdm:
-    bar = {"unit": "B", "unit_scale": True, "leave": False, "disable": None}
-    return tqdm(total=total, desc=description, **bar)
-
-
-@contextmanager
-def _alone(lock: Path, output_dir: Path) -> Iterator[None]:
-    """Hold `lock` (released by the system even if we are killed), or raise `UserError`."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"--output_dir {output_dir}: another download runs there; wait for it to end"
-            ) from error
-        yield
+    return tqdm(desc=description, total=total, unit="B", unit_scale=True, leave=False, disable=None)
