@@ -9,16 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-BIOMES = (
-    "Barren",
-    "Forest",
-    "GrassCrops",
-    "Shrubland",
-    "SnowIce",
-    "Urban",
-    "Water",
-    "Wetlands",
-)
+BIOMES = ("Barren", "Forest", "GrassCrops", "Shrubland", "SnowIce", "Urban", "Water", "Wetlands")
 PAGE = "https://www.usgs.gov/landsat-missions/landsat-8-cloud-cover-assessment-validation-data"
 DOI = "https://doi.org/10.5066/F7251GDH"
 

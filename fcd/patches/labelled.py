@@ -201,12 +201,7 @@ def cut_images(
 
 
 def cut_labelled(
-    csv_path: Path,
-    output_dir: Path,
-    size: int,
-    stride: int | None,
-    val_share: float,
-    seed: int,
+    csv_path: Path, output_dir: Path, size: int, stride: int | None, val_share: float, seed: int
 ) -> None:
     """Split the images that a csv lists, cut them into `output_dir` and print how many patches.
 

@@ -1,6 +1,7 @@
 """The ground of a drawn scene: what it is made of, where, and how bright and warm that is."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,7 +139,7 @@ def material_shares(biome: Biome, shape: tuple[int, int], rng: np.random.Generat
     return score
 
 
-def mixed(values: np.ndarray, fractions: np.ndarray) -> np.ndarray:
+def mixed(values: Iterable[float], fractions: np.ndarray) -> np.ndarray:
     """Mean of one value per material (k,), weighted by `fractions` (k, h, w): (h, w) float32."""
     # A plain sum: the order of additions in a matrix product depends on the threads.
     return sum(np.float32(value) * share for value, share in zip(values, fractions, strict=True))
