@@ -103,19 +103,16 @@ class RasterPatches:
         """Image (C, H, W), and patch codes (H, W) uint8 of its mask: invalid where nodata."""
         if mask_file is not None:
             return self._masked(patch, mask_file)
-        with _opened(patch) as dataset:
-            return _pixels(dataset), None
+        return self._pixels(patch)[0], None
 
     def mask(self, patch: Path, mask_file: str) -> np.ndarray:
         """Patch codes (H, W) uint8 of the mask of a patch: invalid where nodata."""
         return self._masked(patch, mask_file)[1]
 
     def _masked(self, patch: Path, mask_file: str) -> tuple[np.ndarray, np.ndarray]:
-        with _opened(patch) as dataset:
-            image, nodata = _pixels(dataset), self._nodata(dataset)
+        image, nodata = self._pixels(patch)
         path = self.mask_path(patch, mask_file)
-        with _opened(path) as dataset:
-            codes = _pixels(dataset)
+        codes, _ = self._pixels(path)
         if codes.shape != (1, *image.shape[1:]):
             raise UserError(
                 f"{path} is {_size(codes)}, its patch {_size(image)}; a mask has one band and the "
@@ -159,6 +156,13 @@ class RasterPatches:
                 "(python -m fcd.cut cuts larger images into such)"
             )
         return Kind(dataset.count, dataset.width, types.pop(), self._nodata(dataset))
+
+    def _pixels(self, path: Path) -> tuple[np.ndarray, float | None]:
+        with _opened(path) as dataset:
+            try:
+                return dataset.read(), self._nodata(dataset)
+            except RasterioIOError as error:
+                raise _damaged(path, error.__cause__ or error) from error
 
     def _nodata(self, dataset: rasterio.DatasetReader) -> float | None:
         if self.nodata is None:
@@ -216,14 +220,7 @@ def _opened(path: Path) -> rasterio.DatasetReader:
         raise _damaged(path, error) from error
 
 
-def _pixels(dataset: rasterio.DatasetReader) -> np.ndarray:
-    try:
-        return dataset.read()
-    except RasterioIOError as error:
-        raise _damaged(dataset.name, error.__cause__ or error) from error
-
-
-def _damaged(path: Path | str, reason: object) -> DamagedPatch:
+def _damaged(path: Path, reason: object) -> DamagedPatch:
     return DamagedPatch(f"{path} cannot be read ({reason}); take it out or get it again")
 
 
