@@ -68,28 +68,18 @@ def _head(shape: tuple[int, ...], dtype: str) -> bytes:
 class _Layout:
     """A tif that is a head and then pixels, and nothing after them.
 
-    before, after: the head around the digits of its checksum; `after` is None without one.
+    before, after: the head around the digits of its checksum, of which there are `digits`.
     """
 
     before: bytes
-    after: bytes | None
+    digits: int
+    after: bytes
     shape: tuple[int, ...]
     dtype: np.dtype
 
-    @classmethod
-    def of(cls, head: bytes, checksum: str | None, array: np.ndarray) -> "_Layout":
-        """The layout of a file that begins with `head` and ends with the pixels `array`."""
-        if checksum is None:
-            return cls(head, None, array.shape, array.dtype)
-        before, _, after = head.partition(checksum.encode())
-        return cls(before, after, array.shape, array.dtype)
-
     def checksum(self, content: np.ndarray) -> tuple[bool, bytes]:
         """Whether the bytes `content` begin as this layout does, and the digits in them."""
-        first = len(self.before)
-        if self.after is None:
-            return content[:first].tobytes() == self.before, b""
-        last = first + len(_NO_DIGITS)
+        first, last = len(self.before), len(self.before) + self.digits
         fits = (
             content[:first].tobytes() == self.before
             and content[last : last + len(self.after)].tobytes() == self.after
@@ -149,7 +139,9 @@ class PatchReader:
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         digits = b"" if checksum is None else str(checksum).encode()
         if offset is not None and offset + array.nbytes == len(content):
-            layout = _Layout.of(content[:offset].tobytes(), checksum, array)
+            head = content[:offset].tobytes()
+            before, _, after = (head, b"", b"") if checksum is None else head.partition(digits)
+            layout = _Layout(before, len(digits), after, array.shape, array.dtype)
             simple = native and offset % array.itemsize == 0
             simple = simple and layout.checksum(content) == (True, digits)
             # Pixels that are stored in another order of bits are not these.
