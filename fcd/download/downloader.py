@@ -7,15 +7,13 @@ Below the output folder::
     .download/                         partial files and unpacking; readers skip hidden folders
 """
 
-import fcntl
 import os
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,8 +21,9 @@ from urllib.request import url2pathname
 
 from tqdm import tqdm
 
-from fcd.download.fetch import Fetcher, Stopped
+from fcd.download.fetch import Fetcher, Stopped, size
 from fcd.errors import UserError
+from fcd.files import locked
 from fcd.landsat import archives, biome
 from fcd.landsat.archives import ArchiveError
 from fcd.landsat.bands import BANDS
@@ -147,29 +146,34 @@ def _report(failures: dict[str, str]) -> None:
     )
 
 
+@dataclass(frozen=True)
 class Downloader:
     """Brings scenes into `output_dir`; raises `UserError` if that cannot be written to."""
 
-    def __init__(
-        self,
-        output_dir: Path,
-        source: Source,
-        fetcher: Fetcher,
-        *,
-        keep_archives: bool = False,
-        num_workers: int = 2,
-    ) -> None:
-        self._output_dir, self._source, self._fetcher = output_dir, source, fetcher
-        self._keep_archives, self._num_workers = keep_archives, num_workers
-        self._kept, self._work = output_dir / "archives", output_dir / ".download"
+    output_dir: Path
+    source: Source
+    fetcher: Fetcher
+    keep_archives: bool = False
+    num_workers: int = 2
+
+    def __post_init__(self) -> None:
         try:
             self._work.mkdir(parents=True, exist_ok=True)
-            (self._work / "lock").touch()
+            with suppress(BlockingIOError), locked(self._work):
+                pass
         except OSError as error:
             raise UserError(
-                f"--output_dir {output_dir}: cannot be written to ({error.strerror}); "
+                f"--output_dir {self.output_dir}: cannot be written to ({error.strerror}); "
                 "give a folder you may write to"
             ) from error
+
+    @property
+    def _work(self) -> Path:
+        return self.output_dir / ".download"
+
+    @property
+    def _kept(self) -> Path:
+        return self.output_dir / "archives"
 
     def download(self, entries: list[Entry]) -> dict[str, str]:
         """Bring those of `entries` that are not complete; return scene id -> reason of failures.
@@ -177,21 +181,24 @@ class Downloader:
         Raises `UserError` if another download runs there or the disk is too small; when
         interrupted (Ctrl-C), stops the workers first. What was begun is resumed by another call.
         """
-        with _alone(self._work / "lock", self._output_dir):
-            folders = self._folders(entries)
-            pending = [
-                entry
-                for entry in entries
-                if entry.scene not in folders or defect(entry.scene, folders[entry.scene])
-            ]
-            print(f"{len(entries) - len(pending)} of {len(entries)} scenes are already complete")
-            self._check_space(pending)
-            return self._install_all(pending, folders)
+        try:
+            with locked(self._work):
+                folders = self._folders(entries)
+                complete = {s for s, folder in folders.items() if not defect(s, folder)}
+                pending = [entry for entry in entries if entry.scene not in complete]
+                done = len(entries) - len(pending)
+                print(f"{done} of {len(entries)} scenes are already complete")
+                self._check_space(pending)
+                return self._install_all(pending, folders)
+        except BlockingIOError as error:
+            raise UserError(
+                f"--output_dir {self.output_dir}: another download runs there; wait for it to end"
+            ) from error
 
     def _folders(self, entries: list[Entry]) -> dict[str, Path]:
         """Scene id -> the folder that holds files of the scene, wherever below the output."""
         files: dict[str, Path] = {}
-        for folder, subfolders, names in os.walk(self._output_dir):
+        for folder, subfolders, names in os.walk(self.output_dir):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             files |= dict.fromkeys(names, Path(folder))
         return {
@@ -204,13 +211,13 @@ class Downloader:
     def _check_space(self, pending: list[Entry]) -> None:
         sizes = [self._expected(entry) for entry in pending]
         fetched = sorted((archive for archive, _ in sizes), reverse=True)
-        if not self._keep_archives:  # then only those being worked on are there at a time
-            fetched = fetched[: self._num_workers]
+        if not self.keep_archives:  # then only those being worked on are there at a time
+            fetched = fetched[: self.num_workers]
         needed = sum(fetched) + sum(unpacked for _, unpacked in sizes)
-        free = shutil.disk_usage(self._output_dir).free
+        free = shutil.disk_usage(self.output_dir).free
         if needed > free:
             raise UserError(
-                f"--output_dir {self._output_dir}: {len(pending)} scenes need about "
+                f"--output_dir {self.output_dir}: {len(pending)} scenes need about "
                 f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; give a larger disk, or "
                 "fewer scenes with --biomes or --scenes"
             )
@@ -218,16 +225,15 @@ class Downloader:
     def _expected(self, entry: Entry) -> tuple[int, int]:
         """Bytes still to be fetched and bytes unpacked, as far as they can be foreseen."""
         name = f"{entry.scene}.tar.gz"
-        if self._source.folder is not None:
-            size = _size(self._source.folder / name)
-            return 0, size * entry.unpacked_bytes // entry.archive_bytes
+        if self.source.folder is not None:
+            return 0, size(self.source.folder / name) * entry.unpacked_bytes // entry.archive_bytes
         places = (self._kept / name, self._work / name, self._work / f"{name}.part")
-        return max(0, entry.archive_bytes - sum(map(_size, places))), entry.unpacked_bytes
+        return max(0, entry.archive_bytes - sum(map(size, places))), entry.unpacked_bytes
 
     def _install_all(self, pending: list[Entry], folders: dict[str, Path]) -> dict[str, str]:
         failures = {}
         bar = tqdm(total=len(pending), desc="scenes", unit="scene", disable=None)
-        with bar, ThreadPoolExecutor(self._num_workers) as pool:
+        with bar, ThreadPoolExecutor(self.num_workers) as pool:
             jobs = {
                 pool.submit(self._install, entry, folders.get(entry.scene)): entry
                 for entry in pending
@@ -243,7 +249,7 @@ class Downloader:
                     bar.write(f"{scene} {result}")
                     bar.update()
             except BaseException:  # Ctrl-C, or a bug in a worker: end the others, then go on up
-                self._fetcher.stop.set()
+                self.fetcher.stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return failures
@@ -258,10 +264,10 @@ class Downloader:
             try:
                 self._unpack(archive, staging, entry)
             except ArchiveError:
-                if self._source.folder is None:  # do not take it for a good one next time
+                if self.source.folder is None:  # do not take it for a good one next time
                     archive.unlink()
                 raise
-            _publish(staging, folder or self._output_dir / entry.biome / entry.scene)
+            _publish(staging, folder or self.output_dir / entry.biome / entry.scene)
             self._put_away(archive)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -269,10 +275,10 @@ class Downloader:
     def _obtain(self, entry: Entry) -> Path:
         """Return the path of the scene's archive, fetched if need be."""
         name = f"{entry.scene}.tar.gz"
-        if self._source.folder is not None:
-            if not (self._source.folder / name).is_file():
-                raise UserError(f"no {name} in {self._source.folder}")
-            return self._source.folder / name
+        if self.source.folder is not None:
+            if not (self.source.folder / name).is_file():
+                raise UserError(f"no {name} in {self.source.folder}")
+            return self.source.folder / name
         for path in (self._kept / name, self._work / name):
             if path.is_file():
                 return path
@@ -282,8 +288,8 @@ class Downloader:
                 bar.total = total or bar.total
                 bar.update(there - bar.n)
 
-            self._fetcher.fetch(
-                self._source.url(entry),
+            self.fetcher.fetch(
+                self.source.url(entry),
                 path,
                 max_bytes=_MARGIN * entry.unpacked_bytes,
                 md5=entry.md5,
@@ -295,7 +301,7 @@ class Downloader:
         with _bytes_bar(f"{entry.scene} unpacking", entry.unpacked_bytes) as bar:
 
             def progress(count: int) -> None:
-                if self._fetcher.stop.is_set():
+                if self.fetcher.stop.is_set():
                     raise Stopped
                 bar.update(count)
 
@@ -308,7 +314,7 @@ class Downloader:
         """Keep or remove an archive of ours; one in a folder of the user's stays as it is."""
         if archive.parent != self._work:
             return
-        if self._keep_archives:
+        if self.keep_archives:
             self._kept.mkdir(exist_ok=True)
             os.replace(archive, self._kept / archive.name)
         else:
@@ -328,23 +334,5 @@ def _publish(staging: Path, folder: Path) -> None:
         os.replace(staging / name, folder / name)
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
 def _bytes_bar(description: str, total: int) -> tqdm:
-    bar = {"unit": "B", "unit_scale": True, "leave": False, "disable": None}
-    return tqdm(total=total, desc=description, **bar)
-
-
-@contextmanager
-def _alone(lock: Path, output_dir: Path) -> Iterator[None]:
-    """Hold `lock` (released by the system even if we are killed), or raise `UserError`."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"--output_dir {output_dir}: another download runs there; wait for it to end"
-            ) from error
-        yield
+    return tqdm(desc=description, total=total, unit="B", unit_scale=True, leave=False, disable=None)

@@ -9,8 +9,6 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import requests
@@ -75,7 +73,7 @@ class Fetcher:
         `FetchError`, `Stopped`, or `OSError` if the file cannot be written.
         """
         part = path.with_name(path.name + ".part")
-        failures, most = 0, _size(part)
+        failures, most = 0, size(part)
         while True:
             try:
                 self._attempt(url, part, max_bytes, md5, progress)
@@ -85,8 +83,8 @@ class Fetcher:
             except _TryAgain as error:
                 # Progress is what exceeds all earlier attempts: a server that cuts every
                 # connection at the same byte is given up.
-                failures = 1 if _size(part) > most else failures + 1
-                most = max(most, _size(part))
+                failures = 1 if size(part) > most else failures + 1
+                most = max(most, size(part))
                 # Offline, or a server that is gone: say so once, not after minutes per file.
                 hopeless = self._given_up and not self._answered
                 if failures > self._retries or hopeless:
@@ -147,8 +145,9 @@ class Fetcher:
                 chunk = response.raw.read(_CHUNK, decode_content=False)
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def size(path: Path) -> int:
+    """Bytes of a file, 0 if there is none."""
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _validator_file(part: Path) -> Path:
@@ -157,7 +156,7 @@ def _validator_file(part: Path) -> Path:
 
 def _headers(part: Path) -> dict[str, str]:
     headers = {"Accept-Encoding": "identity", "User-Agent": f"fcd/{__version__}"}
-    if start := _size(part):
+    if start := size(part):
         headers["Range"] = f"bytes={start}-"
         if _validator_file(part).exists():  # without it the gzip checksum still finds a mixture
             headers["If-Range"] = _validator_file(part).read_text(encoding="latin-1")
@@ -166,7 +165,7 @@ def _headers(part: Path) -> dict[str, str]:
 
 def _placing(response: requests.Response, part: Path) -> tuple[int, int | None]:
     """Return the byte at which the body goes into the file, and the whole size if known."""
-    status, start = response.status_code, _size(part)
+    status, start = response.status_code, size(part)
     if status == 200:
         length = response.headers.get("Content-Length", "")
         return 0, int(length) if length.isdecimal() else None
@@ -186,14 +185,14 @@ def _placing(response: requests.Response, part: Path) -> tuple[int, int | None]:
 
 def _retry_after(response: requests.Response) -> float:
     """Seconds the server asks to wait (Retry-After: seconds or a date), 0 if it does not."""
-    value = response.headers.get("Retry-After", "")
-    if value.isdecimal():
-        return float(value)
     try:
-        wait = parsedate_to_datetime(value) - datetime.now(timezone.utc)
-    except (TypeError, ValueError):  # no date, or one without a time zone
+        return urllib3.Retry().parse_retry_after(response.headers.get("Retry-After", "0"))
+    except (
+        urllib3.exceptions.InvalidHeader,
+        ValueError,
+        OverflowError,
+    ):
         return 0.0
-    return max(0.0, wait.total_seconds())
 
 
 def _begin(part: Path, response: requests.Response) -> None:
@@ -209,8 +208,8 @@ def _begin(part: Path, response: requests.Response) -> None:
 
 
 def _verify(part: Path, total: int | None, md5: str | None) -> None:
-    if total is not None and _size(part) != total:
-        raise _TryAgain(f"only {_size(part):,} of {total:,} bytes arrived")
+    if total is not None and size(part) != total:
+        raise _TryAgain(f"only {size(part):,} of {total:,} bytes arrived")
     if md5 and (found := _md5(part)) != md5:
         part.unlink(missing_ok=True)
         raise _TryAgain(f"the checksum is {found}, not {md5}")

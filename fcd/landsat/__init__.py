@@ -1,1 +1,18 @@
-"""What a scene is: Landsat-8/9 files and data sets made of them -> windows of DN and of masks."""
+"""What a scene is.
+
+In: folders, archives and GeoTIFFs of Landsat-8/9, L8 Biome and SPARCS. Out: windows of DN (C, h, w)
+and of masks (h, w) in patch codes, and rasters on a scene's grid. It stands on the ground floor;
+every room and the top level may enter.
+
+bands       the names and numbers of bands
+rasters     GeoTIFFs: grid, nodata, writing
+scenes      a scene, found below a folder and read window by window
+products    a scene to predict: folder, archive, MTL file or GeoTIFF
+archives    tar archives: read where they are, or unpacked with distrust
+mtl         metadata
+labels      mask codes
+qa          the quality band as a mask
+reference   what the clouds of a scene are taken from: manual mask or quality band
+biome       the 96 scenes of L8 Biome
+sparcs      the 80 scenes of SPARCS
+"""

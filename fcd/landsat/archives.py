@@ -1,16 +1,21 @@
-"""Unpack a scene's ``.tar.gz`` that comes from the network: whatever it holds, nothing is
-written but plain files, directly in the folder given, up to a limit of bytes.
+"""Scenes in tar archives: read where they are, or unpacked.
+
+Whatever an archive from the network holds, nothing is written but plain files, directly in the
+folder given, up to a limit of bytes.
 """
 
 import gzip
+import os
+import posixpath
 import re
 import shutil
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from fcd.errors import UserError
 
@@ -18,6 +23,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
 _MAX_READ = 16 << 20  # tarfile reads a header in one go: a forged one must not fill the memory
 _MAX_MEMBERS = 1000  # a scene has 16
+_MAX_TEXT = 4 << 20  # bytes of a text in an archive that are read
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 # What gzip and tarfile raise on damaged data, depending on where the damage is.
 DAMAGE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError,
@@ -26,6 +32,35 @@ DAMAGE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, 
 
 class ArchiveError(UserError):
     """An archive that is damaged, or that holds what a scene's archive must not hold."""
+
+
+@dataclass(frozen=True)
+class Member(os.PathLike):
+    """A file in a tar archive, which GDAL reads where it is."""
+
+    archive: Path
+    member: str
+
+    @property
+    def name(self) -> str:
+        """The file's name without folders."""
+        return self.member.rpartition("/")[2]
+
+    def __fspath__(self) -> str:
+        # GDAL knows the members of an archive without the ./ that some have.
+        return f"/vsitar/{self.archive.resolve()}/{posixpath.normpath(self.member)}"
+
+    def __str__(self) -> str:
+        return f"{self.archive}: {self.member}"
+
+    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The file's content as text; OSError if the archive is damaged, too."""
+        try:
+            with tarfile.open(self.archive) as archive:
+                stream = archive.extractfile(self.member)
+                return stream.read(_MAX_TEXT).decode(encoding, errors) if stream else ""
+        except DAMAGE as error:
+            raise OSError(str(error)) from error
 
 
 class _Budget:
@@ -95,7 +130,9 @@ def _copy_files(
             # tarfile extracts nothing: contents go to a name of ours, so that no link, path,
             # owner or mode of the archive counts (stricter than its filter="data").
             if member.isreg() and _PLAIN_NAME.fullmatch(target.name) and not target.exists():
-                with tar.extractfile(member) as source, target.open("xb") as file:
+                source = tar.extractfile(member)
+                assert source is not None  # it is a regular file
+                with source, target.open("xb") as file:
                     while chunk := source.read(_CHUNK):
                         file.write(chunk)
                         on_bytes(len(chunk))
@@ -105,9 +142,10 @@ def _copy_files(
 
 
 @contextmanager
-def _open_tar(path: Path) -> Iterator[tuple[tarfile.TarFile, BinaryIO]]:
+def _open_tar(path: Path) -> Iterator[tuple[tarfile.TarFile, BufferedIOBase]]:
     with ExitStack() as stack:
-        stream = stack.enter_context(_BoundedGzip(path, "rb") if is_gzip(path) else path.open("rb"))
+        stream: BufferedIOBase = _BoundedGzip(path, "rb") if is_gzip(path) else path.open("rb")
+        stack.enter_context(stream)
         yield stack.enter_context(tarfile.open(fileobj=stream, mode="r:")), stream
 
 

@@ -9,16 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-BIOMES = (
-    "Barren",
-    "Forest",
-    "GrassCrops",
-    "Shrubland",
-    "SnowIce",
-    "Urban",
-    "Water",
-    "Wetlands",
-)
+BIOMES = ("Barren", "Forest", "GrassCrops", "Shrubland", "SnowIce", "Urban", "Water", "Wetlands")
 PAGE = "https://www.usgs.gov/landsat-missions/landsat-8-cloud-cover-assessment-validation-data"
 DOI = "https://doi.org/10.5066/F7251GDH"
 
@@ -59,21 +50,19 @@ class Entry:
 def entries() -> tuple[Entry, ...]:
     """All 96 scenes, sorted by biome and scene."""
     text = (files("fcd.landsat") / "landsat8_biome.csv").read_text(encoding="utf-8")
-    return tuple(
-        sorted(map(_entry, csv.DictReader(text.splitlines())), key=lambda e: (e.biome, e.scene))
-    )
-
-
-def _entry(row: dict[str, str]) -> Entry:
-    return Entry(
-        biome=row["biome"],
-        scene=row["scene"],
-        width=int(row["width"]),
-        height=int(row["height"]),
-        bytes=int(row["bytes"]) if row["bytes"] else None,
-        url=row["url"],
-        md5=row["md5"] or None,
-    )
+    found = [
+        Entry(
+            row["biome"],
+            row["scene"],
+            int(row["width"]),
+            int(row["height"]),
+            int(row["bytes"]) if row["bytes"] else None,
+            row["url"],
+            row["md5"] or None,
+        )
+        for row in csv.DictReader(text.splitlines())
+    ]
+    return tuple(sorted(found, key=lambda entry: (entry.biome, entry.scene)))
 
 
 @cache

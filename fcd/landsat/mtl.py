@@ -1,22 +1,15 @@
 """MTL files: the metadata that come with a Landsat scene."""
 
 import re
-from os import PathLike
-from typing import Protocol
+from pathlib import Path
 
 from fcd.errors import UserError
+from fcd.landsat.archives import Member
 
 MAX_CHARACTERS = 1 << 20  # real files have about 10,000
 
 
-class TextFile(Protocol):
-    """A file on disk (`pathlib.Path`) or in an archive (`fcd.landsat.archives.Member`)."""
-
-    def read_text(self, encoding: str, errors: str) -> str:
-        """The content; OSError if it cannot be read."""
-
-
-def parse_mtl(path: TextFile | PathLike) -> dict[str, str]:
+def parse_mtl(path: Path | Member) -> dict[str, str]:
     """The fields of an MTL file as field -> value, without quotes; groups are flattened.
 
     Of a field that occurs in several groups the first counts: it describes the product itself,

@@ -6,21 +6,18 @@ metadata say counts, never the name of a folder.
 
 import glob
 import os
-import posixpath
 import re
 import tarfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-import rasterio
 from rasterio.errors import RasterioIOError
 
 from fcd.errors import SceneError, UserError
-from fcd.landsat.archives import DAMAGE
+from fcd.landsat.archives import DAMAGE, Member
 from fcd.landsat.bands import BANDS, band_numbers
-from fcd.landsat.mtl import MAX_CHARACTERS, parse_mtl
-from fcd.landsat.rasters import ungeoreferenced_is_fine
+from fcd.landsat.mtl import parse_mtl
+from fcd.landsat.rasters import opened
 from fcd.landsat.scenes import SCENE_FILE, Band, Scene
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -34,51 +31,18 @@ _OTHER_LANDSAT = re.compile(r"L[CTEMO]0?\d", re.I)
 _LEVEL_2 = re.compile(r"_L2S[PR]_|_S[RT]_B\d", re.I)
 
 
-@dataclass(frozen=True)
-class Member(os.PathLike):
-    """A file in a tar archive, which GDAL reads where it is."""
-
-    archive: Path
-    member: str
-
-    @property
-    def name(self) -> str:
-        """The file's name without folders."""
-        return self.member.rpartition("/")[2]
-
-    def __fspath__(self) -> str:
-        # GDAL knows the members of an archive without the ./ that some have.
-        return f"/vsitar/{self.archive.resolve()}/{posixpath.normpath(self.member)}"
-
-    def __str__(self) -> str:
-        return f"{self.archive}: {self.member}"
-
-    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The file's content as text; OSError if the archive is damaged, too."""
-        try:
-            with tarfile.open(self.archive) as archive:
-                stream = archive.extractfile(self.member)
-                return stream.read(4 * MAX_CHARACTERS).decode(encoding, errors) if stream else ""
-        except DAMAGE as error:
-            raise OSError(str(error)) from error
-
-
-File = Path | Member
-
-
 def expand(paths: Sequence[str]) -> list[str]:
     """The paths that `--scenes` names: globs filled in, lists read, nothing twice.
 
     A text file (not an MTL file) lists paths, one a line, relative to its own folder; lines
     that begin with # are comments. Raises `UserError` for what is not there.
     """
-    found: list[str] = []
+    found: dict[str, None] = {}
     for path in paths:
-        if path.lower().endswith(".txt") and not path.lower().endswith("_mtl.txt"):
-            found += _listed(Path(path))
-        else:
-            found += _matching(path, f"--scenes {path}")
-    return list(dict.fromkeys(found))
+        listed = path.lower().endswith(".txt") and not path.lower().endswith("_mtl.txt")
+        matching = _listed(Path(path)) if listed else _matching(path, f"--scenes {path}")
+        found |= dict.fromkeys(matching)
+    return list(found)
 
 
 def _listed(path: Path) -> list[str]:
@@ -118,28 +82,27 @@ def scene_from(path: str, num_channels: int, bands: str | None = None) -> Scene:
     Raises `SceneError` in one line if it is none of these; what is wrong inside the files is
     found by `Scene.check` and in reading.
     """
-    place = Path(path)
-    lower = path.lower()
+    place, lower = Path(path), path.lower()
+    files: Sequence[Path | Member]
     if not place.exists():
         raise SceneError(f"{path}: there is no such file or folder")
     if place.is_dir():
-        return _landsat(path, _files_below(place), num_channels, bands)
-    if lower.endswith(ARCHIVES):
-        return _landsat(path, _members(place), num_channels, bands)
-    if lower.endswith("_mtl.txt"):
+        files = sorted(file for file in place.rglob("*") if file.is_file())
+    elif lower.endswith(ARCHIVES):
+        files = _members(place)
+    elif lower.endswith("_mtl.txt"):
         prefix = place.name[: -len("_MTL.txt")]
-        beside = [p for p in sorted(place.parent.iterdir()) if p.name.startswith(prefix)]
-        return _landsat(path, beside, num_channels, bands)
-    if lower.endswith(RASTERS):
+        files = [file for file in sorted(place.parent.iterdir()) if file.name.startswith(prefix)]
+    elif lower.endswith(RASTERS):
         return _raster(place, num_channels, bands)
-    raise SceneError(
-        f"{path} is neither a scene folder nor an archive ({', '.join(ARCHIVES)}), an MTL file "
-        f"or a raster ({', '.join(RASTERS)})"
-    )
-
-
-def _files_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    else:
+        raise SceneError(
+            f"{path} is neither a scene folder nor an archive ({', '.join(ARCHIVES)}), an MTL "
+            f"file or a raster ({', '.join(RASTERS)})"
+        )
+    if bands:
+        return _named_bands(path, files, num_channels, bands)
+    return _landsat(path, files, num_channels)
 
 
 def _members(path: Path) -> list[Member]:
@@ -150,15 +113,13 @@ def _members(path: Path) -> list[Member]:
         raise SceneError(f"{path} is damaged or no archive ({error}); get it again") from error
 
 
-def _landsat(path: str, files: Iterable[File], num_channels: int, bands: str | None) -> Scene:
-    if bands:
-        return _named_bands(path, files, num_channels, bands)
+def _landsat(path: str, files: Sequence[Path | Member], num_channels: int) -> Scene:
     if num_channels != len(BANDS):
         raise SceneError(
             f"{path}: the network takes {num_channels} bands, a Landsat scene has {len(BANDS)}; "
             "say which by --bands"
         )
-    scenes: dict[str, dict[str, File]] = {}
+    scenes: dict[str, dict[str, Path | Member]] = {}
     for file in files:
         if _LEVEL_2.search(file.name):
             raise _other_level(path, f"Level-2 ({file.name})")
@@ -207,14 +168,14 @@ def _other_level(path: str, level: str) -> SceneError:
     )
 
 
-def _named_bands(path: str, files: Iterable[File], num_channels: int, bands: str) -> Scene:
+def _named_bands(path: str, files: Sequence[Path | Member], num_channels: int, bands: str) -> Scene:
     """The files whose names end as `bands` says, in that order."""
     endings = [ending.strip() for ending in bands.split(",")]
     if len(endings) != num_channels:
         raise SceneError(
             f"--bands {bands} names {len(endings)} bands, the network takes {num_channels}"
         )
-    chosen: dict[str, File] = {}
+    chosen: dict[str, Path | Member] = {}
     rasters = [file for file in files if file.name.lower().endswith(RASTERS)]
     for ending in endings:
         fits = [f for f in rasters if f.name.lower().rpartition(".")[0].endswith(ending.lower())]
@@ -231,7 +192,7 @@ def _named_bands(path: str, files: Iterable[File], num_channels: int, bands: str
 
 def _raster(path: Path, num_channels: int, bands: str | None) -> Scene:
     try:
-        with ungeoreferenced_is_fine(), rasterio.open(path) as dataset:
+        with opened(path) as dataset:
             count = dataset.count
     except RasterioIOError as error:
         raise SceneError(f"{path} cannot be read: {error}") from error
@@ -244,8 +205,7 @@ def _raster(path: Path, num_channels: int, bands: str | None) -> Scene:
     if max(numbers) > count:
         raise SceneError(f"--bands {bands}: {path} has {count} bands")
     files = {str(number): Band(path, number) for number in numbers}
-    parts = tuple(str(number) for number in numbers)
-    return Scene(_as_file_name(path.stem), "", path.parent, files, parts)
+    return Scene(_as_file_name(path.stem), "", path.parent, files, tuple(files))
 
 
 def _as_file_name(name: str) -> str:

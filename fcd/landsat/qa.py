@@ -20,7 +20,6 @@ import numpy as np
 
 from fcd.errors import SceneError
 from fcd.landsat import labels
-from fcd.landsat.mtl import parse_mtl
 from fcd.landsat.scenes import Scene
 
 # Values of a two-bit confidence field (no, maybe, yes in the pre-collection band).
@@ -94,21 +93,20 @@ def collection_of(scene: Scene) -> Collection:
     Products from before the collections name none. Raises `SceneError` if the scene has no QA
     band or one of another generation than its metadata, `UserError` if the MTL is unreadable.
     """
-    metadata = parse_mtl(scene.files["MTL"]) if "MTL" in scene.files else {}
+    metadata = scene.metadata()
     product = _PRODUCT_ID.match(metadata.get("LANDSAT_PRODUCT_ID", scene.name))
     number = metadata.get("COLLECTION_NUMBER") or (product and product["number"])
-    where = f"scene {scene.name} in {scene.folder}"
     if number is None:
         collection = Collection.TWO if "QA_PIXEL" in scene.files else Collection.PRE
     elif number in _BY_NUMBER:
         collection = _BY_NUMBER[number]
     else:
-        raise SceneError(f"{where}: collection {number} is unknown, known are 01 and 02")
+        raise SceneError(f"{scene.where}: collection {number} is unknown, known are 01 and 02")
     part = "QA_PIXEL" if collection is Collection.TWO else "BQA"
-    if scene.qa is None:
-        raise SceneError(f"{where}: no quality band {scene.name}_{part}.TIF")
-    if scene.qa != scene.files.get(part):
-        raise SceneError(f"{where}: {scene.qa.name} is not the {part} band of {collection.value}")
+    if (qa := scene.qa) is None:
+        raise SceneError(f"{scene.where}: no quality band {scene.name}_{part}.TIF")
+    if qa != scene.files.get(part):
+        raise SceneError(f"{scene.where}: {qa.name} is not the {part} band of {collection.value}")
     return collection
 
 

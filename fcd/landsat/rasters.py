@@ -1,6 +1,7 @@
 """GeoTIFFs: where they lie, what they mark as nodata, and writing them whole or not at all."""
 
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +22,14 @@ from fcd.files import replacing
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-@contextmanager
-def ungeoreferenced_is_fine() -> Iterator[None]:
-    """Opening what has no position of its own, as a manual mask, is no reason to warn."""
+def opened(path: os.PathLike | str) -> rasterio.DatasetReader:
+    """An open raster, which may have no position, as a manual mask; RasterioIOError if it is none.
+
+    To be closed, such as by `with`.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
+        return rasterio.open(path)
 
 
 @dataclass(frozen=True)
@@ -71,23 +74,12 @@ def nodata_value(value: float) -> float:
 
 def write_raster(path: Path, pixels: np.ndarray, grid: Grid, nodata: float | None) -> None:
     """Write a small GeoTIFF of `pixels` (C, h, w) on `grid`, whole or not at all."""
-    profile = {
-        "driver": "GTiff",
-        "count": len(pixels),
-        "height": grid.height,
-        "width": grid.width,
-        "dtype": pixels.dtype.name,
-        "nodata": nodata,
-        "crs": grid.crs,
-        "transform": grid.transform,
-        "compress": "deflate",
-    }
-    with (
-        ungeoreferenced_is_fine(),
-        replacing(path) as temporary,
-        rasterio.open(temporary, "w", **profile) as dataset,
-    ):
-        dataset.write(pixels)
+    profile = {"driver": "GTiff", "count": len(pixels), "dtype": pixels.dtype.name}
+    profile |= {"nodata": nodata, "compress": "deflate", **vars(grid)}
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(temporary, "w", **profile) as dataset:
+            dataset.write(pixels)
 
 
 @contextmanager
@@ -96,7 +88,7 @@ def raster_writer(
     grid: Grid,
     *,
     dtype: str,
-    nodata: float,
+    nodata: float | None,
     colormap: dict[int, tuple[int, int, int, int]] | None = None,
     tags: dict[str, Any] | None = None,
     scale: float = 1,
@@ -109,35 +101,15 @@ def raster_writer(
     nearest pixel), which is put together in memory, one byte or four a pixel.
     Raises `OutputError` if it cannot be written.
     """
-    profile = {
-        "height": grid.height,
-        "width": grid.width,
-        "count": 1,
-        "dtype": dtype,
-        "nodata": nodata,
-        "crs": grid.crs,
-        "transform": grid.transform,
-        "compress": "deflate",
-        "bigtiff": "if_safer",
-    }
     floating = np.issubdtype(np.dtype(dtype), np.floating)
+    profile: dict[str, Any] = {"count": 1, "dtype": dtype, "nodata": nodata, **vars(grid)}
+    profile |= {"compress": "deflate", "bigtiff": "if_safer"}
     if cloud_optimised:
-        profile |= {
-            "driver": "COG",
-            "level": 6,
-            "predictor": "YES" if floating else "NO",
-            "overview_resampling": "nearest",
-            "num_threads": "ALL_CPUS",
-        }
+        profile |= {"driver": "COG", "level": 6, "predictor": "YES" if floating else "NO"}
+        profile |= {"overview_resampling": "nearest", "num_threads": "ALL_CPUS"}
     else:
-        profile |= {
-            "driver": "GTiff",
-            "tiled": True,
-            "blockxsize": 256,
-            "blockysize": 256,
-            "predictor": 3 if floating else 2,
-            "zlevel": 1,
-        }
+        profile |= {"driver": "GTiff", "zlevel": 1, "predictor": 3 if floating else 2}
+        profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
     with replacing(path) as temporary:
         try:
             with rasterio.open(temporary, "w", **profile) as dataset:
@@ -157,7 +129,6 @@ def _check_all_there(path: Path) -> None:
     """Raise OSError if a tile is missing: GDAL closes a GeoTIFF on a full disk without a word."""
     try:
         with tifffile.TiffFile(path) as tif:
-            size = path.stat().st_size
             tiles = [
                 (start, count)
                 for page in tif.pages
@@ -165,5 +136,6 @@ def _check_all_there(path: Path) -> None:
             ]
     except (tifffile.TiffFileError, ValueError, IndexError) as error:
         raise OSError(f"it is cut off ({error})") from error
+    size = path.stat().st_size
     if not tiles or not all(count and start + count <= size for start, count in tiles):
         raise OSError("it is cut off")

@@ -3,12 +3,13 @@
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import rasterio
@@ -19,10 +20,13 @@ from rasterio.windows import Window
 
 from fcd.errors import SceneError, UserError
 from fcd.landsat import biome, labels
+from fcd.landsat.archives import Member
 from fcd.landsat.bands import BANDS
-from fcd.landsat.rasters import Grid, nodata_of, ungeoreferenced_is_fine
+from fcd.landsat.mtl import parse_mtl
+from fcd.landsat.rasters import Grid, nodata_of, opened
 
 MAX_SIDE = 65_535  # pixels; a Landsat scene has 8,000
+QA_PARTS = ("BQA", "QA_PIXEL")
 SCENE_FILE = re.compile(
     r"^(?P<scene>.+)_(?P<part>B\d+|BQA|QA_PIXEL|MTL|fixedmask)\.(?P<suffix>TIF|img|txt)$", re.I
 )
@@ -44,19 +48,21 @@ class Band(os.PathLike):
         return os.fspath(self.path)
 
 
+File: TypeAlias = Path | Band | Member
+
+
 @dataclass(frozen=True)
 class Scene:
     """The files of one scene. Nothing is opened before `check`, `grid` or `open`.
 
-    files: part ("B1", "BQA", "MTL", "FIXEDMASK") -> file: a path, a `Band` of one, or what GDAL
-    reads inside an archive (`fcd.landsat.archives.Member`). bands: the parts a network is given, in
+    files: part ("B1", "BQA", "MTL", "FIXEDMASK") -> file. bands: the parts a network is given, in
     order. decode_truth: codes of the manual mask and their source -> patch codes.
     """
 
     name: str
     biome: str
     folder: Path
-    files: dict[str, Any] = field(hash=False)
+    files: Mapping[str, File] = field(hash=False)
     bands: tuple[str, ...] = BANDS
     decode_truth: Callable[[np.ndarray, str], np.ndarray] = labels.patch_from_truth
 
@@ -66,18 +72,28 @@ class Scene:
         return f"{self.biome}_{self.name}" if self.biome else self.name
 
     @property
-    def truth(self) -> Path | None:
+    def where(self) -> str:
+        """How messages about it begin."""
+        return f"scene {self.name} in {self.folder}"
+
+    @property
+    def truth(self) -> File | None:
         """The manual mask ``_fixedmask.img``, or None."""
         return self.files.get("FIXEDMASK")
 
     @property
-    def qa(self) -> Path | None:
+    def qa(self) -> File | None:
         """The quality band (BQA or QA_PIXEL), or None."""
-        return self.files.get("BQA") or self.files.get("QA_PIXEL")
+        return next((self.files[part] for part in QA_PARTS if part in self.files), None)
+
+    def metadata(self) -> dict[str, str]:
+        """The fields of its MTL file, none if there is none; `UserError` if it is damaged."""
+        file = self.files.get("MTL")
+        return {} if file is None or isinstance(file, Band) else parse_mtl(file)
 
     def check(self, *, need_truth: bool = False, need_qa: bool = False) -> Grid:
         """Return the grid of the scene, or raise `SceneError` with everything that is wrong."""
-        problems = []
+        problems, sizes, places = [], {}, {}
         missing = [band for band in self.bands if band not in self.files]
         if missing:
             problems.append(f"missing band {', '.join(missing)}")
@@ -85,28 +101,26 @@ class Scene:
             problems.append(f"missing {self.name}_fixedmask.img")
         if need_qa and self.qa is None:
             problems.append(f"missing quality band {self.name}_BQA.TIF or {self.name}_QA_PIXEL.TIF")
-        sizes, places = {}, {}
-        asked = [*["FIXEDMASK"] * need_truth, *["BQA", "QA_PIXEL"] * need_qa]
-        for part in (*self.bands, *asked):
-            if path := self.files.get(part):
+        for part in (*self.bands, *["FIXEDMASK"] * need_truth, *QA_PARTS * need_qa):
+            if file := self.files.get(part):
                 try:
-                    with ungeoreferenced_is_fine(), rasterio.open(path) as dataset:
+                    with opened(file) as dataset:
                         sizes[part] = dataset.shape
                         places[part] = (dataset.crs, dataset.transform)
                         problems += self._unusable(part, dataset)
                 except OSError as error:  # RasterioIOError is one
-                    problems.append(f"{path.name} cannot be read ({error})")
+                    problems.append(f"{file.name} cannot be read ({error})")
         places.pop("FIXEDMASK", None)  # it has no position of its own
         problems += self._misplaced(places)
-        most = max(set(sizes.values()), key=list(sizes.values()).count, default=None)
-        for part, size in sizes.items():
-            if size != most:
-                problems.append(
-                    f"{self.files[part].name} is {size[1]}x{size[0]} pixels, "
-                    f"the others are {most[1]}x{most[0]}"
-                )
+        for (height, width), _ in Counter(sizes.values()).most_common(1):
+            problems += [
+                f"{self.files[part].name} is {size[1]}x{size[0]} pixels, the others are "
+                f"{width}x{height}"
+                for part, size in sizes.items()
+                if size != (height, width)
+            ]
         if problems:
-            raise SceneError(f"scene {self.name} in {self.folder}: {'; '.join(problems)}")
+            raise SceneError(f"{self.where}: {'; '.join(problems)}")
         return self.grid()
 
     def _unusable(self, part: str, dataset: rasterio.DatasetReader) -> list[str]:
@@ -115,7 +129,7 @@ class Scene:
         told = []
         if part == "FIXEDMASK":
             fits = dtype == "uint8"
-        elif part in ("BQA", "QA_PIXEL"):
+        elif part in QA_PARTS:
             fits = dtype in ("uint8", "uint16")
         elif self.bands == BANDS:
             fits = dtype == "uint16"
@@ -124,8 +138,8 @@ class Scene:
         if not fits:
             wanted = ", Level-1 DN are uint16" if part in BANDS else ""
             told.append(f"{name} holds {dtype}{wanted}")
-        raw = dataset.driver == "ENVI" and isinstance(file, Path)
-        if raw and file.stat().st_size < math.prod(dataset.shape):
+        size = file.stat().st_size if isinstance(file, Path) else math.inf
+        if dataset.driver == "ENVI" and size < math.prod(dataset.shape):
             told.append(f"{name} is cut off")  # GDAL would read fill
         if max(dataset.shape) > MAX_SIDE:
             told.append(f"{name} is larger than {MAX_SIDE:,} pixels")
@@ -161,7 +175,8 @@ class SceneReader:
     """Windowed access to an open scene; files are opened when first needed."""
 
     def __init__(self, scene: Scene, stack: ExitStack) -> None:
-        self._scene, self._stack, self._datasets = scene, stack, {}
+        self._scene, self._stack = scene, stack
+        self._datasets: dict[str, rasterio.DatasetReader] = {}
         self.grid = Grid.of(self._dataset(scene.bands[0]))
 
     @cached_property
@@ -173,9 +188,9 @@ class SceneReader:
             if dtype != first:
                 files = self._scene.files
                 raise SceneError(
-                    f"scene {self._scene.name} in {self._scene.folder}: {files[part].name} holds "
-                    f"{dtype}, {files[parts[0]].name} {first}; all bands must be of one type, "
-                    "that of training: convert them, such as by gdal_translate -ot"
+                    f"{self._scene.where}: {files[part].name} holds {dtype}, "
+                    f"{files[parts[0]].name} {first}; all bands must be of one type, that of "
+                    "training: convert them, such as by gdal_translate -ot"
                 )
         return first
 
@@ -194,12 +209,11 @@ class SceneReader:
     def _dataset(self, part: str) -> rasterio.DatasetReader:
         file = self._scene.files.get(part)
         if file is None:
-            raise SceneError(f"scene {self._scene.name} in {self._scene.folder}: no {part} file")
+            raise SceneError(f"{self._scene.where}: no {part} file")
         path = os.fspath(file)
         if path not in self._datasets:
             try:
-                with ungeoreferenced_is_fine():
-                    self._datasets[path] = rasterio.open(path)
+                self._datasets[path] = opened(path)
             except RasterioIOError as error:
                 raise SceneError(f"{file} cannot be read: {error}") from error
             # Not entered as a context, which would tie it to the thread that opens it.
@@ -227,7 +241,7 @@ class SceneReader:
 
     def qa(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
         """The quality band as (h, w) uint16 bit fields (see `fcd.landsat.qa`)."""
-        part = "BQA" if "BQA" in self._scene.files else "QA_PIXEL"
+        part = QA_PARTS[0] if QA_PARTS[0] in self._scene.files else QA_PARTS[1]
         return self._read(part, start, stop, step)
 
     def truth(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
@@ -248,13 +262,13 @@ def find_scenes(root: Path | str) -> list[Scene]:
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root} is no folder; give the folder that holds <biome>/<scene>/…")
-    found: dict[tuple[Path, str], dict[str, Path]] = {}
-    for folder, subfolders, names in os.walk(root):
+    found: dict[tuple[Path, str], dict[str, File]] = {}
+    for place, subfolders, names in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             if match := SCENE_FILE.match(name):
-                parts = found.setdefault((Path(folder), match["scene"]), {})
-                parts[match["part"].upper()] = Path(folder, name)
+                parts = found.setdefault((Path(place), match["scene"]), {})
+                parts[match["part"].upper()] = Path(place, name)
     scenes: dict[str, Scene] = {}
     for (folder, name), files in found.items():
         if not any(part in BANDS or part == "FIXEDMASK" for part in files):

@@ -13,7 +13,7 @@ from pathlib import Path
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.bands import BANDS
-from fcd.landsat.scenes import Band, Scene
+from fcd.landsat.scenes import Band, File, Scene
 
 SPARCS = "L8Sparcs"
 DATA, MASKS = "_data.tif", ("_mask.png", "_labels.tif")
@@ -33,7 +33,7 @@ def find_sparcs(root: Path | str) -> list[Scene]:
         mask = next((file for file in beside if file.exists()), None)
         if mask is None:
             raise UserError(f"{path} has no mask {name}{' or '.join(MASKS)} beside it")
-        files = {band: Band(path, number) for number, band in enumerate(BANDS, 1)}
+        files: dict[str, File] = {band: Band(path, number) for number, band in enumerate(BANDS, 1)}
         files["FIXEDMASK"] = mask
         scenes[name] = Scene(
             name, SPARCS, path.parent, files, decode_truth=labels.patch_from_sparcs

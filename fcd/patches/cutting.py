@@ -2,8 +2,7 @@
 
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from fcd.landsat.reference import Reference
 from fcd.landsat.scenes import Scene, SceneReader
 from fcd.patches import store
 from fcd.patches.jobs import parallel
-from fcd.patches.records import Cutting, cutting_of, patch_name, read_record, record_path
+from fcd.patches.records import Cutting, Record, cutting_of, patch_name, read_record, record_path
 from fcd.patches.splits import SPLIT_FILE, SPLITS, choose_split, write_split
 
 
@@ -35,27 +34,43 @@ def prepare(
     """Split the scenes and cut those that are not cut yet into `image_dir`; return the exit code.
 
     split_file, seed, by_cloud: where the split comes from, see `choose_split`. workers: scenes cut
-    at the same time. Raises `UserError` if one was cut or split otherwise before.
+    at the same time. A scene that cannot be cut is left out and named at the end. Raises
+    `UserError` if one was cut or split otherwise before.
     """
     source = cutting.reference if by_cloud else None
     split = choose_split(scenes, image_dir, split_file, seed, source)
-    records = finished(scenes, split, image_dir, cutting)
+    records = _finished(scenes, split, image_dir, cutting)
     written = image_dir / SPLIT_FILE
     if split_file:
         write_text(written, split_file.read_text(encoding="utf-8-sig"))
     elif not written.exists():
         write_split(written, scenes, split)
-    return cut_scenes(scenes, split, image_dir, cutting, records, workers)
+    if records:
+        print(f"{len(records)} scenes are cut already")
+    jobs = {
+        scene.name: partial(cut_scene, scene, image_dir, split[scene.name], cutting)
+        for scene in scenes
+        if scene.name not in records
+    }
+    failures = []
+    for name, result in parallel(jobs, workers, "cutting scenes"):
+        if isinstance(result, SceneError):
+            failures.append(result)
+        else:
+            records[name] = result
+    _print_balance(list(records.values()))
+    for failure in failures:
+        print(f"left out: {failure}", file=sys.stderr)
+    return 1 if failures else 0
 
 
-def finished(
+def _finished(
     scenes: list[Scene], split: dict[str, str], image_dir: Path, cutting: Cutting
-) -> dict[str, dict]:
+) -> dict[str, Record]:
     """Records of the scenes cut before; `UserError` if one was cut or split otherwise."""
     records = {}
     for scene in scenes:
-        record = read_record(image_dir, scene)
-        if record is None:
+        if (record := read_record(image_dir, scene)) is None:
             continue
         if cutting_of(record) != cutting or record["split"] != split[scene.name]:
             raise UserError(
@@ -66,35 +81,20 @@ def finished(
     return records
 
 
-def cut_scenes(
-    scenes: list[Scene],
-    split: dict[str, str],
-    image_dir: Path,
-    cutting: Cutting,
-    records: dict[str, dict],
-    workers: int,
-) -> int:
-    """Cut the scenes without a record; print the class balance; return the exit code."""
-    if records:
-        print(f"{len(records)} scenes are cut already")
-    todo = [scene for scene in scenes if scene.name not in records]
-    jobs = {
-        scene.name: partial(cut_scene, scene, image_dir, split[scene.name], cutting)
-        for scene in todo
-    }
-    failures = []
-    for name, result in parallel(jobs, workers, "cutting scenes"):
-        if isinstance(result, SceneError):
-            failures.append((name, result))
-        else:
-            records[name] = result
-    print_balance(records.values())
-    for _, failure in failures:
-        print(f"left out: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+def _print_balance(records: list[Record]) -> None:
+    """Print scenes, patches and cloud share of each split."""
+    print(f"{'split':6} {'scenes':>6} {'clear':>8} {'cloudy':>8} {'cloud in scenes':>16}")
+    for split in SPLITS:
+        members = [record for record in records if record["split"] == split]
+        clear, cloudy = (
+            "whole" if split == "test" else sum(len(record[folder]) for record in members)
+            for folder in labels.CLASS_FOLDERS
+        )
+        share = f"{np.mean([r['cloud_share'] for r in members]):.0%}" if members else "-"
+        print(f"{split:6} {len(members):6} {clear:>8} {cloudy:>8} {share:>16}")
 
 
-def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> dict:
+def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Record:
     """Cut a scene into `<split>/<clear|cloudy>/<patch>/{image.tif, mask.tif}` and record it.
 
     image.tif is (size, size, 10) uint16 DN, mask.tif (size, size) uint8 patch codes of
@@ -107,18 +107,20 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> di
     reference.check()
     partial = image_dir / f".partial-{scene.key}"
     shutil.rmtree(partial, ignore_errors=True)
-    patches = {folder: [] for folder in labels.CLASS_FOLDERS}
+    patches: dict[str, list[str]] = {folder: [] for folder in labels.CLASS_FOLDERS}
     try:
         with scene.open() as reader:
             if split != "test":
                 for row, column, dn, mask in _cut(reader, reference, cutting):
-                    label = cutting.label(mask)
-                    if label is None:
+                    if (label := cutting.label(mask)) is None:
                         continue
                     folder = labels.CLASS_FOLDERS[label]
                     name = patch_name(scene.name, row, column)
                     patches[folder].append(name)
-                    _write_patch(partial / folder / name, dn, mask)
+                    place = partial / folder / name
+                    place.mkdir(parents=True)
+                    store.write(place / "image.tif", dn.transpose(1, 2, 0))
+                    store.write(place / "mask.tif", mask)
             share = _write_thumbnail(reader, reference, record_path(image_dir, scene))
         for folder, names in patches.items():
             target = image_dir / split / folder
@@ -154,12 +156,6 @@ def _cut(
             yield row, column, dn[:, :, columns], mask[:, columns]
 
 
-def _write_patch(folder: Path, dn: np.ndarray, mask: np.ndarray) -> None:
-    folder.mkdir(parents=True)
-    store.write(folder / "image.tif", dn.transpose(1, 2, 0))
-    store.write(folder / "mask.tif", mask)
-
-
 def _write_thumbnail(reader: SceneReader, reference: Reference, record: Path) -> float:
     """Write the scene's picture beside its mask, at most 512 pixels high; return cloud share."""
     step = max(1, -(-max(reader.grid.height, reader.grid.width) // 512))
@@ -170,18 +166,3 @@ def _write_thumbnail(reader: SceneReader, reference: Reference, record: Path) ->
     picture = np.hstack([image, pictures.colour_mask(mask)])
     pictures.write_png(record.with_suffix(".png"), picture)
     return labels.cloud_share(mask)
-
-
-def print_balance(records: Iterable[dict]) -> None:
-    """Print scenes, patches and cloud share of each split."""
-    by_split = {split: [r for r in records if r["split"] == split] for split in SPLITS}
-    print(f"{'split':6} {'scenes':>6} {'clear':>8} {'cloudy':>8} {'cloud in scenes':>16}")
-    for split, members in by_split.items():
-        counts = Counter()
-        for record in members:
-            counts.update({folder: len(record[folder]) for folder in labels.CLASS_FOLDERS})
-        share = f"{np.mean([r['cloud_share'] for r in members]):.0%}" if members else "-"
-        clear, cloudy = (
-            ("whole", "whole") if split == "test" else (counts["clear"], counts["cloudy"])
-        )
-        print(f"{split:6} {len(members):6} {clear:>8} {cloudy:>8} {share:>16}")

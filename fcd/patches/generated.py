@@ -1,7 +1,10 @@
 """Generated masks of scenes onto their patches, and what labels such masks have cost."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -16,7 +19,7 @@ from fcd.landsat.reference import QA
 from fcd.landsat.scenes import Scene
 from fcd.patches import store
 from fcd.patches.jobs import parallel
-from fcd.patches.records import cutting_of, patch_position, read_record
+from fcd.patches.records import Record, cutting_of, patch_position, read_record
 
 GENERATED_MASK = "generated_mask.tif"
 PROVENANCE = "supervision.json"  # in a folder of generated masks: what labels they have cost
@@ -45,29 +48,29 @@ def add_masks(scenes: list[Scene], masks: Path, image_dir: Path, name: str, work
             f"{missing[0]} is missing ({len(missing)} of {len(wanted)} masks); run "
             "python main.py --mode generate_masks first, or give its folder to --generated_masks"
         )
-    supervision = provenance(masks)
     jobs = {
         scene.name: partial(add_generated_masks, scene, record, masks, image_dir, name)
         for scene, record in wanted
     }
-    # What earlier masks have cost does not hold for these; it is written when all are there.
-    provenance_path(image_dir, name).unlink(missing_ok=True)
     counts = np.zeros((2, 2), np.int64)
-    for _, result in parallel(jobs, workers, "adding masks"):
-        if isinstance(result, SceneError):
-            raise result
-        counts += result
-    write_json(provenance_path(image_dir, name), supervision)
+    with recorded(image_dir, name, masks):
+        for _, result in parallel(jobs, workers, "adding masks"):
+            if isinstance(result, SceneError):
+                raise result
+            counts += result
     scores = metrics.scores(counts)
+    accuracy, f1 = (
+        "-" if figure is None else f"{figure:.3f}"
+        for figure in (scores["accuracy"], scores["macro"]["f1"])
+    )
     print(
         f"wrote {name} into {sum(len(r['clear']) + len(r['cloudy']) for _, r in wanted)} patches; "
-        f"against their mask.tif (for information only): accuracy {scores['accuracy']:.3f}, "
-        f"macro F1 {scores['macro']['f1']:.3f}"
+        f"against their mask.tif (for information only): accuracy {accuracy}, macro F1 {f1}"
     )
 
 
 def add_generated_masks(
-    scene: Scene, record: dict, masks: Path, image_dir: Path, name: str = GENERATED_MASK
+    scene: Scene, record: Record, masks: Path, image_dir: Path, name: str = GENERATED_MASK
 ) -> np.ndarray:
     """Cut a generated scene mask onto the scene's patches, as `name` beside their image.tif.
 
@@ -109,31 +112,30 @@ def add_generated_masks(
 
 
 def provenance_path(image_dir: Path | str, name: str) -> Path:
-    """Where it is written down how the masks `name` came about."""
+    """Where it is written down what labels the masks `name` of the patches have cost."""
     return Path(image_dir, Path(name).with_suffix(".json").name)
 
 
-def provenance(masks: Path) -> dict:
-    """What labels the masks in a folder have cost: fields of `Supervision`, of this room.
+@contextmanager
+def recorded(image_dir: Path, name: str, masks: Path) -> Iterator[None]:
+    """While the masks `name` of the patches are replaced by those in the folder `masks`.
 
-    Raises `UserError` if the folder does not say so.
+    What earlier masks have cost does not hold for these; what these have is written when all are
+    there. Raises `UserError` if the folder does not say so.
     """
-    path = masks / PROVENANCE
-    if not path.exists():
+    if not (path := masks / PROVENANCE).exists():
         raise UserError(
             f"{path} is missing, so it is unknown what labels these masks have cost; copy it "
             "along with the masks, or run python main.py --mode generate_masks again"
         )
-    return read_json(path)
+    costs = read_json(path)
+    provenance_path(image_dir, name).unlink(missing_ok=True)
+    yield
+    write_json(provenance_path(image_dir, name), costs)
 
 
-def write_provenance(image_dir: Path, name: str, masks: Path) -> None:
-    """Write down that the masks `name` of the patches have cost what those in `masks` have."""
-    write_json(provenance_path(image_dir, name), provenance(masks))
-
-
-def mask_provenance(image_dir: Path | str, name: str) -> dict:
-    """What labels the masks `name` of the patches have cost, as `provenance`.
+def mask_provenance(image_dir: Path | str, name: str) -> dict[str, Any]:
+    """What labels the masks `name` of the patches have cost: fields of `Supervision`, of this room.
 
     Raises `UserError` if nothing says so.
     """

@@ -8,6 +8,7 @@ Patches are square, of one size, type and number of bands. Masks have one band o
 codes of the masks that this project writes: 0 invalid, 128 clear, 255 cloud (`fcd.landsat.labels`).
 """
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,9 @@ from tqdm import tqdm
 
 from fcd.errors import UserError
 from fcd.landsat import labels
-from fcd.landsat.rasters import Grid, nodata_of, ungeoreferenced_is_fine, write_raster
+from fcd.landsat.rasters import Grid, nodata_of, opened, write_raster
 from fcd.landsat.reference import TRUTH
-from fcd.landsat.scenes import Band, Scene
+from fcd.landsat.scenes import Band, File, Scene
 from fcd.patches import generated
 from fcd.patches.normalisation import DTYPES
 from fcd.patches.prepared import Kind
@@ -63,18 +64,11 @@ class RasterPatches:
         """
         place = self.root / split / folder
         files = sorted(place.iterdir()) if place.is_dir() else []
-        rasters = [
-            file
-            for file in files
-            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-        ]
+        rasters = [f for f in files if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
         found: dict[str, Path] = {}
-        for path in rasters:
-            if is_mask(path):
-                continue
-            if path.stem in found:
-                raise UserError(f"{path} and {found[path.stem].name} have one name; rename one")
-            found[path.stem] = path
+        for path in itertools.filterfalse(is_mask, rasters):
+            if (other := found.setdefault(path.stem, path)) is not path:
+                raise UserError(f"{path} and {other.name} have one name; rename one")
         for path in filter(is_mask, rasters):
             if not path.name.endswith(MASK_ENDING):
                 raise UserError(
@@ -107,13 +101,18 @@ class RasterPatches:
 
     def read(self, patch: Path, mask_file: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Image (C, H, W), and patch codes (H, W) uint8 of its mask: invalid where nodata."""
-        with _opened(patch) as dataset:
-            image, nodata = _pixels(dataset), self._nodata(dataset)
-        if mask_file is None:
-            return image, None
+        if mask_file is not None:
+            return self._masked(patch, mask_file)
+        return self._pixels(patch)[0], None
+
+    def mask(self, patch: Path, mask_file: str) -> np.ndarray:
+        """Patch codes (H, W) uint8 of the mask of a patch: invalid where nodata."""
+        return self._masked(patch, mask_file)[1]
+
+    def _masked(self, patch: Path, mask_file: str) -> tuple[np.ndarray, np.ndarray]:
+        image, nodata = self._pixels(patch)
         path = self.mask_path(patch, mask_file)
-        with _opened(path) as dataset:
-            codes = _pixels(dataset)
+        codes, _ = self._pixels(path)
         if codes.shape != (1, *image.shape[1:]):
             raise UserError(
                 f"{path} is {_size(codes)}, its patch {_size(image)}; a mask has one band and the "
@@ -126,28 +125,23 @@ class RasterPatches:
         mask[invalid] = labels.INVALID
         return image, mask
 
-    def mask(self, patch: Path, mask_file: str) -> np.ndarray:
-        """Patch codes (H, W) uint8 of the mask of a patch: invalid where nodata."""
-        return self.read(patch, mask_file)[1]
-
     def damaged(self, path: Path, reason: str) -> DamagedPatch:
         """The error that names a file of a patch and what can be done."""
         return _damaged(path, reason)
 
     def kind(self, found: Iterable[Path]) -> Kind:
         """What the patches `found` have in common; `UserError` names one that differs."""
-        first, common = None, None
+        kinds: dict[Kind, Path] = {}
         for path in tqdm(found, "checking patches", unit="patch", leave=False, dynamic_ncols=True):
             with _opened(path) as dataset:
-                kind = self._kind_of(dataset, path)
-            if common is None:
-                first, common = path, kind
-            elif kind != common:
+                kinds.setdefault(self._kind_of(dataset, path), path)
+            if len(kinds) > 1:
+                (common, first), (kind, _) = kinds.items()
                 raise UserError(
                     f"{path} has {kind}, {first.name} has {common}; all patches "
                     "must be alike (--nodata says what is nodata in all of them)"
                 )
-        return common
+        return next(iter(kinds))
 
     def _kind_of(self, dataset: rasterio.DatasetReader, path: Path) -> Kind:
         types = set(dataset.dtypes)
@@ -163,10 +157,17 @@ class RasterPatches:
             )
         return Kind(dataset.count, dataset.width, types.pop(), self._nodata(dataset))
 
+    def _pixels(self, path: Path) -> tuple[np.ndarray, float | None]:
+        with _opened(path) as dataset:
+            try:
+                return dataset.read(), self._nodata(dataset)
+            except RasterioIOError as error:
+                raise _damaged(path, error.__cause__ or error) from error
+
     def _nodata(self, dataset: rasterio.DatasetReader) -> float | None:
         if self.nodata is None:
             return nodata_of(dataset)
-        return None if self.nodata == NO_NODATA else self.nodata
+        return None if isinstance(self.nodata, str) else self.nodata
 
     # Whole scenes: each patch is one.
 
@@ -189,45 +190,37 @@ class RasterPatches:
 
     def _scene(self, path: Path, folder: str) -> Scene:
         with _opened(path) as dataset:
-            numbers = range(1, dataset.count + 1)
-        files = {str(number): Band(path, number) for number in numbers}
-        mask = self.mask_path(path, "mask.tif")
+            files: dict[str, File] = {
+                str(number): Band(path, number) for number in range(1, dataset.count + 1)
+            }
+        bands, mask = tuple(files), self.mask_path(path, "mask.tif")
         if mask.exists():
             files["FIXEDMASK"] = mask
-        return Scene(path.stem, folder, path.parent, files, tuple(map(str, numbers)))
+        return Scene(path.stem, folder, path.parent, files, bands)
 
     def add_generated_masks(self, masks: Path, scenes: list[Scene]) -> None:
         """Put the masks in the folder `masks` beside the patches, which are `scenes`.
 
         They are all clear where the label is: it already says so. Nodata stays invalid.
         """
-        generated.provenance_path(self.root, generated.GENERATED_MASK).unlink(missing_ok=True)
-        for scene in tqdm(scenes, "adding masks", unit="patch", dynamic_ncols=True):
-            with _opened(generated.mask_tif(masks, scene)) as dataset:
-                mask, grid = dataset.read(1), Grid.of(dataset)
-            if scene.biome == labels.CLASS_FOLDERS[labels.LABEL_CLEAR]:
-                mask[mask != labels.TIF_NODATA] = labels.TIF_CLEAR
-            path = scene.folder / f"{scene.name}_{generated.GENERATED_MASK}"
-            write_raster(path, mask[None], grid, labels.TIF_NODATA)
-        generated.write_provenance(self.root, generated.GENERATED_MASK, masks)
+        with generated.recorded(self.root, generated.GENERATED_MASK, masks):
+            for scene in tqdm(scenes, "adding masks", unit="patch", dynamic_ncols=True):
+                with _opened(generated.mask_tif(masks, scene)) as dataset:
+                    mask, grid = dataset.read(1), Grid.of(dataset)
+                if scene.biome == labels.CLASS_FOLDERS[labels.LABEL_CLEAR]:
+                    mask[mask != labels.TIF_NODATA] = labels.TIF_CLEAR
+                path = scene.folder / f"{scene.name}_{generated.GENERATED_MASK}"
+                write_raster(path, mask[None], grid, labels.TIF_NODATA)
 
 
 def _opened(path: Path) -> rasterio.DatasetReader:
     try:
-        with ungeoreferenced_is_fine():
-            return rasterio.open(path)
+        return opened(path)
     except RasterioIOError as error:
         raise _damaged(path, error) from error
 
 
-def _pixels(dataset: rasterio.DatasetReader) -> np.ndarray:
-    try:
-        return dataset.read()
-    except RasterioIOError as error:
-        raise _damaged(dataset.name, error.__cause__ or error) from error
-
-
-def _damaged(path: Path | str, reason: object) -> DamagedPatch:
+def _damaged(path: Path, reason: object) -> DamagedPatch:
     return DamagedPatch(f"{path} cannot be read ({reason}); take it out or get it again")
 
 

@@ -1,7 +1,7 @@
 """Work on many scenes in several processes."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
@@ -14,7 +14,7 @@ from fcd.errors import SceneError, UserError
 
 
 def parallel(
-    jobs: dict[str, Callable[[], Any]], workers: int, title: str
+    jobs: Mapping[str, Callable[[], Any]], workers: int, title: str
 ) -> Iterator[tuple[str, Any]]:
     """Run `jobs` in `workers` processes; yield name and result or `SceneError` as they end.
 
@@ -44,7 +44,8 @@ def _end_with_parent() -> None:
     """In a worker: end when the process that started it does, however it ends."""
 
     def wait() -> None:
-        parent_process().join()
+        if parent := parent_process():
+            parent.join()
         os._exit(1)
 
     Thread(target=wait, daemon=True).start()

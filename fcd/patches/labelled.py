@@ -5,7 +5,7 @@ of the image); a mask ``<name>_mask.tif`` beside an image is cut along. Patches 
 in one split.
 """
 
-import csv
+import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import rasterio
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 from tqdm import tqdm
@@ -21,10 +20,11 @@ from tqdm import tqdm
 from fcd.errors import UserError
 from fcd.files import from_plain, read_json, write_json
 from fcd.landsat import labels
-from fcd.landsat.rasters import Grid, nodata_of, ungeoreferenced_is_fine, write_raster
+from fcd.landsat.rasters import Grid, nodata_of, opened, write_raster
 from fcd.patches.imagery import MASK_ENDING, SUFFIXES, is_mask
 from fcd.patches.normalisation import DTYPES
 from fcd.patches.records import RECORDS, patch_name
+from fcd.patches.splits import csv_rows
 
 SPLITS = ("train", "val")
 
@@ -49,16 +49,9 @@ def read_labels(path: Path) -> list[Image]:
     Raises `UserError` with the line number for a row that cannot be used: no such file, no such
     label, a name that is there twice, or another type or number of bands than the first row.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            if not {"path", "label"} <= set(reader.fieldnames or ()):
-                raise UserError(f"{path}: the first line must name the columns path,label")
-            rows = [(reader.line_num, row["path"], row["label"]) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--csv {path} cannot be read: {error}") from error
+    rows = csv_rows(path, "path", "label", "--csv")
     images: dict[str, Image] = {}
-    kinds: dict[tuple, int] = {}
+    kinds: dict[tuple[int, str, float | None], int] = {}
     for line, name, label in tqdm(rows, "checking images", leave=False, dynamic_ncols=True):
         told = f"{path} line {line}"
         if label not in labels.CLASS_FOLDERS:
@@ -86,7 +79,7 @@ def read_labels(path: Path) -> list[Image]:
 def _kind(path: Path, told: str) -> tuple[int, str, float | None]:
     """Bands, type and nodata of an image; `told` says where it is listed."""
     try:
-        with ungeoreferenced_is_fine(), rasterio.open(path) as dataset:
+        with opened(path) as dataset:
             kind = dataset.count, dataset.dtypes[0], nodata_of(dataset)
     except RasterioIOError as error:
         raise UserError(f"{told}: {path} cannot be read: {error}") from error
@@ -133,11 +126,6 @@ class Record(Cut):
 
     patches: int
 
-    @property
-    def cut(self) -> Cut:
-        """How it was cut."""
-        return Cut(self.size, self.stride, self.label, self.split)
-
 
 def cut_image(image: Image, cut: Cut, output_dir: Path) -> int:
     """Write the patches of an image that hold data; return how many.
@@ -149,30 +137,30 @@ def cut_image(image: Image, cut: Cut, output_dir: Path) -> int:
     folder, written = output_dir / cut.split / cut.label, 0
     try:
         with ExitStack() as stack:
-            stack.enter_context(ungeoreferenced_is_fine())
-            dataset = stack.enter_context(rasterio.open(image.path))
-            mask = stack.enter_context(rasterio.open(image.mask)) if image.mask else None
+            dataset = stack.enter_context(opened(image.path))
+            mask = stack.enter_context(opened(image.mask)) if image.mask else None
             if mask and mask.shape != dataset.shape:
                 raise UserError(
                     f"{image.mask} is {mask.width}x{mask.height} pixels, its image "
                     f"{dataset.width}x{dataset.height}"
                 )
             grid, nodata = Grid.of(dataset), nodata_of(dataset)
-            for row in range(0, grid.height - cut.size + 1, cut.stride):
-                for column in range(0, grid.width - cut.size + 1, cut.stride):
-                    window = Window(column, row, cut.size, cut.size)
-                    if not dataset.dataset_mask(window=window).any():
-                        continue
-                    place = grid.square(row, column, cut.size)
-                    name = patch_name(image.path.stem, row, column)
-                    if mask:
-                        codes = mask.read(window=window)
-                        labels.patch_from_truth(codes, str(image.mask))
-                        path = folder / f"{name}{MASK_ENDING}"
-                        write_raster(path, codes, place, labels.TIF_NODATA)
-                    pixels = dataset.read(window=window)
-                    write_raster(folder / f"{name}.tif", pixels, place, nodata)
-                    written += 1
+            rows = range(0, grid.height - cut.size + 1, cut.stride)
+            columns = range(0, grid.width - cut.size + 1, cut.stride)
+            for row, column in itertools.product(rows, columns):
+                window = Window(column, row, cut.size, cut.size)
+                if not dataset.dataset_mask(window=window).any():
+                    continue
+                place = grid.square(row, column, cut.size)
+                name = patch_name(image.path.stem, row, column)
+                if mask:
+                    codes = mask.read(window=window)
+                    labels.patch_from_truth(codes, str(image.mask))  # none but known ones
+                    path = folder / f"{name}{MASK_ENDING}"
+                    write_raster(path, codes, place, labels.TIF_NODATA)
+                pixels = dataset.read(window=window)
+                write_raster(folder / f"{name}.tif", pixels, place, nodata)
+                written += 1
     except RasterioIOError as error:
         raise UserError(f"{image.path} is damaged ({error}); get it again, or unlist it") from error
     write_json(_record_path(image, output_dir), asdict(Record(**asdict(cut), patches=written)))
@@ -185,23 +173,21 @@ def _record_path(image: Image, output_dir: Path) -> Path:
 
 def cut_images(
     images: Sequence[Image], split: dict[Path, str], output_dir: Path, size: int, stride: int
-) -> Counter:
+) -> Counter[tuple[str, str]]:
     """Cut the images that are not cut yet; return the number of patches by (split, label).
 
     Raises `UserError` before any work if one was cut otherwise before.
     """
-    counts: Counter = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     todo: list[tuple[Image, Cut]] = []
     for image in images:
-        cut, path = (
-            Cut(size, stride, image.label, split[image.path]),
-            _record_path(image, output_dir),
-        )
+        cut = Cut(size, stride, image.label, split[image.path])
+        path = _record_path(image, output_dir)
         if not path.exists():
             todo.append((image, cut))
             continue
         record = from_plain(Record, read_json(path), path)
-        if record.cut != cut:
+        if record != Record(**asdict(cut), patches=record.patches):
             raise UserError(
                 f"{output_dir} holds patches of {image.path.name} that were cut otherwise or "
                 "belong to another split or label; remove it or choose another --output_dir"
@@ -215,12 +201,7 @@ def cut_images(
 
 
 def cut_labelled(
-    csv_path: Path,
-    output_dir: Path,
-    size: int,
-    stride: int | None,
-    val_share: float,
-    seed: int,
+    csv_path: Path, output_dir: Path, size: int, stride: int | None, val_share: float, seed: int
 ) -> None:
     """Split the images that a csv lists, cut them into `output_dir` and print how many patches.
 

@@ -3,6 +3,7 @@
 import math
 import operator
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ FILL = -1.0  # what a fill pixel becomes, exactly
 # The smallest value a valid pixel can take, that of DN 1 in `paper` normalisation: a dark
 # valid pixel must stay distinct from fill, which the generator leaves untouched.
 VALID_MIN = 2 / DN_MAX - 1
+
+Nodata: TypeAlias = float | tuple[float | None, ...] | None
+Values = TypeVar("Values", torch.Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Normalization:
     kind: str
     low: tuple[float, ...]
     high: tuple[float, ...]
-    nodata: float | tuple[float | None, ...] | None = 0
+    nodata: Nodata = 0
     dtype: str = field(default="uint16", repr=False)
 
     @classmethod
@@ -110,11 +114,7 @@ class Normalization:
         return len(self.low)
 
     def of(
-        self,
-        dtype: str,
-        nodata: float | tuple[float | None, ...] | None,
-        name: str,
-        asked: float | str | None = None,
+        self, dtype: str, nodata: Nodata, name: str, asked: float | str | None = None
     ) -> "Normalization":
         """The map of the raster `name`, whose pixels are `dtype` and whose files mark `nodata`.
 
@@ -141,22 +141,19 @@ class Normalization:
             )
         return replace(self, nodata=nodata)
 
-    def is_nodata(
-        self, dn: torch.Tensor | np.ndarray, *, integers: bool = False
-    ) -> torch.Tensor | np.ndarray:
+    def is_nodata(self, dn: Values, *, integers: bool = False) -> Values:
         """Where `dn` hold no data; `integers`: they were, so none is NaN.
 
         dn: of any shape; (…, C, H, W) if `nodata` is a tuple.
         """
+        values: Any = dn
         nodata = self._nodata_beside(dn)
         if integers:
-            return dn != dn if nodata is None else dn == nodata
-        finite = torch.isfinite(dn) if isinstance(dn, torch.Tensor) else np.isfinite(dn)
-        return ~finite if nodata is None else (dn == nodata) | ~finite
+            return values != values if nodata is None else values == nodata
+        finite: Any = torch.isfinite(dn) if isinstance(dn, torch.Tensor) else np.isfinite(dn)
+        return ~finite if nodata is None else (values == nodata) | ~finite
 
-    def _nodata_beside(
-        self, dn: torch.Tensor | np.ndarray
-    ) -> float | torch.Tensor | np.ndarray | None:
+    def _nodata_beside(self, dn: Values) -> float | Values | None:
         """`nodata` as `dn` can be compared with it: (C, 1, 1) if it is a tuple."""
         if not isinstance(self.nodata, tuple):
             return self.nodata
@@ -184,14 +181,15 @@ class Normalization:
 
     def is_valid(self, dn: np.ndarray) -> np.ndarray:
         """Where no band of `dn` (…, C, H, W) is nodata: (…, H, W) bool."""
-        integers = np.issubdtype(dn.dtype, np.integer)
-        return ~self.is_nodata(dn, integers=integers).any(axis=-3)
+        nodata = self.is_nodata(dn, integers=np.issubdtype(dn.dtype, np.integer))
+        return np.logical_not(nodata.any(axis=-3))
 
     def denormalize(self, x: torch.Tensor) -> torch.Tensor:
         """Network values (N, C, H, W) in [-1, 1] -> DN as float32; fill becomes `nodata` or NaN."""
         low, high = self._bounds(x)
-        nodata = float("nan") if self.nodata is None else self.nodata
-        return ((x + 1) / 2 * (high - low) + low).masked_fill(x == FILL, nodata)
+        nodata = self._nodata_beside(x)
+        dn = (x + 1) / 2 * (high - low) + low
+        return torch.where(x == FILL, math.nan if nodata is None else nodata, dn)
 
 
 def to_device(dn: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from fcd.patches.splits import SPLITS
 # band is wrong about single pixels of bright ground and thin cloud: it counts when it is plain.
 MARGINS = {TRUTH: (0.0, 0.0), QA: (0.01, 0.2)}
 RECORDS = "scenes"  # folder of the per-scene records, below the patches' folder
+
+Record = dict[str, Any]
+"""biome, scene, split, cutting (of `Cutting`), cloud_share, and the patches' names by label."""
 
 
 @dataclass(frozen=True)
@@ -84,32 +88,30 @@ def record_path(image_dir: Path | str, scene: Scene) -> Path:
     return Path(image_dir, RECORDS, f"{scene.key}.json")
 
 
-def read_record(image_dir: Path | str, scene: Scene) -> dict | None:
+def read_record(image_dir: Path | str, scene: Scene) -> Record | None:
     """The record of a finished scene, or None."""
     path = record_path(image_dir, scene)
-    return _checked_record(path) if path.exists() else None
+    return _checked(path) if path.exists() else None
 
 
-def _records(image_dir: Path | str) -> list[dict]:
-    return [_checked_record(path) for path in sorted(Path(image_dir, RECORDS).glob("*.json"))]
+def _records(image_dir: Path | str) -> list[Record]:
+    return [_checked(path) for path in sorted(Path(image_dir, RECORDS).glob("*.json"))]
 
 
-def _checked_record(path: Path) -> dict:
+def _checked(path: Path) -> Record:
     """The record at `path`; `UserError` if it is none, or names what is no patch."""
     record = read_json(path)
-    cutting = record.get("cutting")
-    wrong = [name for name in ("biome", "scene") if not isinstance(record.get(name), str)]
-    wrong += [] if record.get("split") in SPLITS else ["split"]
-    wrong += [] if isinstance(record.get("cloud_share"), int | float) else ["cloud_share"]
+    fits = {name: isinstance(record.get(name), str) for name in ("biome", "scene")}
+    fits["split"] = record.get("split") in SPLITS
+    fits["cloud_share"] = isinstance(record.get("cloud_share"), int | float)
     for folder in labels.CLASS_FOLDERS:
         names = record.get(folder)
-        if not isinstance(names, list) or not all(map(_is_patch_name, names)):
-            wrong.append(folder)
-    if wrong:
+        fits[folder] = isinstance(names, list) and all(map(_is_patch_name, names))
+    if wrong := [name for name, fit in fits.items() if not fit]:
         raise UserError(
             f"{path} is damaged ({', '.join(wrong)}); remove it and prepare the scene again"
         )
-    from_plain(Cutting, cutting, path)
+    from_plain(Cutting, record.get("cutting"), path)
     return record
 
 
@@ -117,7 +119,7 @@ def _is_patch_name(name: object) -> bool:
     return isinstance(name, str) and bool(re.fullmatch(r"[^/\\\0]+_\d{5,9}_\d{5,9}", name))
 
 
-def cutting_of(record: dict) -> Cutting:
+def cutting_of(record: Record) -> Cutting:
     """How the scene of a record was cut."""
     return Cutting(**record["cutting"])
 

@@ -40,24 +40,27 @@ class DamagedPatch(UserError):
 def write(path: Path, array: np.ndarray) -> None:
     """Write an image (h, w, C) or a mask (h, w); `OutputError` if that fails."""
     array = np.ascontiguousarray(array)
-    head = _head(array.shape, array.dtype.str).replace(
-        _NO_DIGITS.encode(), f"{zlib.crc32(array):08x}".encode()
-    )
+    head = _head(array.shape, array.dtype.str).replace(_NO_DIGITS.encode(), _checksum(array))
     try:
         with open(path, "wb") as file:
             file.write(head)
-            file.write(array)
+            file.write(array.data)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror or error})") from error
+
+
+def _checksum(array: np.ndarray) -> bytes:
+    """The eight hex digits of the checksum of the pixels of an array."""
+    return f"{zlib.crc32(np.ascontiguousarray(array).data):08x}".encode()
 
 
 @cache
 def _head(shape: tuple[int, ...], dtype: str) -> bytes:
     """What a tif of such an array holds before its pixels, without the digits of the checksum."""
     file, array = io.BytesIO(), np.zeros(shape, dtype)
-    layout = {"planarconfig": "contig"} if array.ndim == 3 else {}
+    planes = "contig" if array.ndim == 3 else None
     metadata = {CHECKSUM: _NO_DIGITS}
-    tifffile.imwrite(file, array, photometric="minisblack", metadata=metadata, **layout)
+    tifffile.imwrite(file, array, photometric="minisblack", planarconfig=planes, metadata=metadata)
     return file.getvalue()[: -array.nbytes]
 
 
@@ -65,28 +68,18 @@ def _head(shape: tuple[int, ...], dtype: str) -> bytes:
 class _Layout:
     """A tif that is a head and then pixels, and nothing after them.
 
-    before, after: the head around the digits of its checksum; `after` is None without one.
+    before, after: the head around the digits of its checksum, of which there are `digits`.
     """
 
     before: bytes
-    after: bytes | None
+    digits: int
+    after: bytes
     shape: tuple[int, ...]
     dtype: np.dtype
 
-    @classmethod
-    def of(cls, head: bytes, checksum: str | None, array: np.ndarray) -> "_Layout":
-        """The layout of a file that begins with `head` and ends with the pixels `array`."""
-        if checksum is None:
-            return cls(head, None, array.shape, array.dtype)
-        before, _, after = head.partition(checksum.encode())
-        return cls(before, after, array.shape, array.dtype)
-
     def checksum(self, content: np.ndarray) -> tuple[bool, bytes]:
         """Whether the bytes `content` begin as this layout does, and the digits in them."""
-        first = len(self.before)
-        if self.after is None:
-            return content[:first].tobytes() == self.before, b""
-        last = first + len(_NO_DIGITS)
+        first, last = len(self.before), len(self.before) + self.digits
         fits = (
             content[:first].tobytes() == self.before
             and content[last : last + len(self.after)].tobytes() == self.after
@@ -120,8 +113,9 @@ class PatchReader:
             content = np.fromfile(path, np.uint8)
             layout = self._layouts.get(len(content))
             fits, digits = layout.checksum(content) if layout else (False, b"")
-            array = layout.pixels(content) if fits else None
-            if array is None:
+            if layout and fits:
+                array = layout.pixels(content)
+            else:
                 array, digits = self._parsed(path, content)
         except _DAMAGE as error:
             raise DamagedPatch.of(path, str(error) or type(error).__name__) from error
@@ -129,7 +123,7 @@ class PatchReader:
             raise DamagedPatch.of(
                 path, f"its shape is {array.shape}, not pixels in {dimensions} dimensions"
             )
-        if digits and f"{zlib.crc32(np.ascontiguousarray(array)):08x}".encode() != digits:
+        if digits and _checksum(array) != digits:
             raise DamagedPatch.of(path, "its pixels differ from their checksum")
         return array
 
@@ -145,7 +139,9 @@ class PatchReader:
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         digits = b"" if checksum is None else str(checksum).encode()
         if offset is not None and offset + array.nbytes == len(content):
-            layout = _Layout.of(content[:offset].tobytes(), checksum, array)
+            head = content[:offset].tobytes()
+            before, _, after = (head, b"", b"") if checksum is None else head.partition(digits)
+            layout = _Layout(before, len(digits), after, array.shape, array.dtype)
             simple = native and offset % array.itemsize == 0
             simple = simple and layout.checksum(content) == (True, digits)
             # Pixels that are stored in another order of bits are not these.

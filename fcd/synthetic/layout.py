@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import rasterio
@@ -55,6 +56,7 @@ def _metadata(scene: SyntheticScene) -> dict[str, dict[str, str | float]]:
     grid, reflective, thermal = scene.grid, (*REFLECTIVE, "B9"), THERMAL
     left, top = grid.transform.c + PIXEL_SIZE / 2, grid.transform.f - PIXEL_SIZE / 2
     right, bottom = left + (grid.width - 1) * PIXEL_SIZE, top - (grid.height - 1) * PIXEL_SIZE
+    assert grid.crs is not None  # a drawn scene has one
     cloudy = np.count_nonzero(scene.truth >= TRUTH_THIN_CLOUD)
     number = {band: band[1:] for band in BANDS}
     return {
@@ -142,7 +144,14 @@ def write_scene(scene: SyntheticScene, folder: Path | str) -> Path:
     return folder
 
 
-def plan(biome: str, index: int) -> dict[str, float | bool]:
+class Plan(TypedDict):
+    """What differs between the scenes of a data set: arguments of `draw_scene`."""
+
+    cover: float
+    footprint: bool
+
+
+def plan(biome: str, index: int) -> Plan:
     """Cloud cover and footprint of scene `index` of `biome` in a data set."""
     # Each biome begins elsewhere, so that a small set holds clear and cloudy scenes too.
     turn = index + list(RECIPES).index(biome)
@@ -207,7 +216,7 @@ def write_images(root: Path | str, count: int, size: int, seed: int) -> Path:
                 place = np.s_[:, row * size : (row + 1) * size, column * size : (column + 1) * size]
                 share = np.mean(mask[place] == labels.TIF_CLOUD)
                 label = "clear" if share == 0 else "cloudy" if share >= CLOUDY_IMAGE else None
-                if not wanted.get(label):
+                if label is None or not wanted[label]:
                     continue
                 wanted[label] -= 1
                 name = f"{scene.name}_{row}_{column}"

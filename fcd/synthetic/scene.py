@@ -18,7 +18,7 @@ from fcd.landsat.bands import BANDS, FILL_DN
 from fcd.landsat.rasters import Grid
 from fcd.synthetic.clouds import PIXEL_SIZE, cirrus, draw_sky, low_clouds, shadow_of, truth_of
 from fcd.synthetic.sensor import NOISE_DN, THERMAL, footprint_of, qa_of, reflective_dn, thermal_dn
-from fcd.synthetic.surface import MATERIALS, RECIPES, fractal, material_shares, mixed, spectra_of
+from fcd.synthetic.surface import RECIPES, draw_ground, fractal
 
 SYSTEM_SCALE = 250  # pixels over which clouds crowd
 MIN_SIZE = 64  # pixels
@@ -73,7 +73,7 @@ def draw_scene(
     shape = (size, size) if isinstance(size, int) else size
     _check(biome, shape, cover)
     recipe = RECIPES[biome]
-    calendar, sky_rng, ground, weather, low_rng, high_rng, sensor, swath = _generators(
+    calendar, sky_rng, ground_rng, weather, low_rng, high_rng, sensor, swath = _generators(
         biome, seed, index
     )
     sky = draw_sky(recipe, sky_rng)
@@ -86,19 +86,13 @@ def draw_scene(
     shadow = shadow_of(low, sky.sun_elevation, sky.sun_azimuth)
     valid = footprint_of(shape, swath) if footprint else np.ones(shape, bool)
 
-    fractions = material_shares(recipe, shape, ground)
-    shading = 1 + np.float32(recipe.relief) * fractal(shape, ground, 60, 1.6)
-    spectra = spectra_of(recipe, ground)
-    warmth = [MATERIALS[name][1] for name in recipe.materials]
-    temperature = np.float32(sky.temperature) + mixed(warmth, fractions)
-    temperature += 10 * (shading - 1)  # slopes that face the sun are brighter and warmer
-
+    ground = draw_ground(recipe, shape, ground_rng, sky.temperature)
     dn = np.empty((len(BANDS), *shape), np.uint16)
     for number, band in enumerate(BANDS):
         if band in THERMAL:
-            band_dn = thermal_dn(temperature, band, (low, high))
+            band_dn = thermal_dn(ground.temperature, band, (low, high))
         else:
-            surface = mixed(spectra[:, number], fractions) * shading
+            surface = ground.reflectance(number)
             band_dn = reflective_dn(surface, band, sky, (low, high), shadow)
         band_dn += np.float32(NOISE_DN) * sensor.standard_normal(shape, np.float32)
         dn[number] = np.where(valid, np.clip(band_dn, 1, 65535), FILL_DN)

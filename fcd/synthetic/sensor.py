@@ -31,9 +31,9 @@ def footprint_of(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray
     return np.maximum(along, across) < 0.95
 
 
-def _radiance(temperature: float | np.ndarray, band: str) -> float | np.ndarray:
+def _radiance(temperature: float | np.ndarray, band: str) -> np.ndarray:
     """Brightness temperature in K -> radiance in W / (m2 sr um) (Handbook, section 5.3)."""
-    return THERMAL_K1[band] / np.expm1(THERMAL_K2[band] / temperature)
+    return THERMAL_K1[band] / np.expm1(THERMAL_K2[band] / np.asarray(temperature))
 
 
 def _brightness_temperature(dn: np.ndarray, band: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The ground of a drawn scene: what it is made of, where, and how bright and warm that is."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,7 +117,7 @@ def _parcels(
     return (strip * 977 + block * 331) % 65536, edge
 
 
-def material_shares(biome: Biome, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def _material_shares(biome: Biome, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Share of each material of the biome, (k, h, w) float32, sum 1."""
     angle = rng.uniform(0, np.pi)
     score = np.stack(
@@ -138,16 +139,43 @@ def material_shares(biome: Biome, shape: tuple[int, int], rng: np.random.Generat
     return score
 
 
-def mixed(values: np.ndarray, fractions: np.ndarray) -> np.ndarray:
+def _mixed(values: Iterable[float], fractions: np.ndarray) -> np.ndarray:
     """Mean of one value per material (k,), weighted by `fractions` (k, h, w): (h, w) float32."""
     # A plain sum: the order of additions in a matrix product depends on the threads.
     return sum(np.float32(value) * share for value, share in zip(values, fractions, strict=True))
 
 
-def spectra_of(biome: Biome, rng: np.random.Generator) -> np.ndarray:
+def _spectra_of(biome: Biome, rng: np.random.Generator) -> np.ndarray:
     """Reflectance of each material in B1…B7 and B9, (k, 8) float32, as it is in this scene."""
     spectra = np.array([MATERIALS[name][0] for name in biome.materials])
     # B9 (1.37 um) lies between B5 (0.86 um) and B6 (1.61 um).
     spectra = np.column_stack([spectra, spectra[:, 4:6].mean(axis=1)])
     brightness = rng.normal(1, 0.10, (len(spectra), 1)) * rng.normal(1, 0.04, spectra.shape)
     return np.clip(spectra * brightness, 0, 0.95).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The surface of a scene."""
+
+    fractions: np.ndarray  # (k, h, w) float32: share of each material
+    spectra: np.ndarray  # (k, 8) float32: their reflectance in B1…B7 and B9
+    shading: np.ndarray  # (h, w) float32: 1 on flat ground
+    temperature: np.ndarray  # (h, w) float32: brightness temperature, K
+
+    def reflectance(self, number: int) -> np.ndarray:
+        """In band `number` of B1…B7 and B9: (h, w) float32."""
+        return _mixed(self.spectra[:, number], self.fractions) * self.shading
+
+
+def draw_ground(
+    biome: Biome, shape: tuple[int, int], rng: np.random.Generator, temperature: float
+) -> Ground:
+    """Ground of `biome` whose mean temperature is `temperature` K."""
+    fractions = _material_shares(biome, shape, rng)
+    shading = 1 + np.float32(biome.relief) * fractal(shape, rng, 60, 1.6)
+    spectra = _spectra_of(biome, rng)
+    warmth = _mixed([MATERIALS[name][1] for name in biome.materials], fractions)
+    # Slopes that face the sun are brighter and warmer.
+    kelvin = np.float32(temperature) + warmth + 10 * (shading - 1)
+    return Ground(fractions, spectra, shading, kelvin)

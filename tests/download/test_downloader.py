@@ -26,6 +26,7 @@ from fcd.download import downloader, fetch
 from fcd.download.downloader import Downloader, Source
 from fcd.download.fetch import Fetcher, FetchError, Stopped
 from fcd.errors import UserError
+from fcd.files import locked
 from fcd.landsat import archives, biome
 from fcd.landsat.archives import ArchiveError
 from fcd.landsat.scenes import find_scenes
@@ -488,7 +489,7 @@ def test_scenes_arrive_byte_for_byte_where_the_reader_finds_them(server, out):
         ("Forest", FOREST),
     ]
     assert [scene.check(need_truth=True).width for scene in found] == [128, 128]
-    assert tree(out / ".download") == ["lock"]
+    assert tree(out / ".download") == [".lock"]
     assert not (out / "archives").exists()
 
 
@@ -526,14 +527,14 @@ def test_one_failure_does_not_stop_the_others(server, out):
     assert list(failures) == [BARREN]
     assert "404 Not Found" in failures[BARREN]
     assert tree(out) == sorted(
-        [".download/lock", *(f"Forest/{FOREST}/{name}" for name in scene_files(FOREST))]
+        [".download/.lock", *(f"Forest/{FOREST}/{name}" for name in scene_files(FOREST))]
     )
 
 
 def test_damaged_download_is_thrown_away_and_comes_right_next_time(server, out):
     faults(server, "flip")
     assert "is damaged" in bring(out, server.url, BARREN)[BARREN]
-    assert tree(out) == [".download/lock"]
+    assert tree(out) == [".download/.lock"]
     assert bring(out, server.url, BARREN) == {}
     assert contents(out / "Barren" / BARREN) == scene_files(BARREN, 128)
 
@@ -543,7 +544,7 @@ def test_archive_without_the_whole_scene_is_refused(tmp_path, out):
     del files[f"{BARREN}_B10.TIF"]
     folder = local(tmp_path, **{BARREN: tar(scene_members(BARREN, files))})
     assert "does not hold the whole scene: B10.TIF missing" in bring(out, folder, BARREN)[BARREN]
-    assert tree(out) == [".download/lock"]
+    assert tree(out) == [".download/.lock"]
     assert tree(folder) == [f"{BARREN}.tar.gz"]
 
 
@@ -551,7 +552,7 @@ def test_archive_without_the_whole_scene_is_refused(tmp_path, out):
 def test_hostile_archive_leaves_nothing(server, out, kind):
     server.payloads[BARREN] = tar([*scene_members(BARREN), *HOSTILE[kind]])
     assert bring(out, server.url, BARREN)[BARREN].startswith(f"{BARREN}.tar.gz holds ")
-    assert tree(out.parent) == ["biome/.download/lock"]
+    assert tree(out.parent) == ["biome/.download/.lock"]
 
 
 def test_unpacked_size_is_limited_by_the_listed_size(tmp_path, out, monkeypatch):
@@ -559,7 +560,7 @@ def test_unpacked_size_is_limited_by_the_listed_size(tmp_path, out, monkeypatch)
     monkeypatch.setitem(ENTRIES, BARREN, small)
     folder = local(tmp_path, **{BARREN: tar(scene_members(BARREN, scene_files(BARREN, 64)))})
     assert "unpacks to more than the 5,952 bytes" in bring(out, folder, BARREN)[BARREN]
-    assert tree(out) == [".download/lock"]
+    assert tree(out) == [".download/.lock"]
 
 
 def test_keep_archives_and_use_them_again(server, out, payloads):
@@ -580,7 +581,7 @@ def test_killed_between_fetching_and_unpacking(server, out, payloads):
     assert bring(out, server.url, BARREN) == {}
     assert server.requests == []
     assert contents(out / "Barren" / BARREN) == scene_files(BARREN, 128)
-    assert tree(work) == ["lock"]
+    assert tree(work) == [".lock"]
 
 
 def test_full_disk_while_unpacking_keeps_the_archive(server, out, payloads, monkeypatch):
@@ -589,7 +590,7 @@ def test_full_disk_while_unpacking_keeps_the_archive(server, out, payloads, monk
 
     monkeypatch.setattr(archives, "_copy_files", full)
     assert "No space left on device" in bring(out, server.url, BARREN)[BARREN]
-    assert tree(out) == [f".download/{BARREN}.tar.gz", ".download/lock"]
+    assert tree(out) == [".download/.lock", f".download/{BARREN}.tar.gz"]
 
 
 def test_disk_too_small_is_said_before_any_work(server, out, monkeypatch):
@@ -606,7 +607,7 @@ def test_disk_too_small_is_said_before_any_work(server, out, monkeypatch):
 def test_second_download_into_the_same_folder_is_refused(server, out):
     downloader = Downloader(out, Source(), fetcher())
     with (
-        downloader._alone(out / ".download" / "lock", out),
+        locked(out / ".download"),
         pytest.raises(UserError, match="another download runs there"),
     ):
         downloader.download([ENTRIES[BARREN]])

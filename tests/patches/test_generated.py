@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import rasterio
@@ -5,10 +7,13 @@ import tifffile
 
 from fcd.errors import UserError
 from fcd.landsat import labels
-from fcd.patches import records
+from fcd.landsat.rasters import write_raster
+from fcd.landsat.scenes import find_scenes
+from fcd.patches import generated, records
 from fcd.patches.cutting import cut_scene
-from fcd.patches.generated import add_generated_masks, mask_tif
+from fcd.patches.generated import PROVENANCE, add_generated_masks, mask_tif
 from fcd.patches.records import Cutting
+from tests.conftest import draw, write_scene
 
 
 def test_generated_masks_land_on_their_patches(scene, tmp_path):
@@ -47,3 +52,18 @@ def test_a_mask_of_another_size_is_refused(scene, tmp_path):
         tif.write(np.full((50, 60), 128, np.uint8), 1)
     with pytest.raises(UserError, match="is 60x50 pixels, scene S1 is 70x50"):
         add_generated_masks(scene, record, tmp_path, tmp_path / "p")
+
+
+def test_masks_without_a_pixel_to_compare_are_told(tmp_path, monkeypatch, capsys):
+    """Scenes smaller than a patch have none, and so no accuracy."""
+    write_scene(tmp_path / "s" / "Water" / "S1", "S1", *draw(20, 20, 0))
+    (scene,) = find_scenes(tmp_path / "s")
+    cut_scene(scene, tmp_path / "p", "train", Cutting(32, 32))
+    write_raster(mask_tif(tmp_path, scene), np.ones((1, 20, 20), np.uint8), scene.grid(), 0)
+    (tmp_path / PROVENANCE).write_text('{"image_labels": 5}')
+    serial = lambda jobs, *_: [(name, job()) for name, job in jobs.items()]  # noqa: E731
+    monkeypatch.setattr(generated, "parallel", serial)
+    generated.add_masks([scene], tmp_path, tmp_path / "p", "generated_mask.tif", 1)
+    told = "into 0 patches; against their mask.tif (for information only): accuracy -, macro F1 -"
+    assert told in capsys.readouterr().out
+    assert json.loads((tmp_path / "p" / "generated_mask.json").read_text()) == {"image_labels": 5}
