@@ -3,8 +3,8 @@
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fcd.cli.options import RunFolder
 from fcd.patches.normalisation import Normalization
+from fcd.training.run import RunFolder
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task
 
 CPU = torch.device("cpu")
