@@ -40,6 +40,8 @@ class InstanceNorm(nn.InstanceNorm2d):
 class HalvingConv(nn.Conv2d):
     """4×4 convolution of stride 2: (N, in_channels, h, w) -> (N, out_channels, h / 2, w / 2)."""
 
+    bias: Tensor
+
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 4, stride=2, padding=1)
 
@@ -100,14 +102,14 @@ class Generator(nn.Module):
         dim = conv_dim
         layers = block(nn.Conv2d(num_channels + c_dim, dim, 7, padding=3, bias=False), dim)
         for _ in range(2):
-            conv = nn.Conv2d(dim, dim * 2, 4, stride=2, padding=1, bias=False)
+            halved = nn.Conv2d(dim, dim * 2, 4, stride=2, padding=1, bias=False)
             dim *= 2
-            layers += block(conv, dim)
+            layers += block(halved, dim)
         layers += [ResidualBlock(dim) for _ in range(repeat_num)]
         for _ in range(2):
-            conv = nn.ConvTranspose2d(dim, dim // 2, 4, stride=2, padding=1, bias=False)
+            doubled = nn.ConvTranspose2d(dim, dim // 2, 4, stride=2, padding=1, bias=False)
             dim //= 2
-            layers += block(conv, dim)
+            layers += block(doubled, dim)
         layers.append(nn.Conv2d(dim, num_channels, 7, padding=3, bias=False))
         self.main = nn.Sequential(*layers)
 
@@ -258,9 +260,10 @@ def build_ucam(num_channels: int, encoder: str) -> PooledClassifier:
     H and W are multiples of 32. No weights are downloaded.
     """
     unet = build_unet(num_channels, encoder, classifier_head=False)
-    channels = unet.segmentation_head[0].in_channels
+    last = unet.get_submodule("segmentation_head.0")
+    assert isinstance(last, nn.Conv2d)
     unet.segmentation_head = nn.Identity()  # the U-Net then ends with its decoder's output
-    return PooledClassifier(unet, channels)
+    return PooledClassifier(unet, last.in_channels)
 
 
 # --- what checkpoints and flags say of the networks -------------------------------------------

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from fcd.errors import READER_ENDED, UserError
 
@@ -177,8 +179,11 @@ class Processes:
     def claims(self) -> Callable[[str, str], str]:
         """A function (name, claimant) -> who was the first to claim `name`, in any process."""
         if self.count == 1:
-            return {}.setdefault
-        store = dist.PrefixStore(self.broadcast(uuid4().hex), _store())
+            known: dict[str, str] = {}
+            return known.setdefault
+        shared = _store()
+        assert shared is not None  # torchrun has started several
+        store = PrefixStore(self.broadcast(uuid4().hex), shared)
 
         def claim(name: str, claimant: str) -> str:
             with _others():
@@ -254,9 +259,9 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 @functools.cache
-def _store() -> dist.Store | None:
+def _store() -> Store | None:
     """The table of names and values that torchrun's processes share; None without torchrun."""
-    return None if local_rank() is None else next(dist.rendezvous("env://"))[0]
+    return None if local_rank() is None else next(rendezvous("env://"))[0]
 
 
 @contextmanager
@@ -282,6 +287,6 @@ def failing() -> Iterator[bool]:
         sys.stderr.flush()
         with suppress(RuntimeError):
             if first:
-                store.set(said, b"1")
+                store.set(said, "1")
             else:
                 store.wait([said], LAST_WORDS)

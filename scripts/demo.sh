@@ -17,25 +17,14 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-# shellcheck source=scripts/environment.sh
-source "$(dirname "$0")/environment.sh"
+# shellcheck source=scripts/steps.sh
+source "$(dirname "$0")/steps.sh"
 mkdir -p "$dir"
 cd "$dir"
-export PYTHONPATH=$root
 
-step() {
-    echo
-    echo "── $1"
-    shift
-    echo "\$ python ${*/#"$root/"/}"
-    python "$@"
-}
-
-data=(--image_dir patches --orig_image_dir scenes --num_workers 0 --seed "$seed")
-gan=(--image_size 32 --g_conv_dim 16 --g_repeat_num 3 --d_conv_dim 32 --d_repeat_num 4
-    --n_critic 2 --g_lr 3e-4 --d_lr 3e-4 --num_iters 3000 --num_iters_decay 1000
-    --sample_step 200 --model_save_step 200 --normalize stretch --balance True)
-unet=(--encoder resnet18 --normalize stretch --batch_size 32)
+demo_size 32 3e-4 3000 1000 200 200
+data+=(--seed "$seed")
+unet+=(--batch_size 32)
 
 step "1/9 draw 48 synthetic scenes of 8 biomes" \
     -m fcd.synthetic --output_dir scenes

@@ -35,19 +35,10 @@ if [ ${#scenes[@]} -eq 0 ]; then
     exit 2
 fi
 
-# shellcheck source=scripts/environment.sh
-source "$(dirname "$0")/environment.sh"
+# shellcheck source=scripts/steps.sh
+source "$(dirname "$0")/steps.sh"
 mkdir -p "$dir/scenes/Unknown"
 cd "$dir"
-export PYTHONPATH=$root
-
-step() {
-    echo
-    echo "── $1"
-    shift
-    echo "\$ python ${*/#"$root/"/}"
-    python "$@"
-}
 
 # Links, so that scenes of any place lie below one folder.
 for scene in "${scenes[@]}"; do
@@ -60,11 +51,8 @@ grids = [scene.check() for scene in find_scenes("scenes")]
 pixels = sum(grid.height * grid.width for grid in grids)
 print(max(8, round((pixels / 6000) ** 0.5)))')
 
-data=(--image_dir patches --orig_image_dir scenes --num_workers 0)
-gan=(--image_size 32 --g_conv_dim 16 --g_repeat_num 3 --d_conv_dim 16 --d_repeat_num 4
-    --n_critic 2 --g_lr 2e-4 --d_lr 2e-4 --num_iters 2000 --num_iters_decay 1000
-    --sample_step 500 --model_save_step 500 --normalize stretch --balance True)
-unet=(--encoder resnet18 --batch_size 32 --n_epochs 3 --lr 5e-4 --normalize stretch --balance True)
+demo_size 16 2e-4 2000 1000 500 500
+unet+=(--batch_size 32 --n_epochs 3 --lr 5e-4 --balance True)
 
 step "1/8 cut the scenes into 32×32 patches, labelled clear or cloudy by their quality bands" \
     "$root/prepare_landsat8_biome.py" --data_path scenes --output_dir patches --labels qa \

@@ -17,7 +17,10 @@ if [ -z "${VIRTUAL_ENV:-}" ] && [ "${CONDA_DEFAULT_ENV:-base}" = base ]; then
     fi
     # shellcheck disable=SC1091
     source "$venv/bin/activate"
-elif ! python -c 'import torch, torchvision, segmentation_models_pytorch, rasterio' 2>/dev/null; then
+elif ! python -c 'import sys
+from importlib.util import find_spec
+sys.exit(not all(map(find_spec, sys.argv[1:])))' torch torchvision segmentation_models_pytorch \
+    rasterio albumentations cv2 sklearn matplotlib jinja2 pandas 2>/dev/null; then
     echo "error: the active environment (${VIRTUAL_ENV:-$CONDA_DEFAULT_ENV}) lacks a dependency;" \
         "run 'pip install -r requirements.txt' in it, or deactivate it" >&2
     exit 2

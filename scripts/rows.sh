@@ -43,15 +43,8 @@ if $demo && [ -n "$scenes$patches" ]; then
     exit 2
 fi
 
-# shellcheck source=scripts/environment.sh
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-export PYTHONPATH=$root
-
-say() {
-    echo
-    echo "\$ python ${*/#"$root/"/}"
-    python "$@"
-}
+# shellcheck source=scripts/steps.sh
+source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 # What a row trains with: gan (main.py); unet, tuned (trained weights, 1 % of the patches) and few
 # (1 % of the patches, an untrained decoder, which takes more steps) (supervised_main.py).
@@ -59,13 +52,10 @@ if $demo; then
     dir=${dir:-$root/demo-table}
     mkdir -p "$dir"
     cd "$dir"
-    data=(--image_dir patches --orig_image_dir scenes --num_workers 0)
-    gan=(--image_size 32 --g_conv_dim 16 --g_repeat_num 3 --d_conv_dim 32 --d_repeat_num 4
-        --n_critic 2 --g_lr 3e-4 --d_lr 3e-4 --num_iters 2600 --num_iters_decay 900
-        --sample_step 1000 --model_save_step 200 --normalize stretch --balance True)
-    unet=(--encoder resnet18 --normalize stretch --batch_size 32 --n_epochs 3 --lr 5e-4)
-    tuned=(--encoder resnet18 --normalize stretch --batch_size 32 --n_epochs 10 --lr 1e-4)
-    few=(--encoder resnet18 --normalize stretch --batch_size 8 --n_epochs 15 --lr 5e-4)
+    demo_size 32 3e-4 2600 900 1000 200
+    tuned=("${unet[@]}" --batch_size 32 --n_epochs 10 --lr 1e-4)
+    few=("${unet[@]}" --batch_size 8 --n_epochs 15 --lr 5e-4)
+    unet+=(--batch_size 32 --n_epochs 3 --lr 5e-4)
     masks=(--data_path scenes --output_dir patches)
     if [ ! -f patches/complete ]; then
         say -m fcd.synthetic --output_dir scenes

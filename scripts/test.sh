@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Lint and tests; further arguments go to pytest (for the long checks: scripts/test.sh -m slow).
+# Lint, types and tests; further arguments go to pytest (for the long checks: scripts/test.sh -m slow).
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "$0")/environment.sh"
 cd "$root"
 ruff check .
 ruff format --check .
+mypy
 if [ $# -eq 0 ]; then
     set -- -m "not slow or ci"
 fi

@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 import torch
 from rasterio.transform import Affine
 
@@ -18,7 +19,11 @@ from fcd.cli import entry
 from fcd.landsat.bands import BANDS
 
 ROOT = Path(__file__).resolve().parent.parent
-REAL = ROOT.parent / "shared" / "data"
+REAL = Path(os.environ.get("FCD_REAL_DATA", ROOT.parent / "shared" / "data"))
+"""Crops of real scenes, which are no part of the repository (docs/contributing.md); tests that need
+them are skipped where they are not."""
+if "FCD_REAL_DATA" in os.environ and not REAL.is_dir():
+    raise pytest.UsageError(f"FCD_REAL_DATA is {REAL}, which is no folder; unset it, or correct it")
 
 
 def write_scene(folder, name, dn, truth, qa=None):
@@ -87,6 +92,12 @@ def in_tmp(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def image_dir(tmp_path):
+    """10 training and 4 validation patches, half of them cloudy."""
+    return write_patches(tmp_path / "p", 10, 4)
+
+
+@pytest.fixture
 def call(monkeypatch, capsys):
     """Run an entry script; return its exit code, and what it has said on stderr and stdout."""
 
@@ -110,6 +121,29 @@ def write_tif(path, pixels, nodata=None):
         dtype=pixels.dtype.name, crs="EPSG:32616", transform=Affine(10, 0, 452_475, 0, -10, 3e6),
     ) as dataset:  # fmt: skip
         dataset.write(pixels)
+
+
+def write_patches(folder: Path, train: int, val: int, *, ragged: bool = False) -> Path:
+    """Patches of 32×32 pixels, cloudy ones with cloud in the upper half, masks beside them.
+
+    ragged: they differ in how many of their pixels are valid.
+    """
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for number in range(count):
+            cloudy = number % 2
+            patch = folder / split / ["clear", "cloudy"][cloudy] / f"S_{number:05d}_00000"
+            patch.mkdir(parents=True)
+            image = rng.integers(8000, 12000, (32, 32, 10)).astype(np.uint16)
+            mask = np.ones((32, 32), np.uint8)
+            if cloudy:
+                image[:16] += 20_000
+                mask[:16] = 2
+            if ragged:
+                mask[:, : 2 * number] = 0
+            tifffile.imwrite(patch / "image.tif", image, photometric="minisblack")
+            tifffile.imwrite(patch / "mask.tif", mask, photometric="minisblack")
+    return folder
 
 
 @pytest.fixture

@@ -25,11 +25,11 @@ from fcd.cli.device import use_device
 from fcd.errors import UserError
 from fcd.processes import Part, Processes
 from fcd.training import checkpoints
+from tests import tiny
 from tests.conftest import ROOT
 from tests.whole import distributed_worker as worker
 
-TRAIN = ["--mode", "train", "--image_dir", "p", "--image_size", "32", "--g_conv_dim", "4",
-         "--g_repeat_num", "1", "--d_conv_dim", "4", "--d_repeat_num", "3", "--device", "cpu",
+TRAIN = ["--mode", "train", "--image_dir", "p", *tiny.GAN, "--device", "cpu",
          "--batch_size", "4", "--n_critic", "2", "--num_iters_decay", "0", "--log_step", "5",
          "--sample_step", "1000", "--num_workers", "1"]  # fmt: skip
 

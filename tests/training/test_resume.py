@@ -2,9 +2,7 @@
 
 import signal
 
-import numpy as np
 import pytest
-import tifffile
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -12,66 +10,58 @@ import solver as solver_module
 from data_loader import PatchDataset
 from fcd.errors import UserError
 from fcd.interruption import Interruption, Stopped
-from fcd.patches.normalisation import Normalization
 from fcd.training import checkpoints
 from fcd.training.losses import LossWeights
 from fcd.training.run import RunFolder
-from solver import (
-    FCDSolver,
-    GANSize,
-    GANTraining,
-    Run,
-    SupervisedSolver,
-    SupervisedTraining,
-    Task,
-)
+from solver import GANTraining, Run, SupervisedTraining
+from tests.conftest import write_patches
+from tests.tiny import CPU, equal, gan, scalars, unet
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
-CPU = torch.device("cpu")
 GAN = GANTraining(
     batch_size=4, num_iters=12, num_iters_decay=6, n_critic=2, sample_step=5, model_save_step=4
 )
 
 
-@pytest.fixture
-def image_dir(tmp_path):
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 10), ("val", 4)):
-        for number in range(count):
-            cloudy = number % 2
-            folder = tmp_path / "p" / split / ["clear", "cloudy"][cloudy] / f"S_{number:05d}_00000"
-            folder.mkdir(parents=True)
-            image = rng.integers(8000, 12000, (32, 32, 10)).astype(np.uint16)
-            mask = np.ones((32, 32), np.uint8)
-            if cloudy:
-                image[:16] += 20_000
-                mask[:16] = 2
-            tifffile.imwrite(folder / "image.tif", image, photometric="minisblack")
-            tifffile.imwrite(folder / "mask.tif", mask, photometric="minisblack")
-    return tmp_path / "p"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A function name -> what an undisturbed run leaves: checkpoints, curves; each trained once."""
+    folder = tmp_path_factory.mktemp("whole")
+    image_dir = write_patches(folder / "p", 10, 4)
+    left = {}
+
+    def trained(name):
+        if name not in left:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                TRAININGS[name](name, image_dir)
+                left[name] = results(name)
+        return left[name]
+
+    return trained
 
 
-def gan(name, **run):
-    size = GANSize(g_conv_dim=4, g_repeat_num=1, d_conv_dim=4, d_repeat_num=3)
-    return FCDSolver(
-        Run(RunFolder(name), CPU, seed=3, log_step=2, **run), size, 32, Normalization.paper(10)
-    )
+def train_gan(name, image_dir):
+    sets = PatchDataset(image_dir, "train"), PatchDataset(image_dir, "val", "mask.tif")
+    gan(name).train(GAN, *sets)
 
 
-def unet(name, target="mask", **run):
-    task = Task("unet", target, "resnet18", classifier_head=True)
-    run = Run(RunFolder(name), CPU, seed=3, log_step=1, **run)
-    return SupervisedSolver(run, task, 32, Normalization.paper(10))
+def train_gan_without_masks(name, image_dir):
+    gan(name).train(GAN, PatchDataset(image_dir, "train"), None)
 
 
-def equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
+def train_unet(name, image_dir):
+    sets = (PatchDataset(image_dir, split, "mask.tif") for split in ("train", "val"))
+    unet(name).train(SupervisedTraining(batch_size=4, n_epochs=2, plateau_patience=0), *sets)
+
+
+TRAININGS = {"gan": train_gan, "no masks": train_gan_without_masks, "unet": train_unet}
+
+
+def results(name):
+    """What a run has left: the latest and the best checkpoint, and the curves."""
+    found = (checkpoints.load(f"outputs/{name}/models/{which}.pt") for which in ("latest", "best"))
+    return [*found, scalars(f"runs/{name}")]
 
 
 class StopAt:
@@ -90,51 +80,30 @@ class StopAt:
         return counted
 
 
+def stopped(patch, step, signum, train, image_dir):
+    """Train the run "cut" until it is stopped at `step`; return the exit code."""
+    with patch.context() as context:
+        randomness = solver_module.Solver.randomness
+        context.setattr(solver_module.Solver, "randomness", StopAt(step, signum)(randomness))
+        with pytest.raises(Stopped, match=f"stopped after step {step}") as told:
+            train("cut", image_dir)
+    return told.value.exit_code
+
+
 @pytest.mark.parametrize("stop", [1, 3, 4, 7, 11])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_gan_resumes_exactly(image_dir, monkeypatch, stop, signum):
-    train, val = PatchDataset(image_dir, "train"), PatchDataset(image_dir, "val", "mask.tif")
-    gan("whole").train(GAN, train, val)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            solver_module.Solver, "randomness",
-            StopAt(stop, signum)(solver_module.Solver.randomness),
-        )  # fmt: skip
-        with pytest.raises(Stopped, match=f"stopped after step {stop}") as stopped:
-            gan("cut").train(GAN, train, val)
-    assert stopped.value.exit_code == 128 + signum
-    gan("cut").train(GAN, train, val)
-
-    for name in ("latest.pt", "best.pt"):
-        whole, cut = (checkpoints.load(f"outputs/{run}/models/{name}") for run in ("whole", "cut"))
-        assert equal(whole, cut)
-    assert whole["step"] > 0
-    assert scalars("whole") == scalars("cut")
-
-
-def scalars(run):
-    events = EventAccumulator(f"runs/{run}").Reload()
-    return {
-        tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
-    }
+def test_gan_resumes_exactly(image_dir, monkeypatch, whole, stop, signum):
+    assert stopped(monkeypatch, stop, signum, train_gan, image_dir) == 128 + signum
+    train_gan("cut", image_dir)
+    assert equal(whole("gan"), results("cut"))
+    assert whole("gan")[1]["step"] > 0
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 5])
-def test_unet_resumes_exactly(image_dir, monkeypatch, stop):
-    train, val = (PatchDataset(image_dir, split, "mask.tif") for split in ("train", "val"))
-    settings = SupervisedTraining(batch_size=4, n_epochs=2, plateau_patience=0)
-    unet("whole").train(settings, train, val)
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            solver_module.Solver, "randomness",
-            StopAt(stop, signal.SIGTERM)(solver_module.Solver.randomness),
-        )  # fmt: skip
-        with pytest.raises(Stopped):
-            unet("cut").train(settings, train, val)
-    unet("cut").train(settings, train, val)
-    for name in ("latest.pt", "best.pt"):
-        assert equal(*(checkpoints.load(f"outputs/{r}/models/{name}") for r in ("whole", "cut")))
+def test_unet_resumes_exactly(image_dir, monkeypatch, whole, stop):
+    stopped(monkeypatch, stop, signal.SIGTERM, train_unet, image_dir)
+    train_unet("cut", image_dir)
+    assert equal(whole("unet"), results("cut"))
 
 
 def test_another_seed_gives_another_run(image_dir):
@@ -147,11 +116,10 @@ def test_another_seed_gives_another_run(image_dir):
 
 
 def test_every_loss_part_and_a_picture_are_logged(image_dir):
-    train, val = PatchDataset(image_dir, "train"), PatchDataset(image_dir, "val", "mask.tif")
-    gan("logged").train(GAN, train, val)
+    train_gan("logged", image_dir)
     parts = {f"G/loss_{part}{half}" for part in ("fake", "cls", "rec") for half in ("", "_id")}
     parts |= {"G/loss_id"} | {f"D/loss_{part}" for part in ("real", "fake", "cls", "gp")}
-    logged = scalars("logged")
+    logged = scalars("runs/logged")
     assert parts | {"lr", "val/accuracy", "val/f1", "val/iou", "val/threshold"} == logged.keys()
     assert [step for step, _ in logged["D/loss_gp"]] == [2, 4, 6, 8, 10, 12]
     assert [value for _, value in logged["lr"]][-1] == pytest.approx(1e-4 / 6)
@@ -172,9 +140,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(image_dir
     assert not RunFolder("broken2").models.exists()
 
 
-def test_without_validation_the_last_checkpoint_is_the_best(image_dir):
-    gan("noval").train(GAN, PatchDataset(image_dir, "train"), None)
-    best = checkpoints.load("outputs/noval/models/best.pt")
+def test_without_validation_the_last_checkpoint_is_the_best(whole):
+    _, best, _ = whole("no masks")
     assert best["step"] == 12
     assert best["choice"] == {"by": "last step", "pixel_labels": 0}
 
@@ -224,46 +191,36 @@ def flip_a_bit(path):
     path.write_bytes(content)
 
 
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(image_dir, capsys):
-    train = PatchDataset(image_dir, "train")
-    gan("whole").train(GAN, train, None)
-    gan("hurt").train(GAN, train, None)
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(image_dir, whole, capsys):
+    train_gan_without_masks("hurt", image_dir)
     models = RunFolder("hurt").models
     assert checkpoints.load(models / "previous.pt")["step"] == 8
     flip_a_bit(models / "latest.pt")
     with pytest.raises(checkpoints.DamagedCheckpoint, match=r"latest.pt is damaged \(checksum"):
         checkpoints.load(models / "latest.pt")
-    gan("hurt").train(GAN, train, None)
+    train_gan_without_masks("hurt", image_dir)
     assert "going back to the checkpoint before" in capsys.readouterr().err
-    whole, hurt = (checkpoints.load(f"outputs/{run}/models/latest.pt") for run in ("whole", "hurt"))
-    assert equal(whole, hurt)
-    assert scalars("whole") == scalars("hurt")
+    assert equal(whole("no masks"), results("hurt"))
 
 
 def test_two_damaged_checkpoints_are_no_reason_to_begin_anew(image_dir):
-    train = PatchDataset(image_dir, "train")
-    gan("lost").train(GAN, train, None)
+    train_gan_without_masks("lost", image_dir)
     for name in ("latest", "previous"):
         flip_a_bit(RunFolder("lost").checkpoint(name))
     with pytest.raises(UserError, match="--overwrite True trains anew"):
-        gan("lost").train(GAN, train, None)
+        train_gan_without_masks("lost", image_dir)
 
 
-def test_a_stop_between_two_renames_leaves_something_to_go_on_from(image_dir):
-    train = PatchDataset(image_dir, "train")
-    gan("whole").train(GAN, train, None)
-    gan("cut").train(GAN, train, None)
+def test_a_stop_between_two_renames_leaves_something_to_go_on_from(image_dir, whole):
+    train_gan_without_masks("cut", image_dir)
     RunFolder("cut").checkpoint("latest").unlink()
-    gan("cut").train(GAN, train, None)
-    whole, cut = (checkpoints.load(f"outputs/{run}/models/latest.pt") for run in ("whole", "cut"))
-    assert equal(whole, cut)
+    train_gan_without_masks("cut", image_dir)
+    assert equal(whole("no masks"), results("cut"))
 
 
-def test_curves_of_a_run_killed_before_its_first_checkpoint_are_not_shown_twice(image_dir):
-    train = PatchDataset(image_dir, "train")
-    gan("whole").train(GAN, train, None)
+def test_curves_of_a_run_killed_before_its_first_checkpoint_are_not_shown_twice(image_dir, whole):
     with gan("cut").loop(12, "step") as (_, log, _):
         for step in range(1, 4):
             log.add_scalar("D/loss_gp", -1.0, step)
-    gan("cut").train(GAN, train, None)
-    assert scalars("cut") == scalars("whole")
+    train_gan_without_masks("cut", image_dir)
+    assert scalars("runs/cut") == whole("no masks")[2]

@@ -28,7 +28,6 @@ from threading import RLock
 from typing import Any
 
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
 import download_landsat8_biome
@@ -39,6 +38,7 @@ from fcd.cli import entry
 from fcd.landsat import biome
 from fcd.landsat.scenes import find_scenes
 from fcd.synthetic.layout import write_data_set
+from tests.tiny import equal, scalars
 
 DATA = "--image_dir patches --orig_image_dir scenes --num_workers 0 --device cpu"
 GAN = (
@@ -185,8 +185,7 @@ def differences(expected: Path, found: Path) -> list[str]:
                 told.append(f"{name} is only {'expected' if a.exists() else 'found'}")
         elif a.is_file() and (compare := _comparison(name)) and not compare(a, b):
             told.append(f"{name} differs")
-    curves = {root: _curves(root / "runs") for root in (expected, found)}
-    if curves[expected] != curves[found]:
+    if _curves(expected / "runs") != _curves(found / "runs"):
         told.append("the curves differ")
     return told
 
@@ -197,7 +196,7 @@ def _comparison(name: Path) -> Callable[[Path, Path], bool] | None:
     if name.name == "previous.pt":
         return None  # the checkpoint before the last: after Ctrl-C that of the stop
     if name.suffix == ".pt":
-        return lambda a, b: _equal(torch.load(a), torch.load(b))
+        return lambda a, b: equal(torch.load(a), torch.load(b))
     if name.name == "summary.csv":
         return lambda a, b: _without_seconds(a) == _without_seconds(b)
     return lambda a, b: a.read_bytes() == b.read_bytes()
@@ -208,23 +207,10 @@ def _without_seconds(path: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(stream)]
 
 
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_equal, a, b))
-    return a == b
-
-
-def _curves(folder: Path) -> dict[str, Any]:
-    found = {}
-    for run in sorted(folder.glob("*")):
-        events = EventAccumulator(str(run)).Reload()
-        for tag in events.Tags()["scalars"]:
-            found[f"{run.name} {tag}"] = [(e.step, e.value) for e in events.Scalars(tag)]
-    return found
+def _curves(folder: Path) -> dict[tuple[str, str], Any]:
+    return {
+        (run.name, tag): curve for run in folder.glob("*") for tag, curve in scalars(run).items()
+    }
 
 
 def copy(source: Path, target: Path) -> None:

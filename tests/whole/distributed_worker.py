@@ -13,9 +13,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import tifffile
 import torch
 import torch.nn.functional as F
 
@@ -26,12 +24,11 @@ from fcd.landsat.scenes import find_scenes
 from fcd.masks.prediction import predict_scenes
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Processes, joined
-from fcd.training.run import RunFolder
-from solver import FCDSolver, GANSize, GANTraining, Run, SupervisedSolver, SupervisedTraining, Task
-from tests.conftest import draw, write_scene
+from solver import GANTraining, SupervisedTraining
+from tests import tiny
+from tests.conftest import draw, write_patches, write_scene
+from tests.tiny import CPU
 
-CPU = torch.device("cpu")
-SIZE = GANSize(g_conv_dim=4, g_repeat_num=1, d_conv_dim=4, d_repeat_num=3)
 # 13 patches: batches of 8 and 5 (parts of 3 and 2), or of 4, 4 and 5; of 6 and 7; of 10 and 3,
 # where two samples each are too many and the second process has nothing to do.
 BATCH_SIZES = (8, 10)
@@ -44,34 +41,18 @@ TILES = solver_module.Tiles(32, 8, 4)
 
 def make_data(root):
     """13 training and 5 validation patches with invalid pixels, 3 scenes."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 13), ("val", 5)):
-        for number in range(count):
-            cloudy = number % 2
-            folder = root / "p" / split / ["clear", "cloudy"][cloudy] / f"S_{number:05d}_00000"
-            folder.mkdir(parents=True)
-            image = rng.integers(8000, 12000, (32, 32, 10)).astype(np.uint16)
-            mask = np.ones((32, 32), np.uint8)
-            if cloudy:
-                image[:16] += 20_000
-                mask[:16] = 2
-            mask[:, : 2 * number] = 0  # parts differ in their share of the valid pixels
-            tifffile.imwrite(folder / "image.tif", image, photometric="minisblack")
-            tifffile.imwrite(folder / "mask.tif", mask, photometric="minisblack")
+    write_patches(root / "p", 13, 5, ragged=True)
     for index in range(3):
         name = f"LC80{index}0120142{index}0LGN00"
         write_scene(root / "scenes" / "Water" / name, name, *draw(50, 70, index))
 
 
 def gan(name, processes, **run):
-    run = Run(RunFolder(name), CPU, seed=3, log_step=1, processes=processes, **run)
-    return FCDSolver(run, SIZE, 32, Normalization.paper(10))
+    return tiny.gan(name, log_step=1, processes=processes, **run)
 
 
 def unet(name, processes):
-    run = Run(RunFolder(name), CPU, seed=3, log_step=1, processes=processes)
-    task = Task("unet", "mask", "resnet18", classifier_head=True)
-    return SupervisedSolver(run, task, 32, Normalization.paper(10))
+    return tiny.unet(name, processes=processes)
 
 
 class Plain(torch.optim.SGD):

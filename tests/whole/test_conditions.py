@@ -21,15 +21,16 @@ from fcd.landsat import scenes
 from fcd.landsat.scenes import find_scenes
 from fcd.training import checkpoints
 from solver import SupervisedTraining
+from tests import tiny
 from tests.conftest import ROOT, draw, threads_restored, write_scene
-from tests.training.test_resume import GAN, equal, gan, image_dir, unet  # noqa: F401
+from tests.tiny import equal, gan, unet
+from tests.training.test_resume import GAN
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
 SCENES = ["LC80000012014001LGN00", "LC80000022014001LGN00", "LC80000032014001LGN00"]
-TINY_GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
-            "--d_repeat_num", "3", "--num_iters", "4", "--num_iters_decay", "2", "--n_critic", "2",
+TINY_GAN = [*tiny.GAN, "--num_iters", "4", "--num_iters_decay", "2", "--n_critic", "2",
             "--sample_step", "4", "--model_save_step", "2"]  # fmt: skip
-TINY_UNET = ["--encoder", "resnet18", "--n_epochs", "1", "--batch_size", "4"]
+TINY_UNET = [*tiny.UNET, "--batch_size", "4"]
 
 
 def call(monkeypatch, module, *arguments):
@@ -95,7 +96,7 @@ def test_locale_and_time_zone_change_nothing(tmp_path):
     assert any("Wälder" in name for name in found["C"])
 
 
-def test_a_clock_that_goes_back_changes_nothing(image_dir, monkeypatch):  # noqa: F811
+def test_a_clock_that_goes_back_changes_nothing(image_dir, monkeypatch):
     train, val = PatchDataset(image_dir, "train"), PatchDataset(image_dir, "val", "mask.tif")
     gan("usual").train(GAN, train, val)
     now = [time.time()]
@@ -135,8 +136,8 @@ def test_ten_thousand_scenes_are_listed_with_one_look_at_each_folder(tmp_path, m
 
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    for path in [*ROOT.glob("*.py"), *(ROOT / "fcd").glob("*.py")]
-    if path.stem != "__init__"
+    for path in [*ROOT.glob("*.py"), *(ROOT / "fcd").rglob("*.py")]
+    if not path.stem.startswith("__")
 )
 OFFLINE = """
 import importlib, socket, sys
@@ -211,7 +212,7 @@ def test_threads_of_one_test_are_not_those_of_the_next():
 
 
 @pytest.mark.parametrize(("kind", "step"), [("gan", 7), ("unet", 4)])
-def test_killed_with_readers_and_resumed_is_the_run_without_either(image_dir, kind, step):  # noqa: F811
+def test_killed_with_readers_and_resumed_is_the_run_without_either(image_dir, kind, step):
     command = [sys.executable, "-c", INTERRUPTED, kind, str(step), image_dir]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -229,7 +230,7 @@ def test_killed_with_readers_and_resumed_is_the_run_without_either(image_dir, ki
         )
 
 
-def test_the_same_seed_is_the_same_supervised_run_and_its_config_repeats_it(image_dir, monkeypatch):  # noqa: F811
+def test_the_same_seed_is_the_same_supervised_run_and_its_config_repeats_it(image_dir, monkeypatch):
     flags = ["--mode", "train", "--image_dir", image_dir, "--num_workers", 0, "--device", "cpu",
              *TINY_UNET, "--seed", 3, "--classifier_head", "True"]  # fmt: skip
     for name in ("A", "B"):
@@ -243,7 +244,7 @@ def test_the_same_seed_is_the_same_supervised_run_and_its_config_repeats_it(imag
     assert not all(torch.equal(v, d["network"][n]) for n, v in a["network"].items())
 
 
-def test_two_trainings_at_once_in_one_folder_are_one(image_dir):  # noqa: F811
+def test_two_trainings_at_once_in_one_folder_are_one(image_dir):
     """Two processes of the same command: the second is refused in one line, the first goes on."""
     command = [sys.executable, ROOT / "main.py", "--image_dir", image_dir, "--num_workers", "0",
                "--device", "cpu", *TINY_GAN, "--num_iters", "100000"]  # fmt: skip

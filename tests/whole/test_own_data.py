@@ -27,13 +27,13 @@ from fcd.synthetic import layout
 from fcd.training import checkpoints
 from fcd.training.run import RunFolder
 from solver import FCDSolver, Run, load_solver
+from tests import tiny
 from tests.conftest import write_tif
 
 DATA = ["--dataset", "Patches", "--image_dir", "p", "--num_workers", "0", "--device", "cpu"]
-GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
-       "--d_repeat_num", "3", "--num_iters", "6", "--num_iters_decay", "3", "--n_critic", "2",
+GAN = [*tiny.GAN, "--num_iters", "6", "--num_iters_decay", "3", "--n_critic", "2",
        "--sample_step", "6", "--model_save_step", "6", "--batch_size", "4"]  # fmt: skip
-UNET = ["--encoder", "resnet18", "--n_epochs", "1", "--batch_size", "8"]
+UNET = [*tiny.UNET, "--batch_size", "8"]
 
 
 def call(patch, module, *arguments):

@@ -27,11 +27,11 @@ from fcd.masks.scoring import Tiles, strips
 from fcd.report import comparison
 from fcd.synthetic.layout import write_data_set
 from fcd.synthetic.surface import RECIPES
+from tests import tiny
 
-GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
-       "--d_repeat_num", "3", "--num_iters", "20", "--num_iters_decay", "10", "--n_critic", "2",
+GAN = [*tiny.GAN, "--num_iters", "20", "--num_iters_decay", "10", "--n_critic", "2",
        "--sample_step", "10", "--model_save_step", "10"]  # fmt: skip
-UNET = ["--encoder", "resnet18", "--n_epochs", "1", "--log_step", "1"]
+UNET = [*tiny.UNET, "--log_step", "1"]
 DATA = ["--image_dir", "p", "--orig_image_dir", "scenes", "--num_workers", "0", "--device", "cpu"]
 
 
