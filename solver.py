@@ -630,7 +630,9 @@ class SupervisedSolver(Solver):
             self.network.encoder.requires_grad_(False)
         trained = [p for p in self.network.parameters() if p.requires_grad]
         optimizer = Adam(trained, settings.lr, fused=True)  # see FCDSolver.start_optimizers
-        schedule = ReduceLROnPlateau(optimizer, "max", factor=0.1, patience=3)
+        schedule = ReduceLROnPlateau(
+            optimizer, "max", settings.plateau_factor, settings.plateau_patience
+        )
         self.optimizers = {"optimizer": optimizer, "scheduler": schedule}
 
     def learn(

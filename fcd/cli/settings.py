@@ -238,7 +238,15 @@ class SupervisedTraining(TrainingSettings):
 
     batch_size: BatchSize = 64
     n_epochs: Annotated[int, Ge(1), "passes over the training patches"] = 10
-    lr: Annotated[float, Ge(0), "learning rate of Adam; times 0.1 when validation F1 stalls"] = 1e-4
+    lr: Annotated[float, Ge(0), "learning rate of Adam"] = 1e-4
+    plateau_factor: Annotated[
+        float,
+        Interval(ge=0, le=1),
+        "what the learning rate is multiplied by when validation F1 stalls",
+    ] = 0.1
+    plateau_patience: Annotated[
+        int, Ge(0), "epochs without a better validation F1 before the learning rate falls"
+    ] = 3
     freeze_encoder: Annotated[
         bool, "keep the encoder as it is, weights and batch-norm statistics"
     ] = False

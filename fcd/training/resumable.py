@@ -74,16 +74,18 @@ class Resumable:
             earlier = self.run.folder.checkpoint("previous") if name == "latest" else None
             checkpoints.save(self.run.folder.checkpoint(name), state, earlier)
 
-    def resume(self) -> None:
+    def resume(self) -> bool:
         """Continue from `latest.pt` if there is one; if it is damaged, from the one before.
 
         Raises `UserError` if all there are are damaged or of another kind.
         """
         needs = tuple({*self.state()} - ADDED_LATER)
-        if found := checkpoints.newest(self.run.folder.resumable(), needs):
+        found = checkpoints.newest(self.run.folder.resumable(), needs)
+        if found:
             path, state = found
             with another_kind(path):
                 self.restore(state, path)
+        return found is not None
 
     def update(
         self, optimizer: Optimizer, loss: Tensor, weight: float, parameters: list[nn.Parameter]

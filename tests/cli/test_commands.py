@@ -16,7 +16,7 @@ import main
 import prepare_landsat8_biome
 import supervised_main
 from fcd.cli import entry
-from fcd.cli.parser import boolean, build_parser
+from fcd.cli.parser import boolean, build_parser, parse
 from fcd.cli.run_folder import describe
 from fcd.cli.settings import nodata_from
 from fcd.errors import UserError
@@ -340,10 +340,10 @@ def test_a_config_is_checked_like_a_command_line(call, tmp_path, content, messag
 
 @pytest.mark.parametrize("text", ["-1e20", "-3.4028235e+38", "-.5E3", "-9999", "-0.5"])
 def test_a_negative_number_may_have_an_exponent(tmp_path, text):
-    parser = build_parser(main.Settings)
-    assert parser.parse_args(["--nodata", text, "--seed", "3"]).nodata == nodata_from(text)
+    parsed = parse(main.Settings, ["--nodata", text, "--seed", "3"])
+    assert parsed.data.nodata == nodata_from(text)
     (tmp_path / "c.json").write_text(f'{{"flags": {{"nodata": {text.replace("-.", "-0.")}}}}}')
-    assert parser.parse_args(["--config", "c.json"]).nodata == nodata_from(text)
+    assert parse(main.Settings, ["--config", "c.json"]).data.nodata == nodata_from(text)
 
 
 def test_two_runs_in_one_folder_are_refused(call, tmp_path):

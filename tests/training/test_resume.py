@@ -71,11 +71,11 @@ class StopAt:
         self.step, self.signum, self.count = step, signum, 0
 
     def __call__(self, original):
-        def counted(solver, step):
+        def counted(seed, step, rank):
             self.count += 1
             if self.count == self.step:
                 signal.raise_signal(self.signum)
-            return original(solver, step)
+            return original(seed, step, rank)
 
         return counted
 
@@ -83,8 +83,8 @@ class StopAt:
 def stopped(patch, step, signum, train, image_dir):
     """Train the run "cut" until it is stopped at `step`; return the exit code."""
     with patch.context() as context:
-        randomness = solver_module.Solver.randomness
-        context.setattr(solver_module.Solver, "randomness", StopAt(step, signum)(randomness))
+        counted = StopAt(step, signum)(solver_module.seed_step)
+        context.setattr(solver_module, "seed_step", counted)
         with pytest.raises(Stopped, match=f"stopped after step {step}") as told:
             train("cut", image_dir)
     return told.value.exit_code

@@ -21,9 +21,14 @@ import solver as solver_module
 from data_loader import PatchDataset
 from fcd.errors import UserError
 from fcd.landsat.scenes import find_scenes
+from fcd.masks.generated import generate_masks
 from fcd.masks.prediction import predict_scenes
+from fcd.masks.scoring import Tiles
+from fcd.masks.scoring import predictions as scene_predictions
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Processes, joined
+from fcd.report.evaluation import Evaluation, evaluate
+from fcd.training.loop import seed_step
 from solver import GANTraining, SupervisedTraining
 from tests import tiny
 from tests.conftest import draw, write_patches, write_scene
@@ -36,7 +41,7 @@ TRAINING = GANTraining(
     num_iters=4, num_iters_decay=2, g_lr=1e-3, d_lr=1e-3, n_critic=2, sample_step=4,
     model_save_step=4,
 )  # fmt: skip
-TILES = solver_module.Tiles(32, 8, 4)
+TILES = Tiles(32, 8, 4)
 
 
 def make_data(root):
@@ -77,8 +82,15 @@ def everything(processes: Processes) -> None:
     }
     record = solver.choose_threshold("f1", Path("p"), 5, 2)
     scenes = find_scenes("scenes")
-    solver.generate_masks(scenes, TILES, record)
-    solver.test(scenes, TILES, record, "FCD", {})
+    scorer, threshold, results = solver.scorer(), record["threshold"], solver.run.folder.results
+    generate_masks(scorer, scenes, TILES, threshold, results / "tifs")
+    evaluate(
+        scenes,
+        lambda scene: scene_predictions(scorer, scene, TILES, threshold),
+        Evaluation(results, "FCD", threshold, solver.supervision(record)),
+        {},
+        processes,
+    )
     if processes.first:
         Path("cells.json").write_text(json.dumps(cells))
 
@@ -107,8 +119,8 @@ def _train(processes, train, val):
         )
         # Batch norm in evaluation mode: its statistics are each process's own in training.
         supervised = unet(f"unet{batch_size}", processes)
-        supervised._training_mode = lambda _, network=supervised.network: network.eval()
-        settings = SupervisedTraining(batch_size, n_epochs=1, lr=1e-2)
+        supervised.network.eval().train = lambda *_, network=supervised.network: network
+        settings = SupervisedTraining(batch_size=batch_size, n_epochs=1, lr=1e-2)
         supervised.train(settings, PatchDataset("p", "train", "mask.tif"), val)
 
 
@@ -139,7 +151,7 @@ def main(folder):
         seen = {"written": [*written], "predicted": predictions(processes)}
 
         solver = unet("apart", processes)
-        generator = solver.randomness(7)
+        generator = seed_step(3, 7, processes.rank)
         seen["generator"] = torch.rand(3, generator=generator).tolist()
         seen["dropout"] = torch.rand(3).tolist()
 

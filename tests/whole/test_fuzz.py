@@ -25,8 +25,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import main
 from data_loader import PatchDataset
-from fcd.cli import options
+from fcd.cli.parser import parse
+from fcd.cli.run_folder import start_run
+from fcd.cli.settings import GANTraining
 from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.landsat import archives, qa
@@ -40,8 +43,8 @@ from fcd.patches.normalisation import Normalization
 from fcd.patches.supervision import Supervision
 from fcd.report import comparison
 from fcd.training import checkpoints
-from fcd.training.run import RunFolder
-from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task, load_solver
+from fcd.training.run import Run, RunFolder
+from solver import FCDSolver, GANSize, SupervisedSolver, Task, load_solver
 from tests.conftest import draw, write_scene
 from tests.landsat.test_products import ONE, TWO, mtl
 
@@ -467,9 +470,7 @@ def test_records_of_runs(place, name, capsys):
     good = good_records()[name]
     folder = RunFolder("X")
     path = {"config.json": folder.root, "threshold.json": folder.results}.get(name, place) / name
-    parser = options.Parser()
-    options.add_run_flags(parser)
-    parser.add_argument("--mode")
+    settings = main.Settings(training=GANTraining(g_lr=0.1))
     folder.models.mkdir(parents=True)
     (folder.models / "latest.pt").write_bytes(b"")
     solver = small_gan()
@@ -481,13 +482,11 @@ def test_records_of_runs(place, name, capsys):
         with only_our_errors(name):
             if name == "config.json":
                 data = good["data"]
-                options.start_run(
-                    folder, {"overwrite": False, "g_lr": 0.1}, data, CPU, options.distributed.ALONE
-                )
+                start_run(Run(folder, CPU), settings, data)
         with only_our_errors(name):
             if name == "config.json":
                 with contextlib.suppress(SystemExit):  # a line of the parser, exit code 2
-                    parser.parse_args(["--config", str(path)])
+                    parse(main.Settings, ["--config", str(path)])
             elif name == "threshold.json":
                 thresholds.known(solver.scorer())
                 solver.choose_threshold(0.5, place, 1, 1)

@@ -16,11 +16,11 @@ from sklearn.metrics import confusion_matrix
 
 import main
 import supervised_main
-from fcd import metrics
 from fcd.cli import cut
 from fcd.errors import UserError
 from fcd.landsat.products import scene_from
 from fcd.masks import thresholds
+from fcd.masks.generated import generate_masks
 from fcd.masks.scoring import Tiles, strips
 from fcd.patches.imagery import RasterPatches
 from fcd.synthetic import layout
@@ -96,8 +96,8 @@ def test_patches_that_are_masked_share_batches(walk, tmp_path, monkeypatch):
     score, tiles = solver.score, Tiles.of(solver.scorer(), batch_size=16)
     monkeypatch.setattr(solver, "score", lambda x: sizes.append(len(x)) or score(x))
     scenes = RasterPatches(walk / "p").scenes("train", "", masked=False)
-    record = metrics.fixed_threshold(0.02)
-    tifs = solver.generate_masks(scenes, tiles, record)
+    tifs, scorer = tmp_path / "tifs", solver.scorer()
+    generate_masks(scorer, scenes, tiles, 0.02, tifs)
     assert sizes == [16, 14] * 3  # 3 x 3 tiles of each of ten patches
     black = np.full((3, 32, 32), 90, np.uint8)
     black[:, :5] = 0
@@ -106,7 +106,7 @@ def test_patches_that_are_masked_share_batches(walk, tmp_path, monkeypatch):
     others.append(scene_from("black.tif", 3))
     mixed = [scenes[0], *others, *scenes[1:3]]
     monkeypatch.setattr("fcd.masks.generated.TOGETHER", 2)
-    solver.generate_masks(mixed, replace(tiles, overlap=8), record)
+    generate_masks(scorer, mixed, replace(tiles, overlap=8), 0.02, tifs)
     for scene in [*scenes, *others]:
         used = replace(tiles, overlap=8) if scene in mixed else tiles
         alone = np.concatenate([strip.score for strip in strips(solver.scorer(), scene, used)])
@@ -253,9 +253,9 @@ def test_nodata_by_flag_counts_for_more_than_that_of_the_weights_begun_with(walk
 def test_a_threshold_belongs_to_what_counts_as_nodata(walk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     solver, counted = load_solver(walk / "outputs/FCD/models/best.pt", "cpu"), []
-    count = solver.patch_histogram
+    count = thresholds.patch_histogram
     monkeypatch.setattr(
-        solver, "patch_histogram", lambda *args: counted.append(count(*args)) or counted[-1]
+        thresholds, "patch_histogram", lambda *args: counted.append(count(*args)) or counted[-1]
     )
     for nodata in (None, 7, 7, None):
         solver.choose_threshold("otsu", RasterPatches(walk / "p", nodata), 100, 8)
