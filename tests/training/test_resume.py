@@ -219,7 +219,7 @@ def test_a_stop_between_two_renames_leaves_something_to_go_on_from(image_dir, wh
 
 
 def test_curves_of_a_run_killed_before_its_first_checkpoint_are_not_shown_twice(image_dir, whole):
-    with gan("cut").loop(12, "step") as (_, log, _):
+    with gan("cut").loop(12) as (_, log, _):
         for step in range(1, 4):
             log.add_scalar("D/loss_gp", -1.0, step)
     train_gan_without_masks("cut", image_dir)
