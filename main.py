@@ -1,5 +1,6 @@
 """Fixed-Point GAN for cloud detection: train, generate masks, test, look at translations."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Annotated, Literal
@@ -10,7 +11,7 @@ from data_loader import PatchDataset, summaries, training_normalization, validat
 from fcd.cli import entry, modes
 from fcd.cli.parser import MAY_CHANGE, parse
 from fcd.cli.run_folder import carry_out, run_config
-from fcd.cli.settings import OWN, PREPARED, CommandSettings, GANTraining
+from fcd.cli.settings import PREPARED, CommandSettings, GANTraining
 from fcd.errors import UserError
 from fcd.files import write_json
 from fcd.landsat import qa
@@ -19,6 +20,7 @@ from fcd.landsat.scenes import find_scenes
 from fcd.masks import qa as qa_masks
 from fcd.masks.generated import generate_masks
 from fcd.patches import generated, records
+from fcd.patches.imagery import RasterPatches
 from fcd.patches.supervision import Supervision
 from fcd.report.evaluation import Evaluation, evaluate
 from fcd.training.run import Run
@@ -89,7 +91,7 @@ def mask_training_scenes(settings: Settings, run: Run) -> int:
     if run.processes.first:
         write_json(folder / generated.PROVENANCE, asdict(solver.supervision(record)))
     generate_masks(scorer, scenes, tiles, record["threshold"], folder)
-    if settings.data.dataset == OWN and run.processes.first:
+    if isinstance(source, RasterPatches) and run.processes.first:
         source.add_generated_masks(folder, scenes)
     print(f"masks of {len(scenes)} training scenes: {folder}")
     return 0
@@ -135,7 +137,7 @@ def score_qa_bands(settings: Settings, run: Run) -> int:
     return 0
 
 
-MODES = {
+MODES: dict[str, Callable[[Settings, Run], int]] = {
     "train": train,
     "generate_masks": mask_training_scenes,
     "visualize": visualize,

@@ -19,7 +19,6 @@ from data_loader import (
     PatchDataset,
     Source,
     as_source,
-    batches_per_epoch,
     cloudy_patches,
     get_loader,
     threshold_choice,
@@ -34,20 +33,21 @@ from fcd.landsat import labels
 from fcd.landsat.bands import default_rgb
 from fcd.landsat.reference import NAMES, TRUTH
 from fcd.masks import thresholds
-from fcd.masks.cam import cam_score
+from fcd.masks.cam import Method, cam_score
 from fcd.masks.prediction import Predictor, predictor_of
 from fcd.masks.scoring import Scorer, Tiles
 from fcd.patches.normalisation import Normalization, to_device
 from fcd.patches.supervision import Supervision
 from fcd.processes import Part
 from fcd.training import checkpoints, losses
-from fcd.training.checkpoints import Choice, another_kind, image_side, rgb_of
+from fcd.training.checkpoints import Choice, Select, another_kind, image_side, rgb_of
 from fcd.training.loop import Log, log_parts, seed_step, training_loop
 from fcd.training.losses import Parts, detached, difference_map
 from fcd.training.profiling import profiled
 from fcd.training.resumable import Resumable
 from fcd.training.run import Run, RunFolder
 from fcd.training.samples import translations
+from fcd.training.sampling import batches_per_epoch
 from model import GANSize, Task, build_resnet50, completed
 
 
@@ -72,7 +72,7 @@ class Solver(Resumable):
         self.rgb = default_rgb(normalization.num_channels)
         self._asked_rgb: tuple[int, ...] | None = None
         pin = run.device.type == "cuda"
-        self._reading = {"num_workers": run.num_workers, "pin_memory": pin}
+        self._reading: dict[str, Any] = {"num_workers": run.num_workers, "pin_memory": pin}
         torch.manual_seed(run.seed)
 
     # What a subclass defines:
@@ -86,7 +86,7 @@ class Solver(Resumable):
         """A solver of the networks that `state`, the checkpoint `path`, is of."""
         raise NotImplementedError
 
-    def validation(self, settings: Any) -> tuple[str, float | None]:
+    def validation(self, settings: Any) -> tuple[Select, float | None]:
         """What validation counts, `pixel` or `image`, and the threshold; None: the best one."""
         raise NotImplementedError
 
@@ -157,9 +157,9 @@ class Solver(Resumable):
         """
         scorer = self.scorer()
         tiles = tiles or Tiles.of(scorer)
-        known = threshold is None
-        value = thresholds.known(scorer, tiles.amp)["threshold"] if known else threshold
-        return predictor_of(scorer, tiles, value)
+        if threshold is None:
+            threshold = thresholds.known(scorer, tiles.amp)["threshold"]
+        return predictor_of(scorer, tiles, threshold)
 
     def choose_threshold(
         self,
@@ -246,7 +246,7 @@ class Solver(Resumable):
         log_parts(self.step, parts, lr, shown, log, bar)
 
     def validate(
-        self, dataset: PatchDataset, batch_size: int, select: str, threshold: float | None
+        self, dataset: PatchDataset, batch_size: int, select: Select, threshold: float | None
     ) -> tuple[np.ndarray, float]:
         """Confusion (2, 2) of the pixels or of the patches, and the threshold it belongs to.
 
@@ -298,9 +298,6 @@ class Solver(Resumable):
         """Show `bands`, from 0, as red, green and blue; None: those of the checkpoint."""
         self._asked_rgb = bands
         self.rgb = bands or self.rgb
-
-
-# --- Fixed-Point GAN ---------------------------------------------------------------------------
 
 
 class FCDSolver(Solver):
@@ -442,7 +439,7 @@ class FCDSolver(Solver):
         self.optimizers["g_optimizer"].param_groups[0]["lr"] = settings.g_lr * factor
         self.optimizers["d_optimizer"].param_groups[0]["lr"] = settings.d_lr * factor
 
-    def validation(self, settings: GANTraining) -> tuple[str, float | None]:
+    def validation(self, settings: GANTraining) -> tuple[Select, float | None]:
         """See `Solver.validation`."""
         return settings.select, None
 
@@ -468,18 +465,17 @@ class FCDSolver(Solver):
         return path
 
 
-# --- supervised networks -----------------------------------------------------------------------
-
-
 class SupervisedSolver(Solver):
     """A network trained on masks or image labels: FCD+, fully supervised, Pre, the CAM family."""
 
+    network: Any  # of segmentation-models-pytorch, or a `model.PooledClassifier`
     tile_multiple = 32
     needs = ("network", "task", "image_size", "normalization")
 
     def __init__(self, run: Run, task: Task, image_size: int, normalization: Normalization) -> None:
         super().__init__(run, image_size, normalization)
-        self.task, self.cam_method = task, "cam"
+        self.task = task
+        self.cam_method: Method = "cam"
         self.score_name = "probability" if task.network == "unet" else self.cam_method
         self.natural_threshold = 0.5 if task.network == "unet" else None
         if task.network != "unet":
@@ -564,7 +560,7 @@ class SupervisedSolver(Solver):
         seen = from_plain(Supervision, state["supervision"], path)
         self.seen = seen.with_checkpoint(f"weights: {choice.by}", choice.pixel_labels)
 
-    def use_cam(self, method: str) -> None:
+    def use_cam(self, method: Method) -> None:
         """Score by the class activation map `method`, if the network is scored by one."""
         if self.task.network != "unet":
             self.cam_method = self.score_name = method
@@ -678,10 +674,10 @@ class SupervisedSolver(Solver):
         own = (mask != labels.INVALID).sum() * (part.weight > 0)
         return self.run.processes.sum(own).clamp(min=1) * (part.weight or 1)
 
-    def validation(self, settings: SupervisedTraining) -> tuple[str, float | None]:
+    def validation(self, settings: SupervisedTraining) -> tuple[Select, float | None]:
         """See `Solver.validation`."""
         self.network.eval()
-        select = "image" if self.task.target == "label" else settings.select
+        select: Select = "image" if self.task.target == "label" else settings.select
         # Probabilities have their threshold; the mean score of a patch has to find one.
         natural = self.task.target == "label" or select == "pixel"
         return select, 0.5 if natural else None

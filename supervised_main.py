@@ -1,5 +1,6 @@
 """Networks trained on masks or image labels: FCD+, fully supervised, pre-training, CAM family."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -101,8 +102,8 @@ def train(settings: Settings, run: Run) -> int:
     train_set = PatchDataset(
         source, "train", mask_file, settings.keep_ratio, skip_bad=data.skip_bad
     )
-    select = "image" if labels_only else training.select
-    val_set, select = validation_set(train_set, select, data.skip_bad)
+    asked = "image" if labels_only else training.select
+    val_set, select = validation_set(train_set, asked, data.skip_bad)
     _check_batches(run.processes.per_process(training.batch_size), settings, train_set)
     if train_set.image_size % SupervisedSolver.tile_multiple:
         raise UserError(
@@ -160,7 +161,7 @@ def trained(settings: Settings, run: Run) -> SupervisedSolver:
     return solver
 
 
-MODES = {
+MODES: dict[str, Callable[[Settings, Run], int]] = {
     "train": train,
     **{name: partial(mode, load=trained) for name, mode in modes.AFTER_TRAINING.items()},
 }

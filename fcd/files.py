@@ -112,7 +112,7 @@ def from_plain(kind: type[T], values: Any, source: object) -> T:
     types = get_type_hints(kind)
     if not isinstance(values, dict) or not values.keys() <= types.keys():
         raise UserError(f"{source} is damaged or of another version: no {kind.__name__} in it")
-    for field in fields(kind):  # type: ignore[arg-type]
+    for field in fields(kind):
         name, wanted = field.name, types[field.name]
         value = values.get(name, field.default)
         fits = type(value) is wanted or (wanted is float and type(value) is int)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -18,6 +18,8 @@ from fcd.masks import thresholds
 from fcd.masks.export import export as write_onnx
 from fcd.masks.prediction import predict_scenes, predictor_of
 from fcd.masks.scoring import Scorer, Tiles, predictions
+from fcd.patches.imagery import RasterPatches
+from fcd.patches.prepared import PreparedPatches
 from fcd.patches.supervision import Supervision
 from fcd.processes import joined
 from fcd.report.evaluation import Evaluation, evaluate
@@ -29,9 +31,22 @@ S = TypeVar("S", bound=CommandSettings)
 class Trained(Protocol):
     """What is needed of a `solver.Solver`."""
 
-    scorer: Callable[[], Scorer]
-    supervision: Callable[[thresholds.Record], Supervision]
-    choose_threshold: Callable[..., thresholds.Record]
+    def scorer(self) -> Scorer:
+        """The score and all that has to be known of it."""
+
+    def supervision(self, threshold: thresholds.Record) -> Supervision:
+        """What labels it has cost."""
+
+    def choose_threshold(
+        self,
+        choice: str | float | None,
+        source: PreparedPatches | RasterPatches,
+        sample: int,
+        batch_size: int,
+        skip_bad: bool,
+        amp: bool,
+    ) -> thresholds.Record:
+        """The threshold of the score, from the patches of `source`."""
 
 
 def carry_out(settings: S, modes: Mapping[str, Callable[[S, Run], int]]) -> int:
@@ -171,4 +186,4 @@ def export(settings: S, run: Run, load: Callable[[S, Run], Trained]) -> int:
     return 0
 
 
-AFTER_TRAINING: dict[str, Any] = {"test": test, "predict": predict, "export": export}
+AFTER_TRAINING: dict[str, Callable[..., int]] = {"test": test, "predict": predict, "export": export}

@@ -56,7 +56,7 @@ def settings_of(kind: Any, given: Any = MISSING) -> Iterator[tuple[type, str, An
         default = field.default if given is MISSING else getattr(given, field.name)
         if is_dataclass(hint):
             if given is MISSING and field.default_factory is not MISSING:
-                default = field.default_factory()
+                default = field.default_factory()  # type: ignore[operator]
             yield from settings_of(hint, default)
         else:
             yield kind, field.name, hint, default
@@ -105,9 +105,9 @@ def number(kind: type, notes: Sequence[Any], text: str) -> Any:
         told = f"{text!r} is no {'whole ' * whole}number"
         raise argparse.ArgumentTypeError(told) from None
     for note in notes:
-        if isinstance(note, Interval) and not note.ge <= value <= note.le:  # type: ignore[operator]
+        if isinstance(note, Interval) and not note.ge <= value <= note.le:
             raise argparse.ArgumentTypeError(f"{text} is not in [{note.ge}, {note.le}]")
-        if isinstance(note, Ge) and not note.ge <= value < math.inf:  # type: ignore[operator]
+        if isinstance(note, Ge) and not note.ge <= value < math.inf:
             finite = "" if whole else "a finite number of "
             raise argparse.ArgumentTypeError(f"{text} is not {finite}at least {note.ge}")
     return value

@@ -22,9 +22,12 @@ from fcd.masks.runtime import Runtime
 from fcd.patches.imagery import NO_NODATA, RasterPatches
 from fcd.patches.prepared import PreparedPatches
 from fcd.training.augmentation import Kind
+from fcd.training.checkpoints import Select
 from fcd.training.losses import LossWeights
 
-PREPARED, OWN = "L8Biome", "Patches"  # of --dataset; a third is SPARCS
+DataSet = Literal["L8Biome", "Patches", "L8Sparcs"]
+PREPARED: DataSet = "L8Biome"
+OWN: DataSet = "Patches"
 IMAGE_DIR, SCENE_DIR = "data/L8Biome", "data/landsat8-biome"
 
 
@@ -114,7 +117,7 @@ class DataSettings:
     """Data."""
 
     dataset: Annotated[
-        Literal["L8Biome", "Patches", "L8Sparcs"],
+        DataSet,
         f"{PREPARED}: patches of prepare_landsat8_biome.py; {OWN}: any imagery, "
         f"{{train,val,test}}/{{clear,cloudy}}/*.tif below --image_dir; {SPARCS}: for --mode test "
         "alone, the scenes below --orig_image_dir",
@@ -199,7 +202,7 @@ class TrainingSettings:
     ] = "flip"
     balance: Annotated[bool, "draw clear and cloudy patches equally often in training"] = False
     select: Annotated[
-        Literal["pixel", "image"],
+        Select,
         "choose the best checkpoint by macro F1 on the validation masks, as the paper (uses pixel "
         "labels), or on the validation patches' image-level labels",
     ] = "pixel"

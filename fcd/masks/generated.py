@@ -92,10 +92,11 @@ def generate_masks(
         with ExitStack() as stack:
             tifs = [stack.enter_context(mask_tifs(folder, *pair, tags)) for pair in group]
             for strip in strips(scorer, together([scene for scene, _ in group]), tiles):
-                shape = (len(group), -1, strip.score.shape[-1])
-                scores, valid = strip.score.reshape(shape), strip.valid.reshape(shape)
+                width = strip.score.shape[-1]
+                scores = strip.score.reshape(len(group), -1, width)
+                valid = strip.valid.reshape(scores.shape)
                 masks = labels.patch_from_score(scores, valid, threshold)
-                window = ((strip.row, strip.row + scores.shape[1]), (0, scores.shape[2]))
+                window = ((strip.row, strip.row + len(scores[0])), (0, width))
                 differences = encoded(scores, valid, "float32")
                 for (mask_tif, difference_tif), mask, difference in zip(
                     tifs, masks, differences, strict=True

@@ -180,7 +180,7 @@ def predict_scene(
         def write(part: Prediction) -> None:
             window = ((part.row, part.row + len(part.mask)), (0, grid.width))
             mask_tif.write(labels.tif_from_patch(part.mask), 1, window=window)
-            if score_tif:
+            if score_tif and part.score is not None:
                 valid = part.mask != labels.INVALID
                 score_tif.write(encoded(part.score, valid, write_score), 1, window=window)
 

@@ -83,6 +83,7 @@ def write_onnx(path: Path, module: Scored, multiple: int, properties: dict[str, 
             output_names=[OUTPUT],
             verbose=False,
         )
+    assert program is not None, "what dynamo=True returns"
     model = program.model_proto
     onnx.helper.set_model_props(model, properties)
     with replacing(path) as temporary:

@@ -156,7 +156,8 @@ class ArrayScene:
     @property
     def grid(self) -> Grid:
         """Size alone, no place."""
-        return Grid(*self.dn.shape[-2:], None, Affine.identity())
+        height, width = self.dn.shape[-2:]
+        return Grid(height, width, None, Affine.identity())
 
     def bands(self, start: int, stop: int) -> np.ndarray:
         """The rows `start` to `stop`."""

@@ -13,6 +13,7 @@ prepared        the patches of prepare_landsat8_biome.py
 imagery         patches of any imagery: a GeoTIFF each
 labelled        labelled GeoTIFFs to such patches
 generated       generated masks of scenes onto their patches
+statistics      how often values occur in patches
 normalisation   DN to [-1, 1] and back
 supervision     what labels a network has cost
 """

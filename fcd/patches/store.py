@@ -130,7 +130,8 @@ class PatchReader:
     def _parsed(self, path: Path, content: np.ndarray) -> tuple[np.ndarray, bytes]:
         """Pixels and digits of the checksum, by tifffile; the layout is kept if it is simple."""
         with tifffile.TiffFile(path) as tif:
-            checksum = (tif.shaped_metadata or ({},))[0].get(CHECKSUM)
+            metadata = tif.shaped_metadata
+            checksum = metadata[0].get(CHECKSUM) if metadata else None
             claimed, offset = tif.series[0].nbytes, tif.series[0].dataoffset
             if claimed > 16 * len(content) + (1 << 20):  # no patch is compressed that far
                 raise DamagedPatch.of(path, f"it claims to hold {claimed:,} bytes")

@@ -1,1 +1,16 @@
-"""Patches -> weights: what a training loop needs besides networks and batches."""
+"""Patches -> weights: what a training takes besides networks and batches.
+
+In: batches of patches, networks, settings. Out: losses, checkpoints, curves. It stands on patches;
+report, cli and the top level may enter.
+
+losses         of the Fixed-Point GAN and of the supervised networks; the difference map
+augmentation   random changes of patches, by albumentations
+sampling       which patches each step sees
+readers        the processes that read patches
+run            a run: its folder and how it is carried out
+resumable      what a checkpoint holds, saved and taken over
+checkpoints    the files, checked
+loop           bar, log, stop signals, randomness of a step
+samples        pictures of translations
+profiling      where the time of a step goes
+"""

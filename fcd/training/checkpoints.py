@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ MAX_IMAGE_SIZE = 16_384  # of a checkpoint that is believed, pixels
 
 # The authors' checkpoints hold their validation score as a NumPy number, under the name that
 # NumPy's function had before version 2.
+_SCALAR = np.float64(0).__reduce__()[0]  # numpy._core.multiarray.scalar
 _NUMPY_SCALARS = [
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    np._core.multiarray.scalar,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    _SCALAR,
     np.dtype,
     np.dtypes.Float64DType,
 ]
@@ -39,6 +40,10 @@ _DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError
            pickle.UnpicklingError)  # fmt: skip
 
 
+Select = Literal["pixel", "image"]
+"""What chooses the best checkpoint: the validation masks, or the image-level labels."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """How a checkpoint was chosen, in words, and how many pixel labels that took."""
@@ -47,7 +52,7 @@ class Choice:
     pixel_labels: int
 
     @classmethod
-    def of(cls, select: str, reference: str, pixels: int) -> "Choice":
+    def of(cls, select: Select, reference: str, pixels: int) -> "Choice":
         """By the best macro F1 on the validation patches.
 
         select: on their labelled `pixels` ("pixel") or their image-level labels ("image").

@@ -140,7 +140,7 @@ def segmentation_loss(
     parts = {"train/loss_mask": total / pixels}
     if image_logit is not None:
         parts["train/loss_label"] = label_loss(image_logit, label)
-    return sum(parts.values()), parts
+    return torch.stack(list(parts.values())).sum(), parts
 
 
 def label_loss(image_logit: Tensor, label: Tensor) -> Tensor:

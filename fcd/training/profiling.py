@@ -44,7 +44,7 @@ def profiled(batches: Iterable[T], steps: int, folder: Path) -> Iterator[T]:
 
 def table(events: Iterable[FunctionEventAvg], steps: int) -> str:
     """The operations by the time of their own, on the device if there is one: ms a step, share."""
-    operations = [event for event in events if not event.key.startswith("ProfilerStep")]
+    operations = [event for event in events if not str(event.key).startswith("ProfilerStep")]
     on_device = any(event.self_device_time_total for event in operations)
     time = "self_device_time_total" if on_device else "self_cpu_time_total"
     if on_device:
@@ -60,6 +60,6 @@ def table(events: Iterable[FunctionEventAvg], steps: int) -> str:
         own = getattr(event, time)  # microseconds
         lines.append(
             f"{own / steps / 1000:9.2f} {own / total:6.1%} {event.count / steps:10.1f}  "
-            f"{event.key[:60]}"
+            f"{str(event.key)[:60]}"
         )
     return "\n".join(lines)
