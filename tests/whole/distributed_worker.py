@@ -165,7 +165,8 @@ def main(folder):
         for name, check in [
             ("apart", solver.synchronize),
             ("patches", lambda: solver.batches(
-                PatchDataset("p", "train", keep_ratio=1 - 0.5 * processes.rank), 2, 1, False)),
+                PatchDataset("p", "train", keep_ratio=1 - 0.5 * processes.rank),
+                SupervisedTraining(), 1)),
         ]:  # fmt: skip
             try:
                 check()
