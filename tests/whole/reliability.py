@@ -30,7 +30,7 @@ SUITES = {
         "tests/whole/test_conditions.py"
     ),
     "network: a server that misbehaves, archives that are hostile": (
-        "tests/download/test_downloader.py"
+        "tests/download tests/landsat/test_archives.py"
     ),
 }
 
@@ -46,11 +46,12 @@ class Outcomes:
             self.counts[report.outcome] += 1
 
 
-def suite(path: str) -> Counter:
+def suite(paths: str) -> Counter:
     outcomes = Outcomes()
     # The harnesses have imported what pytest would otherwise have rewritten.
     calm = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    pytest.main(["-q", "--no-header", *calm, str(ROOT / path)], plugins=[outcomes])
+    places = [str(ROOT / path) for path in paths.split()]
+    pytest.main(["-q", "--no-header", *calm, *places], plugins=[outcomes])
     return outcomes.counts
 
 
