@@ -32,7 +32,7 @@ from fcd.patches.normalisation import Normalization
 from fcd.report import plots
 from fcd.training.losses import difference_map
 from fcd.training.run import RunFolder
-from solver import FCDSolver, Run, SupervisedSolver, Task, Tiles
+from solver import FCDSolver, Run, SupervisedSolver, Task
 
 NAMES = {"unet": "U-Net", "gan": "generator"}
 Solver = FCDSolver | SupervisedSolver

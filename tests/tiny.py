@@ -2,10 +2,15 @@
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from fcd.patches.normalisation import Normalization
 from fcd.training.run import RunFolder
 from solver import FCDSolver, GANSize, Run, SupervisedSolver, Task
+
+# The files of a run's curves are read in the order of their names. Two of one process and second
+# differ in a counter that ends the name, where 10 would come before 9.
+event_file_writer._global_uid = event_file_writer.AtomicCounter(1_000_000)
 
 CPU = torch.device("cpu")
 SIZE = GANSize(g_conv_dim=4, g_repeat_num=1, d_conv_dim=4, d_repeat_num=3)
