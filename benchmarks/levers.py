@@ -1,56 +1,29 @@
-"""What each lever brings alone: the same work without it and with it.
-
-The training step and the scene pull those that pay all at once. A ratio below 1 did not pay.
-Compiling takes minutes before it is measured. What is not installed is left out.
-"""
+"""What each lever brings alone."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from benchmarks.scene import build
-from benchmarks.train_step import SIZES, Size
+from benchmarks.train_step import SIZES, Size, SizeName
 from fcd.cli import entry
 from fcd.cli.device import compiles, use_device
-from fcd.cli.parser import positive
 from fcd.errors import UserError
-from fcd.masks.export import DNScore, onnx_score
+from fcd.masks.export import DNScore
+from fcd.masks.runtime import onnx_score
 from fcd.patches.normalisation import VALID_MIN, Normalization
-from fcd.training.run import RunFolder
-from solver import FCDSolver, Run, Solver
+from fcd.training.run import Run, RunFolder
+from solver import FCDSolver
 
 Network = Callable[[Tensor], Tensor]
 Lever = tuple[str, Callable[[], Any], Callable[[], Any]]  # its name, without, with
-
-
-def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
-    """Run the command line; return what was measured."""
-    parser = measure.parser(__doc__, rounds=3)
-    parser.add_argument("--size", choices=list(SIZES), default="paper", help="of the networks")
-    parser.add_argument("--batch_size", type=positive, default=4, help="patches, or tiles")
-    parser.add_argument(
-        "--only", nargs="+", choices=list(LEVERS), default=list(LEVERS), help="which levers"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    flags = parser.parse_args(arguments)
-    measure.use_threads(flags.threads)
-    device = use_device(flags.device)
-    networks, made = Networks(SIZES[flags.size], flags.batch_size, device), []
-    for name in flags.only:
-        try:
-            for lever, without, with_it in LEVERS[name](networks):
-                made.append(
-                    measure.compare(f"{name}: {lever}", "runs/s", 1, without, with_it, flags.rounds)
-                )
-        except UserError as error:
-            print(f"{name} is left out: {error}")
-    measure.show(made, flags.json)
-    return made
 
 
 # --- works --------------------------------------------------------------------------------------
@@ -186,10 +159,10 @@ def onnx(made: Networks) -> Iterator[Lever]:
     """ONNX Runtime on the CPU, DN to score."""
     made = Networks(made.size, len(made.x), torch.device("cpu"))
     dn = made.gan.normalization.denormalize(made.x)
-    solvers: dict[str, Solver] = {"difference map": made.gan, "probability of U-Net": made.unet}
-    for name, solver in solvers.items():
-        module = DNScore(solver.network, solver.score, solver.normalization)
-        yield name, scores(module, dn), scores(onnx_score(module, solver.tile_multiple), dn)
+    scorers = {"difference map": made.gan.scorer(), "probability of U-Net": made.unet.scorer()}
+    for name, scorer in scorers.items():
+        module = DNScore(scorer.network, scorer.score, scorer.normalization)
+        yield name, scores(module, dn), scores(onnx_score(module, scorer.multiple), dn)
 
 
 def in_place(made: Networks) -> Iterator[Lever]:
@@ -209,7 +182,17 @@ _KINDS: dict[str, Callable[..., Network]] = {
     "D": Networks.discriminator,
     "U-Net": Networks.segmenter,
 }
-LEVERS: dict[str, Callable[[Networks], Iterator[Lever]]] = {
+Name = Literal[
+    "batched",
+    "fused",
+    "layers",
+    "channels_last",
+    "bfloat16",
+    "compiled",
+    "ONNX Runtime",
+    "in place",
+]
+LEVERS: dict[Name, Callable[[Networks], Iterator[Lever]]] = {
     "batched": batched,
     "fused": fused,
     "layers": layers,
@@ -219,6 +202,37 @@ LEVERS: dict[str, Callable[[Networks], Iterator[Lever]]] = {
     "ONNX Runtime": onnx,
     "in place": in_place,
 }
+
+
+@dataclass(frozen=True)
+class Settings(measure.Settings):
+    """What each lever brings alone: the same work without it and with it.
+
+    The training step and the scene pull those that pay all at once. A ratio below 1 did not pay.
+    Compiling takes minutes before it is measured. What is not installed is left out.
+    """
+
+    size: Annotated[SizeName, "of the networks"] = "paper"
+    batch_size: Annotated[int, Ge(1), "patches, or tiles"] = 4
+    only: Annotated[list[Name], "which levers"] = field(default_factory=lambda: list(LEVERS))
+    device: measure.Device = "auto"
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
+    """Run the command line; return what was measured."""
+    flags = measure.asked(Settings, arguments, "levers")
+    device = use_device(flags.device)
+    networks, made = Networks(SIZES[flags.size], flags.batch_size, device), []
+    for name in flags.only:
+        try:
+            for lever, without, with_it in LEVERS[name](networks):
+                made.append(
+                    measure.compare(f"{name}: {lever}", "runs/s", 1, without, with_it, flags.rounds)
+                )
+        except UserError as error:
+            print(f"{name} is left out: {error}")
+    return measure.show(made, flags.json)
+
 
 if __name__ == "__main__":
     entry.run(lambda: main() and 0)

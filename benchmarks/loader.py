@@ -1,40 +1,47 @@
-"""Patches from disk to a batch: read and normalised one by one, against uint16 as they lie there.
-
-The same with the changes of training (--augment), which are made one by one after reading.
-Also the same patches packed, to see whether that would be worth a format: in one array on disk,
-and in Zarr, a chunk a patch, if that library is installed (pip install zarr).
-"""
+"""Patches from disk to a batch."""
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from data_loader import AugmentedPatches, PatchDataset, Place, collate
 from fcd.cli import entry
-from fcd.cli.parser import positive
 from fcd.landsat import labels
 from fcd.patches import store
 from fcd.patches.normalisation import Normalization
 from fcd.training.augmentation import Augmentation
 
 
+@dataclass(frozen=True)
+class Settings(measure.Settings):
+    """Patches from disk to a batch.
+
+    Read and normalised one by one, against uint16 as they lie there. The same with the changes of
+    training (--augment), which are made one by one after reading. Also the same patches packed, to
+    see whether that would be worth a format: in one array on disk, and in Zarr, a chunk a patch, if
+    that library is installed (pip install zarr).
+    """
+
+    rounds: measure.Rounds = 5
+    patch_size: Annotated[int, Ge(1), "side in pixels"] = 128
+    patches: Annotated[int, Ge(1), "patches on disk"] = 512
+    batch_size: Annotated[int, Ge(1), "patches in a batch"] = 16
+
+
 def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     """Run the command line; return what was measured."""
-    parser = measure.parser(__doc__)
-    parser.add_argument("--patch_size", type=positive, default=128, help="side in pixels")
-    parser.add_argument("--patches", type=positive, default=512, help="patches on disk")
-    parser.add_argument("--batch_size", type=positive, default=16, help="patches in a batch")
-    flags = parser.parse_args(arguments)
-    measure.use_threads(flags.threads)
+    flags = measure.asked(Settings, arguments, "loader")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_patches(root, flags.patches, flags.patch_size)
@@ -84,8 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
             )
             for name, way in ours.items()
         ]
-    measure.show(made, flags.json)
-    return made
+    return measure.show(made, flags.json)
 
 
 def write_patches(root: Path, count: int, side: int) -> None:

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import torch
+from annotated_types import Ge
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from fcd.cli.parser import Parser, positive
+from fcd.cli.parser import Flag, parse
 from fcd.files import write_json
 
 MIB = 1 << 20
@@ -194,29 +195,39 @@ class _Flops(TorchDispatchMode):
 # --- command line -----------------------------------------------------------------------------
 
 
-def parser(description: str, rounds: int = 5) -> Parser:
-    """A parser with the flags all benchmarks have."""
-    made = Parser(description=description)
-    made.add_argument("--rounds", type=positive, default=rounds, help="runs of each way")
-    made.add_argument("--threads", type=positive, default=None, help="threads; None: all cores")
-    made.add_argument("--json", type=Path, default=None, metavar="FILE", help="also write the rows")
-    return made
+Rounds = Annotated[int, Ge(1), "runs of each way"]
+Device = Annotated[str, "auto, cpu, cuda"]
 
 
-def use_threads(threads: int | None) -> None:
-    """Compute with so many threads."""
-    if threads:
-        torch.set_num_threads(threads)
+@dataclass(frozen=True)
+class Settings:
+    """What all benchmarks are told."""
+
+    rounds: Rounds = 3
+    threads: Annotated[int | None, Ge(1), "threads; None: all cores"] = None
+    json: Annotated[Path | None, Flag(metavar="FILE"), "also write the rows"] = None
 
 
-def show(comparisons: Sequence[Comparison], path: Path | None) -> None:
-    """Print the table; write the rows to `path` if there is one."""
+T = TypeVar("T", bound=Settings)
+
+
+def asked(kind: type[T], arguments: Sequence[str] | None, name: str) -> T:
+    """The settings of the benchmark `name`; from here on so many threads compute."""
+    settings = parse(kind, arguments, f"-m benchmarks.{name}")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    return settings
+
+
+def show(comparisons: list[Comparison], path: Path | None) -> list[Comparison]:
+    """Print the table, write the rows to `path` if there is one, and hand them on."""
     capability = torch.backends.cpu.get_cpu_capability()
     amx = ", AMX" * torch.cpu._is_amx_tile_supported()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {capability}{amx}")
     print("\n".join([HEAD, *(comparison.line() for comparison in comparisons)]))
     if path:
         write_json(path, [comparison.row() for comparison in comparisons])
+    return comparisons
 
 
 def _short(value: float | None) -> str:

@@ -51,7 +51,9 @@ class GANStep:
         (gradient,) = torch.autograd.grad(D(x_hat)[0].sum(), x_hat, create_graph=True)
         parts["D/loss_gp"] = ((gradient.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
         loss = parts["D/loss_real"] + parts["D/loss_fake"]
-        loss = loss + weights.cls * parts["D/loss_cls"] + weights.gp * parts["D/loss_gp"]
+        loss = (
+            loss + weights.lambda_cls * parts["D/loss_cls"] + weights.lambda_gp * parts["D/loss_gp"]
+        )
         self._descend(loss, self.d_optimizer)
         if self.number % self.n_critic:
             return parts
@@ -63,10 +65,12 @@ class GANStep:
             parts[f"G/loss_fake{half}"] = -source.mean()
             parts[f"G/loss_cls{half}"] = bce(domain, target)
             parts[f"G/loss_rec{half}"] = (x - G(fake, c_org)).abs().mean()
-            loss = loss + parts[f"G/loss_fake{half}"] + weights.cls * parts[f"G/loss_cls{half}"]
-            loss = loss + weights.rec * parts[f"G/loss_rec{half}"]
+            loss = (
+                loss + parts[f"G/loss_fake{half}"] + weights.lambda_cls * parts[f"G/loss_cls{half}"]
+            )
+            loss = loss + weights.lambda_rec * parts[f"G/loss_rec{half}"]
         parts["G/loss_id"] = (x - fake).abs().mean()
-        self._descend(loss + weights.id * parts["G/loss_id"], self.g_optimizer)
+        self._descend(loss + weights.lambda_id * parts["G/loss_id"], self.g_optimizer)
         return parts
 
     def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:

@@ -1,38 +1,46 @@
-"""Scenes to patches: whole in memory one after the other, against strips in several processes."""
+"""Scenes to patches."""
 
 import itertools
 import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from benchmarks.scenes import unpack, write_scene
 from fcd.cli import entry
-from fcd.cli.parser import positive
 from fcd.landsat.scenes import Scene, find_scenes
 from fcd.patches.cutting import cut_scene
 from fcd.patches.records import Cutting
 
 
+@dataclass(frozen=True)
+class Settings(measure.Settings):
+    """Scenes to patches.
+
+    Whole in memory one after the other, against strips in several processes.
+    """
+
+    sides: Annotated[list[int], Ge(1), "pixels"] = field(default_factory=lambda: [2000, 4000])
+    compress: Annotated[
+        list[Literal["none", "deflate"]],
+        "of the bands: none, as in Landsat-8 Biome; deflate, as in Collection 2",
+    ] = field(default_factory=lambda: ["none", "deflate"])
+    patch_size: Annotated[int, Ge(1), "side in pixels"] = 128
+    num_workers: Annotated[int, Ge(1), "processes, and scenes"] = 2
+
+
 def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     """Run the command line; return what was measured."""
-    parser = measure.parser(__doc__, rounds=3)
-    parser.add_argument("--sides", type=positive, nargs="+", default=[2000, 4000], help="pixels")
-    parser.add_argument(
-        "--compress",
-        choices=["none", "deflate"],
-        nargs="+",
-        default=["none", "deflate"],
-        help="of the bands: none, as in Landsat-8 Biome; deflate, as in Collection 2",
-    )
-    parser.add_argument("--patch_size", type=positive, default=128, help="side in pixels")
-    parser.add_argument("--num_workers", type=positive, default=2, help="processes, and scenes")
-    flags = parser.parse_args(arguments)
+    flags = measure.asked(Settings, arguments, "prepare")
     cutting, made = Cutting(flags.patch_size, flags.patch_size), []
     # A run starts its processes once for all scenes: that is not measured.
     with (
@@ -72,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
                     )
                 )
             shutil.rmtree(root)
-    measure.show(made, flags.json)
-    return made
+    return measure.show(made, flags.json)
 
 
 if __name__ == "__main__":

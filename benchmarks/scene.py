@@ -1,72 +1,70 @@
-"""Masks of whole scenes, file to file: all in memory and float32, against strips and tiles.
-
-The networks have random weights, whose time is that of trained ones. Memory is that of the whole
-process. `--plot` draws both against the size of the scene.
-"""
+"""Masks of whole scenes, file to file."""
 
 import copy
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import rasterio
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from benchmarks.scenes import write_scene
-from benchmarks.train_step import SIZES, Size
+from benchmarks.train_step import SIZES, Size, SizeName
 from fcd.cli import entry
 from fcd.cli.device import compiles, use_device
-from fcd.cli.parser import boolean, natural, non_negative, positive
+from fcd.cli.parser import Flag
 from fcd.files import write_text
 from fcd.landsat.labels import LABEL_CLOUDY, TIF_CLOUD
 from fcd.landsat.scenes import Scene, find_scenes
-from fcd.masks.export import PYTORCH, RUNTIMES
 from fcd.masks.prediction import predict_scene
+from fcd.masks.runtime import PYTORCH, Runtime
 from fcd.masks.scoring import ArrayScene, Tiles, strips
 from fcd.patches.normalisation import Normalization
 from fcd.report import plots
 from fcd.training.losses import difference_map
-from fcd.training.run import RunFolder
-from solver import FCDSolver, Run, SupervisedSolver, Task
+from fcd.training.run import Run, RunFolder
+from model import Task
+from solver import FCDSolver, SupervisedSolver
 
-NAMES = {"unet": "U-Net", "gan": "generator"}
+Network = Literal["unet", "gan"]
+NAMES: dict[Network, str] = {"unet": "U-Net", "gan": "generator"}
 Solver = FCDSolver | SupervisedSolver
+
+
+@dataclass(frozen=True)
+class Settings(measure.Settings):
+    """Masks of whole scenes, file to file: all in memory and float32, against strips and tiles.
+
+    The networks have random weights, whose time is that of trained ones. Memory is that of the
+    whole process. `--plot` draws both against the size of the scene.
+    """
+
+    network: Annotated[Network, "what scores"] = "unet"
+    size: Annotated[SizeName, "of the network"] = "paper"
+    mpixel: Annotated[list[float], Ge(0), "sizes of square scenes"] = field(
+        default_factory=lambda: [1, 4]
+    )
+    plain_up_to: Annotated[float, Ge(0), "Mpixel; larger ones ours alone"] = 4
+    tile_size: Annotated[int | None, Ge(1), "None: the default"] = None
+    overlap: Annotated[int | None, Ge(0), "None: the default"] = None
+    batch_size: Annotated[int, Ge(1), "tiles at a time"] = 16
+    amp: Annotated[bool, "ours in bfloat16"] = False
+    runtime: Annotated[Runtime, "what computes the scores of ours"] = PYTORCH
+    compile: Annotated[bool, "ours with --compile True"] = False
+    device: measure.Device = "auto"
+    plot: Annotated[Path | None, Flag(metavar="STEM"), "write STEM-{memory,time}.svg"] = None
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     """Run the command line; return what was measured."""
-    parser = measure.parser(__doc__, rounds=3)
-    parser.add_argument("--network", choices=list(NAMES), default="unet", help="what scores")
-    parser.add_argument("--size", choices=list(SIZES), default="paper", help="of the network")
-    parser.add_argument(
-        "--mpixel", type=non_negative, nargs="+", default=[1, 4], help="sizes of square scenes"
-    )
-    parser.add_argument(
-        "--plain_up_to", type=non_negative, default=4, help="Mpixel; larger ones ours alone"
-    )
-    parser.add_argument("--tile_size", type=positive, default=None, help="None: the default")
-    parser.add_argument("--overlap", type=natural, default=None, help="None: the default")
-    parser.add_argument("--batch_size", type=positive, default=16, help="tiles at a time")
-    parser.add_argument(
-        "--amp", type=boolean, default=False, metavar="BOOL", help="ours in bfloat16"
-    )
-    parser.add_argument(
-        "--runtime", choices=RUNTIMES, default=PYTORCH, help="what computes the scores of ours"
-    )
-    parser.add_argument(
-        "--compile", type=boolean, default=False, metavar="BOOL", help="ours with --compile True"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    parser.add_argument(
-        "--plot", type=Path, default=None, metavar="STEM", help="write STEM-{memory,time}.svg"
-    )
-    flags = parser.parse_args(arguments)
-    measure.use_threads(flags.threads)
+    flags = measure.asked(Settings, arguments, "scene")
     device = use_device(flags.device)
     run = Run(RunFolder("benchmark"), device, compile=compiles(flags.compile, device))
     solver = build(flags.network, SIZES[flags.size], run)
@@ -78,40 +76,43 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
         flags.amp,
         runtime=flags.runtime,
     )
-    dtype = torch.bfloat16 if flags.amp else torch.float32
     side = tiles.size
     work = measure.flops(lambda: solver.score(torch.zeros(1, 10, side, side, device=device)))
+    dtype = torch.bfloat16 if flags.amp else torch.float32
     limit = measure.matrix_product(dtype, device) * side**2 / work / 1e6
-    made, kind = [], ("bf16" if flags.amp else "float32") + ", compiled" * flags.compile
-    kind += f", {flags.runtime}" * (flags.runtime != PYTORCH)
-    with tempfile.TemporaryDirectory() as folder:
-        for mpixel in flags.mpixel:
-            root = Path(folder, "scene")
-            length = round((mpixel * 1e6) ** 0.5)
-            write_scene(root, length, length)
-            (scene,) = find_scenes(root)
-            threshold = median_score(solver, scene, tiles)
-            ways = ways_of(solver, scene, threshold, tiles, Path(folder))
-            with_plain = mpixel <= flags.plain_up_to
-            made.append(
-                measure.compare(
-                    f"{NAMES[flags.network]}, {mpixel:g} Mpixel, {kind}",
-                    "Mpixel/s",
-                    length**2 / 1e6,
-                    ways[0] if with_plain else None,
-                    ways[1],
-                    flags.rounds,
-                    limit,
-                )
-            )
-            if with_plain:
-                differ, cloud = differing(Path(folder), scene)
-                print(f"{made[-1].name}: {differ:.4%} of pixels differ; {cloud:.0%} are cloud")
-            shutil.rmtree(root)
+    made = [measured(solver, tiles, mpixel, flags, limit) for mpixel in flags.mpixel]
     measure.show(made, flags.json)
     if flags.plot:
         write_plots(made, flags.mpixel, flags.plot)
     return made
+
+
+def measured(
+    solver: Solver, tiles: Tiles, mpixel: float, flags: Settings, limit: float
+) -> Comparison:
+    """Both ways of masking a square scene of `mpixel`; limit: Mpixel/s the hardware could do."""
+    kind = ("bf16" if flags.amp else "float32") + ", compiled" * flags.compile
+    kind += f", {flags.runtime}" * (flags.runtime != PYTORCH)
+    name = f"{NAMES[flags.network]}, {mpixel:g} Mpixel, {kind}"
+    length, with_plain = round((mpixel * 1e6) ** 0.5), mpixel <= flags.plain_up_to
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_scene(root / "scene", length, length)
+        (scene,) = find_scenes(root / "scene")
+        plainly, ours = ways_of(solver, scene, median_score(solver, scene, tiles), tiles, root)
+        done = measure.compare(
+            name,
+            "Mpixel/s",
+            length**2 / 1e6,
+            plainly if with_plain else None,
+            ours,
+            flags.rounds,
+            limit,
+        )
+        if with_plain:
+            differ, cloud = differing(root, scene)
+            print(f"{name}: {differ:.4%} of pixels differ; {cloud:.0%} are cloud")
+    return done
 
 
 def build(network: str, size: Size, run: Run) -> Solver:
@@ -133,9 +134,8 @@ def median_score(solver: Solver, scene: Scene, tiles: Tiles, rows: int = 512) ->
     """A threshold that cuts the scores of the first rows of `scene` in half."""
     with scene.open() as reader:
         first = ArrayScene(reader.bands(0, min(rows, reader.grid.height)))
-    return float(
-        np.median(np.concatenate([strip.score for strip in strips(solver.scorer(), first, tiles)]))
-    )
+    scored = strips(solver.scorer(), first, tiles)
+    return float(np.median(np.concatenate([strip.score for strip in scored])))
 
 
 def ways_of(

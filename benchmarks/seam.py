@@ -7,20 +7,37 @@ meet. SCENE is what `--scenes` of the mains takes; without `--checkpoint` the ge
 and has random weights, which is where instance norm alone shows.
 """
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge
 
+from fcd.cli import entry
+from fcd.cli.parser import Flag, parse
 from fcd.landsat.bands import BANDS
 from fcd.landsat.products import scene_from
 from fcd.landsat.scenes import Scene
 from fcd.masks.scoring import Tiles, strips
 from fcd.patches.normalisation import Normalization
 from fcd.pictures import write_png
-from fcd.training.run import RunFolder
-from solver import FCDSolver, GANSize, Run, Solver, load_solver
+from fcd.training.run import Run, RunFolder
+from model import GANSize
+from solver import FCDSolver, Solver, load_solver
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The seam between tiles: scores of one scene without and with overlap, measured and drawn."""
+
+    scene: Annotated[str, Flag(positional=True), "as --scenes of the mains"]
+    checkpoint: Annotated[Path | None, "of FCD; None: random weights"] = None
+    tile_size: Annotated[int, Ge(1), "side in pixels"] = 64
+    overlaps: Annotated[list[int], Ge(0), "pixels"] = field(default_factory=lambda: [0, 8, 32])
+    picture: Annotated[Path | None, "PNG to write"] = None
 
 
 def random_generator(tile: int) -> FCDSolver:
@@ -59,15 +76,9 @@ def drawn(before: np.ndarray, after: np.ndarray, side: int = 320) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the seam at each overlap; draw the scores of the first and the last side by side."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("scene")
-    parser.add_argument("--checkpoint", default=None, help="of FCD; None: random weights")
-    parser.add_argument("--tile_size", type=int, default=64)
-    parser.add_argument("--overlaps", type=int, nargs="+", default=[0, 8, 32])
-    parser.add_argument("--picture", type=Path, default=None, help="PNG to write")
-    flags = parser.parse_args()
+    flags = parse(Settings, arguments, "-m benchmarks.seam")
     tile = flags.tile_size
     solver = load_solver(flags.checkpoint, "cpu") if flags.checkpoint else random_generator(tile)
     scene = scene_from(flags.scene, solver.normalization.num_channels)
@@ -79,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

@@ -1,25 +1,24 @@
-"""A training step of the Fixed-Point GAN and of FCD+: batched, fused, in place of term by term.
-
-The defaults are the networks of the paper with a batch for a CPU; `--size demo` takes those of
-scripts/demo.sh.
-"""
+"""A training step of the Fixed-Point GAN and of FCD+."""
 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from fcd.cli import entry
 from fcd.cli.device import compiles, use_device
-from fcd.cli.parser import boolean, positive
+from fcd.cli.settings import GANTraining, SupervisedTraining
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Part
-from fcd.training.run import RunFolder
-from solver import FCDSolver, GANSize, GANTraining, Run, SupervisedSolver, SupervisedTraining, Task
+from fcd.training.run import Run, RunFolder
+from model import GANSize, Task
+from solver import FCDSolver, SupervisedSolver
 
 LR = 1e-4
 
@@ -34,31 +33,32 @@ class Size:
     encoder: str
 
 
-SIZES = {
+SizeName = Literal["paper", "demo", "tiny"]
+SIZES: dict[SizeName, Size] = {
     "paper": Size(128, GANSize(), 5, "resnet34"),
     "demo": Size(32, GANSize(16, 3, 32, 4), 2, "resnet18"),
     "tiny": Size(32, GANSize(4, 1, 4, 3), 2, "resnet18"),
 }
 
 
+@dataclass(frozen=True)
+class Settings(measure.Settings):
+    """A training step of the Fixed-Point GAN and of FCD+: batched, fused, in place of term by term.
+
+    The defaults are the networks of the paper with a batch for a CPU; `--size demo` takes those of
+    scripts/demo.sh.
+    """
+
+    size: Annotated[SizeName, "of the networks"] = "paper"
+    batch_size: Annotated[int, Ge(1), "patches in a step"] = 4
+    amp: Annotated[bool, "also ours in bfloat16, beside plain in float32"] = False
+    compile: Annotated[bool, "ours with --compile True"] = False
+    device: measure.Device = "auto"
+
+
 def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     """Run the command line; return what was measured."""
-    parser = measure.parser(__doc__, rounds=3)
-    parser.add_argument("--size", choices=list(SIZES), default="paper", help="of the networks")
-    parser.add_argument("--batch_size", type=positive, default=4, help="patches in a step")
-    parser.add_argument(
-        "--amp",
-        type=boolean,
-        default=False,
-        metavar="BOOL",
-        help="also ours in bfloat16, beside plain in float32",
-    )
-    parser.add_argument(
-        "--compile", type=boolean, default=False, metavar="BOOL", help="ours with --compile True"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    flags = parser.parse_args(arguments)
-    measure.use_threads(flags.threads)
+    flags = measure.asked(Settings, arguments, "train_step")
     device, size = use_device(flags.device), SIZES[flags.size]
     run = Run(RunFolder("benchmark"), device, compile=compiles(flags.compile, device))
     made = []
@@ -81,8 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
                     limit * steps / work,
                 )
             )
-    measure.show(made, flags.json)
-    return made
+    return measure.show(made, flags.json)
 
 
 Cycle = Callable[[], list[dict[str, Tensor]]]
@@ -114,7 +113,7 @@ def unet_ways(size: Size, batch_size: int, run: Run, amp: bool) -> tuple[Cycle, 
     network = copy.deepcopy(solver.network).train()
     plain_step = plain.UNetStep(network, LR)
     settings = SupervisedTraining(lr=LR, amp=amp)
-    solver.start_optimizer(settings)
+    solver.start_optimizers(settings)
     x, mask, label = _patches(size, batch_size, run.device)
 
     def seeded(step: Callable[[], dict[str, Tensor]]) -> Cycle:

@@ -54,9 +54,9 @@ def settings_of(kind: Any, given: Any = MISSING) -> Iterator[tuple[type, str, An
     for field in fields(kind):
         hint = hints[field.name]
         default = field.default if given is MISSING else getattr(given, field.name)
+        if given is MISSING and field.default_factory is not MISSING:
+            default = field.default_factory()  # type: ignore[operator]
         if is_dataclass(hint):
-            if given is MISSING and field.default_factory is not MISSING:
-                default = field.default_factory()  # type: ignore[operator]
             yield from settings_of(hint, default)
         else:
             yield kind, field.name, hint, default
@@ -70,10 +70,10 @@ def _add(parser: Any, name: str, hint: Any, default: Any) -> None:
     flag = next((note for note in notes if isinstance(note, Flag)), Flag())
     sentence = next((n for n in notes if isinstance(n, str) and n != MAY_CHANGE), "")
     options: dict[str, Any] = {"help": sentence.replace("%", "%%"), "metavar": flag.metavar}
+    if get_origin(kind) is list:  # each of whose values is one of its kind
+        options["nargs"], kind = "+", get_args(kind)[0]
     if get_origin(kind) is Literal:
         options |= {"choices": get_args(kind)}
-    elif get_origin(kind) is list:
-        options |= {"nargs": "+", "type": get_args(kind)[0]}
     elif kind is bool:
         options |= {"nargs": "?", "const": True, "metavar": "BOOL", "type": boolean}
     elif kind in (int, float):

@@ -10,7 +10,7 @@ import rasterio
 import tifffile
 import torch
 
-from benchmarks import levers, loader, measure, plain, prepare, scene, train_step
+from benchmarks import levers, loader, measure, plain, prepare, scene, seam, train_step
 from benchmarks.scenes import unpack, write_scene
 from data_loader import PatchDataset, collate
 from fcd.landsat.scenes import find_scenes
@@ -18,8 +18,8 @@ from fcd.masks.scoring import Tiles
 from fcd.patches import cutting
 from fcd.patches.normalisation import Normalization
 from fcd.patches.records import Cutting
-from fcd.training.run import RunFolder
-from solver import Run
+from fcd.report import plots
+from fcd.training.run import Run, RunFolder
 
 CPU = torch.device("cpu")
 TINY = train_step.SIZES["tiny"]
@@ -32,7 +32,7 @@ COMPILED = replace(RUN, compile=True)
     [
         (train_step.main, ["--size", "tiny", "--device", "cpu", "--amp", "True"], 4),
         (loader.main, ["--patch_size", "16", "--patches", "6", "--batch_size", "4"],
-         3 + bool(find_spec("zarr"))),
+         5 + bool(find_spec("zarr"))),
         (prepare.main, ["--sides", "96", "--patch_size", "32", "--num_workers", "2"], 4),
         (
             scene.main,
@@ -164,10 +164,43 @@ def test_masks_are_the_same(tmp_path, network):
     assert 0.3 < cloud < 0.7
 
 
-def test_plots_show_the_sizes(tmp_path):
+def test_plots_show_the_sizes(tmp_path, monkeypatch):
     ways = [measure.Comparison("a", "x/s", 1, None, measure.Way(60.0 * n, 512.0)) for n in (1, 4)]
+    curve, drawn = plots.curve, {}
+
+    def seen(points, marks, **texts):
+        drawn[texts["y_label"]] = points.tolist()
+        assert [(mark.name, [mark.x, mark.y]) for mark in marks] == [("a", points[-1].tolist())]
+        return curve(points, marks, **texts)
+
+    monkeypatch.setattr(plots, "curve", seen)
     scene.write_plots(ways, [1, 4], tmp_path / "p")
-    assert "minutes" in (tmp_path / "p-time.svg").read_text()
-    points = (tmp_path / "p-memory.svg").read_text().split('points="')[1].split('"')[0].split()
-    (_, first), (_, last) = (point.split(",") for point in points)
-    assert first == last
+    assert drawn == {"peak memory, GiB": [[1, 0.5], [4, 0.5]], "minutes": [[1, 1], [4, 4]]}
+    for what, unit in (("memory", "peak memory, GiB"), ("time", "minutes")):
+        svg = (tmp_path / f"p-{what}.svg").read_text()
+        assert svg.count(f">{unit}<") == 1  # the label, beside what is read aloud
+        assert f'aria-label="{unit} by the size of the scene"' in svg
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "told"),
+    [
+        (scene.main, ["--mpixel", "1", "-1"],
+         "argument --mpixel: -1 is not a finite number of at least 0"),
+        (prepare.main, ["--sides", "64", "0"], "argument --sides: 0 is not at least 1"),
+        (prepare.main, ["--compress", "none", "zip"],
+         "argument --compress: invalid choice: 'zip' (choose from"),
+        (levers.main, ["--only"], "argument --only: expected at least one argument"),
+        (loader.main, ["--rounds", "0"], "argument --rounds: 0 is not at least 1"),
+        (seam.main, [], "the following arguments are required: scene"),
+    ],
+)  # fmt: skip
+def test_a_bad_flag_is_one_line(main, arguments, told, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith(f"error: {told}")
+    assert error.count("\n") == 1
+    name = main.__module__
+    assert error.endswith(f"(all flags: python -m {name} --help)\n")
