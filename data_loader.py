@@ -350,11 +350,9 @@ def get_loader(
     order: dict[str, Any] = {"batch_size": batch_size}
     if batches is not None:
         order = {"batch_sampler": batches}
-        if augmentation is not None:
-            samples, order = (
-                AugmentedPatches(dataset, augmentation),
-                {"batch_sampler": _Places(batches)},
-            )
+    if batches is not None and augmentation is not None:
+        samples = AugmentedPatches(dataset, augmentation)
+        order = {"batch_sampler": _Places(batches)}
     return Loader(
         samples,
         num_workers=num_workers,

@@ -14,8 +14,6 @@ from torch.utils.data import DataLoader
 
 from data_loader import (
     PatchDataset,
-    StepBatches,
-    batches_per_epoch,
     get_loader,
     training_normalization,
     validation_set,
@@ -23,11 +21,12 @@ from data_loader import (
 from fcd.errors import UserError
 from fcd.files import write_json
 from fcd.landsat.reference import QA
-from fcd.patches import prepared
+from fcd.patches import records
 from fcd.patches.records import Cutting
 from fcd.patches.statistics import dn_counts
 from fcd.processes import ALONE, Processes
 from fcd.training.augmentation import Augmentation
+from fcd.training.sampling import StepBatches, batches_per_epoch
 
 
 @pytest.fixture
@@ -112,10 +111,8 @@ def test_the_records_of_the_scenes_are_read_once(image_dir, monkeypatch):
         record = {"biome": "Water", "scene": name, "split": "train", "cloud_share": 0.5}
         record |= {"cutting": asdict(Cutting(reference=QA)), "clear": [], "cloudy": []}
         write_json(image_dir / "scenes" / name, record)
-    read, original = [], prepared.read_json
-    monkeypatch.setattr(
-        prepared, "read_json", lambda path: read.append(path.name) or original(path)
-    )
+    read, original = [], records.read_json
+    monkeypatch.setattr(records, "read_json", lambda path: read.append(path.name) or original(path))
     val_set, _ = validation_set(PatchDataset(image_dir, "train", "mask.tif"), "pixel")
     assert (val_set.reference, val_set.labels_from) == (QA, "QA bands")
     assert read == names

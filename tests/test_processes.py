@@ -19,12 +19,12 @@ import torch
 import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data_loader import StepBatches
 from fcd import processes
 from fcd.cli.device import use_device
 from fcd.errors import UserError
 from fcd.processes import Part, Processes
 from fcd.training import checkpoints
+from fcd.training.sampling import StepBatches
 from tests import tiny
 from tests.conftest import ROOT
 from tests.whole import distributed_worker as worker
