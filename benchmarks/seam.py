@@ -71,7 +71,8 @@ def seam(score: np.ndarray, tile: int, overlap: int) -> float:
 def drawn(before: np.ndarray, after: np.ndarray, side: int = 320) -> np.ndarray:
     """Corners of two score maps side by side as RGB uint8: one scale, 16 greys (a small file)."""
     low, high = np.percentile(before, (1, 99))
-    corners = np.hstack([before[:side, :side], np.full((side, 8), high), after[:side, :side]])
+    shown = [scores[:side, :side] for scores in (before, after)]
+    corners = np.hstack([shown[0], np.full((len(shown[0]), 8), high), shown[1]])
     grey = np.rint(15 * np.clip((corners - low) / (high - low), 0, 1)).astype(np.uint8) * 17
     return np.repeat(grey[..., None], 3, axis=2)
 

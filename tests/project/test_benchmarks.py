@@ -9,6 +9,7 @@ import pytest
 import rasterio
 import tifffile
 import torch
+from PIL import Image
 
 from benchmarks import levers, loader, measure, plain, prepare, scene, seam, train_step
 from benchmarks.scenes import unpack, write_scene
@@ -204,3 +205,13 @@ def test_a_bad_flag_is_one_line(main, arguments, told, capsys):
     assert error.count("\n") == 1
     name = main.__module__
     assert error.endswith(f"(all flags: python -m {name} --help)\n")
+
+
+def test_the_seam_of_a_scene_smaller_than_the_picture(tmp_path, capsys):
+    folder, picture = write_scene(tmp_path, 100, 90), tmp_path / "seam.png"
+    seam.main([str(folder), "--tile_size", "32", "--overlaps", "0", "8", "--picture", str(picture)])
+    told = [line.split(": ") for line in capsys.readouterr().out.splitlines()]
+    assert [name for name, _ in told] == ["overlap 0", "overlap 8"]
+    assert all(float(value) > 0 for _, value in told)
+    with Image.open(picture) as image:
+        assert image.size == (90 + 8 + 90, 100)
