@@ -12,8 +12,9 @@ import pytest
 
 from fcd.errors import UserError
 from fcd.report import comparison
-from fcd.report.comparison import Method, Run, estimates, group, latex, markdown, read_run, summary
+from fcd.report.comparison import estimates, latex, markdown, summary
 from fcd.report.results import supervision_note
+from fcd.report.runs import Method, Run, group, read_published, read_run
 from tests.conftest import ROOT
 from tests.report.runs import LABEL_FREE, WEAK, write_run
 
@@ -213,4 +214,4 @@ class TestPublished:
         path = tmp_path / "published.csv"
         path.write_text(self.HEADER + "Fmask,84.75,84.74,,all 96 scenes,\n")
         with pytest.raises(UserError, match="line 2: no source"):
-            comparison.read_published(path)
+            read_published(path)
