@@ -1,5 +1,7 @@
 """Confusion counts, scores from them, and thresholds from histograms of the cloud score."""
 
+from typing import Any
+
 import numpy as np
 
 # Codes of a mask as it is counted; how other codings turn into it: `fcd.landsat.labels`.
@@ -19,36 +21,36 @@ def confusion(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return np.bincount(cells, minlength=4).reshape(2, 2)
 
 
-def _ratio(part: float, whole: float) -> float | None:
-    return float(part / whole) if whole else None
-
-
-def scores(counts: np.ndarray) -> dict:
+def scores(counts: np.ndarray) -> dict[str, Any]:
     """Accuracy, and precision, recall, F1 and IoU per class and macro-averaged, in [0, 1].
 
-    A figure whose denominator is zero is None, not a perfect score. A class that neither occurs
-    nor is predicted is left out of the macro average; of one that only occurs or only is predicted
-    every figure counts there as 0, that without a denominator too (scikit-learn's
-    ``zero_division=0``).
+    counts: (2, 2) of `confusion`, which weigh the four cells for scikit-learn. A figure whose
+    denominator is zero is None, not a perfect score. A class that neither occurs nor is predicted
+    is left out of the macro average; of one that only occurs or only is predicted every figure
+    counts there as 0, that without a denominator too (scikit-learn's ``zero_division=0``).
     """
-    counts = np.asarray(counts, np.float64)
-    result: dict = {"accuracy": _ratio(np.trace(counts), counts.sum()), "pixels": int(counts.sum())}
-    for index, name in enumerate(CLASSES):
-        hit = counts[index, index]
-        occurs, predicted = counts[index].sum(), counts[:, index].sum()
-        result[name] = {
-            "precision": _ratio(hit, predicted),
-            "recall": _ratio(hit, occurs),
-            "f1": _ratio(2 * hit, occurs + predicted),
-            "iou": _ratio(hit, occurs + predicted - hit),
-        }
-    # The F1 of a class that is there always has a denominator.
-    there = [result[name] for name in CLASSES if result[name]["f1"] is not None]
-    result["macro"] = {
-        figure: float(np.mean([one[figure] or 0.0 for one in there])) if there else None
-        for figure in result["clear"]
-    }
-    return result
+    from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_fscore_support
+
+    names = ("precision", "recall", "f1", "iou")
+    if not np.any(counts):
+        nothing = dict.fromkeys(names)
+        by_class = {name: dict(nothing) for name in (*CLASSES, "macro")}
+        return {"accuracy": None, "pixels": 0, **by_class}
+    cells = ([CLEAR, CLEAR, CLOUD, CLOUD], [CLEAR, CLOUD, CLEAR, CLOUD])  # truth, prediction
+    weights = np.ravel(counts)
+    of = {"labels": [CLEAR, CLOUD], "sample_weight": weights, "average": None}
+    *prf, _ = precision_recall_fscore_support(*cells, **of, zero_division=np.nan)
+    # Where IoU has no denominator F1 has none either.
+    iou = np.where(np.isnan(prf[2]), np.nan, jaccard_score(*cells, **of, zero_division=0))
+    figures = np.stack([*prf, iou])  # (4, 2), nan where not defined
+    there = ~np.isnan(prf[2])  # the F1 of a class that is there always has a denominator
+    accuracy = float(accuracy_score(*cells, sample_weight=weights))
+    result: dict[str, Any] = {"accuracy": accuracy, "pixels": int(weights.sum())}
+    for name, values in zip(CLASSES, figures.T.tolist(), strict=True):
+        known = (None if np.isnan(value) else value for value in values)
+        result[name] = dict(zip(names, known, strict=True))
+    macro = np.nan_to_num(figures)[:, there].mean(axis=1)
+    return result | {"macro": dict(zip(names, macro.tolist(), strict=True))}
 
 
 def histogram(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -74,6 +76,26 @@ def confusion_by_threshold(counts: np.ndarray) -> np.ndarray:
     # A score of exactly 0 sits in bin 0 but exceeds no threshold: threshold 0 is not exact there.
     below = counts.sum(axis=1, keepdims=True) - above
     return np.stack([below, above], axis=2).transpose(1, 0, 2)
+
+
+def threshold_bin(threshold: float) -> int:
+    """Index of a threshold in [0, 1] in the arrays by threshold."""
+    return min(round(threshold * BINS), BINS - 1)
+
+
+def precision_recall(counts: np.ndarray) -> np.ndarray:
+    """Recall and precision of cloud (n, 2) over the thresholds, from `histogram` counts.
+
+    Thresholds k / BINS in rising order, without those above the highest score; n = 0 if there is
+    no cloud.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    if not counts[1].any():
+        return np.empty((0, 2))
+    truth, score = np.repeat((0, 1), BINS), np.tile(np.arange(BINS), 2)
+    precision, recall, _ = precision_recall_curve(truth, score, sample_weight=np.ravel(counts))
+    return np.column_stack([recall, precision])[:-1]  # the last point stands for no threshold
 
 
 def macro_f1_by_threshold(counts: np.ndarray) -> np.ndarray:

@@ -109,6 +109,27 @@ class TestHistogram:
         np.testing.assert_array_equal(cells[round(threshold * BINS)], expected)
 
 
+class TestPrecisionRecall:
+    @pytest.mark.parametrize("seed", range(2))
+    def test_is_that_of_the_mask_at_every_threshold(self, seed):
+        truth, score = random_scores(seed, digits=2)
+        valid = truth > 0
+        points = metrics.precision_recall(metrics.histogram(truth, score)).tolist()
+        for k in (1, 7, 20, 45):
+            said = score[valid] > np.float32(k / 100)
+            recall = sklearn_metrics.recall_score(truth[valid] == 2, said)
+            precision = sklearn_metrics.precision_score(truth[valid] == 2, said)
+            assert [pytest.approx(recall), pytest.approx(precision)] in points
+        occurs = np.mean(truth[valid] == 2)
+        assert points[0] == pytest.approx([1, occurs])  # all is cloud
+        assert points[-1][0] > 0
+
+    def test_without_cloud_there_is_none(self):
+        counts = np.zeros((2, BINS), np.int64)
+        counts[0, 5] = 3
+        assert metrics.precision_recall(counts).shape == (0, 2)
+
+
 class TestBestThreshold:
     @pytest.mark.parametrize("seed", range(3))
     def test_equals_brute_force_over_all_thresholds(self, seed):

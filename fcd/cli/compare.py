@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from fcd.cli.parser import Flag, parse
-from fcd.report.comparison import PUBLISHED_COLUMNS, compare
+from fcd.report.runs import PUBLISHED_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -32,4 +32,6 @@ class Settings:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare as the command line says."""
     asked = parse(Settings, arguments, "-m fcd.comparison")
+    from fcd.report.comparison import compare  # with libraries that --help does without
+
     compare(asked.runs, asked.output_dir, asked.published, asked.num_scenes)

@@ -4,9 +4,8 @@ The scenes come strip by strip (`SceneEvaluation`), so that a full-size scene ne
 memory; what stays of each is its counts and a few small pictures.
 """
 
-import csv
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from fcd.landsat.scenes import Scene
 from fcd.masks.prediction import Prediction
 from fcd.patches.supervision import Supervision
 from fcd.processes import ALONE, Processes
-from fcd.report import page, run_page
+from fcd.report.results import number, picture_path, score_range, score_table
 
 PICTURE_SIZE = 512  # longest side of a scene's pictures, pixels
 
@@ -36,7 +35,7 @@ class SceneResult:
     histogram: np.ndarray | None
     """Score counts (2, BINS) int64 of `fcd.metrics.histogram`; None for a method without score."""
     pictures: dict[str, np.ndarray]
-    """RGB (h, w, 3) uint8, at most 512 pixels long, by name of `fcd.report.run_page.PICTURES`."""
+    """RGB (h, w, 3) uint8, at most 512 pixels long, by name of `fcd.report.results.PICTURES`."""
 
     @property
     def key(self) -> str:
@@ -78,6 +77,8 @@ class SceneEvaluation:
         """
         self._counts += metrics.confusion(truth, prediction)
         if self._histogram is not None:
+            if score is None:
+                raise ValueError("a scene with a threshold needs the score")
             counted = np.where(prediction == labels.INVALID, labels.INVALID, truth)
             self._histogram += metrics.histogram(counted, score)
         codes = np.stack([truth, prediction])
@@ -97,7 +98,7 @@ class SceneEvaluation:
             "error": pictures.colour_errors(truth, prediction),
         }
         if self._threshold is not None:
-            upper = run_page.score_range(self._threshold)
+            upper = score_range(self._threshold)
             shown["score"] = pictures.colour_score(self._score.result(), upper, valid)
         return SceneResult(self._name, self._biome, self._counts, self._histogram, shown)
 
@@ -115,59 +116,60 @@ class Evaluation:
     threshold: float | None
     supervision: Supervision
     reference: str = TRUTH
-    _counts: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict, init=False)
-    _histogram: np.ndarray | None = field(default=None, init=False)
+    _scenes: dict[str, SceneResult] = field(default_factory=dict, init=False)
 
     def add(self, result: SceneResult) -> None:
         """Take a scene in; its pictures are written at once, its counts kept."""
-        self._counts[result.key] = (result.biome, result.counts)
-        if result.histogram is not None:
-            before = 0 if self._histogram is None else self._histogram
-            self._histogram = before + result.histogram
         for name, rgb in result.pictures.items():
-            pictures.write_png(run_page.picture_path(self.results_dir, result.key, name), rgb)
+            pictures.write_png(picture_path(self.results_dir, result.key, name), rgb)
+        self._scenes[result.key] = replace(result, pictures={})
 
     def merge(self, other: "Evaluation") -> None:
         """Take in the scenes of `other`, whose pictures are written."""
-        self._counts |= other._counts
-        if other._histogram is not None:
-            before = 0 if self._histogram is None else self._histogram
-            self._histogram = before + other._histogram
+        self._scenes |= other._scenes
+
+    @property
+    def _histogram(self) -> np.ndarray | None:
+        """Score counts (2, BINS) of all scenes; None if there is no score."""
+        counts = [s.histogram for s in self._scenes.values() if s.histogram is not None]
+        return np.sum(counts, axis=0) if counts else None
 
     def results(self, config: dict[str, Any]) -> dict[str, Any]:
         """What goes into metrics.json; a figure that is not defined is None."""
         biomes: dict[str, np.ndarray] = {}
-        for biome, counts in self._counts.values():
-            biomes[biome] = biomes.get(biome, 0) + counts
+        for scene in self._scenes.values():
+            biomes[scene.biome] = biomes.get(scene.biome, 0) + scene.counts
         total = sum(biomes.values(), np.zeros((2, 2), np.int64))
+        overall = metrics.scores(total)
         return {
             "method": self.method,
             "experiment": config.get("experiment_name", self.method),
             "reference": NAMES[self.reference],
             "threshold": self.threshold,
             "supervision": asdict(self.supervision),
-            "overall": metrics.scores(total),
+            "overall": overall,
             "biomes": {biome: metrics.scores(biomes[biome]) for biome in sorted(biomes)},
             "scenes": {
-                key: {"biome": biome, **metrics.scores(counts)}
-                for key, (biome, counts) in sorted(self._counts.items())
+                key: {"biome": scene.biome, **metrics.scores(scene.counts)}
+                for key, scene in sorted(self._scenes.items())
             },
             "confusion": total.tolist(),
-            "thresholds": self._thresholds(metrics.scores(total)["macro"]["f1"]),
+            "thresholds": self._thresholds(overall["macro"]["f1"]),
         }
 
-    def _thresholds(self, macro_f1: float | None) -> dict[str, dict[str, float]] | None:
+    def _thresholds(self, macro_f1: float | None) -> dict[str, dict[str, float | None]] | None:
         """`macro_f1`, that of the chosen threshold, and macro F1 at Otsu's and at the best."""
-        if self.threshold is None or self._histogram is None or not self._histogram.any():
+        counts = self._histogram
+        if self.threshold is None or counts is None or not counts.any():
             return None
-        f1 = metrics.macro_f1_by_threshold(self._histogram)
+        f1 = metrics.macro_f1_by_threshold(counts)
         values = {
-            "otsu": metrics.otsu_threshold(self._histogram.sum(axis=0)),
-            "best": metrics.best_threshold(self._histogram)[0],
+            "otsu": metrics.otsu_threshold(counts.sum(axis=0)),
+            "best": metrics.best_threshold(counts)[0],
         }
         # A number that was given as a threshold may lie beside the grid of the histogram.
         return {"chosen": {"value": self.threshold, "macro_f1": macro_f1}} | {
-            name: {"value": value, "macro_f1": float(f1[run_page.threshold_bin(value)])}
+            name: {"value": value, "macro_f1": float(f1[metrics.threshold_bin(value)])}
             for name, value in values.items()
         }
 
@@ -181,24 +183,15 @@ class Evaluation:
 
         config: the run's flags and versions, shown in the report.
         """
+        from fcd.report import run_page  # with all its libraries, which no other step needs
+
         results = self.results(config)
         files.write_json(self.results_dir / "metrics.json", results)
-        _write_csv(self.results_dir / "metrics.csv", results)
+        table = score_table(results).to_csv(index=False, lineterminator="\r\n")
+        files.write_text(self.results_dir / "metrics.csv", table)
         text = run_page.report_page(results, self._histogram, config, self.results_dir)
         files.write_text(self.report, text)
         return results
-
-
-def _write_csv(path: Path, results: dict[str, Any]) -> None:
-    rows = [{"scope": "overall", "name": "all", "biome": "", **run_page.flat(results["overall"])}]
-    for biome, scores in results["biomes"].items():
-        rows.append({"scope": "biome", "name": biome, "biome": biome, **run_page.flat(scores)})
-    for key, scores in results["scenes"].items():
-        rows.append({"scope": "scene", "name": key, **run_page.flat(scores)})
-    with files.replacing(path) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def evaluate(
@@ -235,7 +228,7 @@ def evaluate(
     overall = evaluation.write(config)["overall"]
     print(
         f"{evaluation.method}, {len(scenes)} scenes against their {NAMES[evaluation.reference]}: "
-        f"accuracy {page.number(overall['accuracy'], 2)} %, "
-        f"macro F1 {page.number(overall['macro']['f1'], 2)} %, "
-        f"IoU of cloud {page.number(overall['cloud']['iou'], 2)} %\nreport: {evaluation.report}"
+        f"accuracy {number(overall['accuracy'], 2)} %, "
+        f"macro F1 {number(overall['macro']['f1'], 2)} %, "
+        f"IoU of cloud {number(overall['cloud']['iou'], 2)} %\nreport: {evaluation.report}"
     )

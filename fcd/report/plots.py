@@ -1,35 +1,65 @@
-"""Plots as SVG text, sharp at any size: they follow the page's colours where there is a page."""
+"""Plots as SVG text, sharp at any size; a page puts its own colours in place of `COLOURS`."""
 
-import math
-from collections.abc import Sequence
+import io
+import re
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
+import matplotlib
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import text_to_path
+from matplotlib.ticker import MaxNLocator
 
-# The variables are those of a page; a picture on its own takes the colour after the comma.
-_STYLE = """<style>
-.plot text { fill: var(--ink, #1d232a); font: 12px system-ui, sans-serif; }
-.plot .title { font-weight: 600; font-size: 13px; }
-.plot .soft { fill: var(--soft, #5b6570); }
-.plot .grid { stroke: var(--line, #dfe1e0); stroke-width: 1; }
-.plot .error { stroke: var(--ink, #1d232a); stroke-width: 1.3; }
-.plot .bar { fill: var(--bar, #5b93b8); }
-.plot .curve { fill: none; stroke: var(--ink, #1d232a); stroke-width: 1.8; stroke-linejoin: round; }
-.plot .first { stroke: var(--first, #0072b2); fill: var(--first, #0072b2); }
-.plot .second { stroke: var(--second, #c25500); fill: var(--second, #c25500); }
-.plot .third { stroke: var(--third, #00795a); fill: var(--third, #00795a); }
-.plot .rule { stroke-width: 1.5; }
-.plot .rule.second { stroke-dasharray: 6 3; }
-.plot .rule.third { stroke-dasharray: 2 3; }
-</style>"""
+from fcd.report.results import number
 
-_WIDTH, _HEIGHT = 440, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 14, 44
-MARKS = ("first", "second", "third")  # classes here, colours of the page as var(--first) …
-_BAR_ROW, _BAR_TOP = 20, 26
-_LETTER = 6.6  # mean width of a letter at 12 px, generously
-_PANEL_WIDTH = 330
+# By name in the page's style; marks follow Okabe and Ito's palette.
+COLOURS = {
+    "card": "#ffffff",
+    "ink": "#1d232a",
+    "soft": "#5b6570",
+    "line": "#dfe1e0",
+    "bar": "#5b93b8",
+    "first": "#0072b2",
+    "second": "#c25500",
+    "third": "#00795a",
+}
+MARKS = {"first": "-", "second": (0, (6, 3)), "third": (0, (2, 3))}  # colours and their dashes
+_FONTS = "system-ui, sans-serif"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "fcd",
+    "text.parse_math": False,  # a name may hold $
+    "font.size": 12,
+    "text.color": COLOURS["ink"],
+    "axes.labelcolor": COLOURS["ink"],
+    "axes.titlelocation": "left",
+    "axes.titlesize": 13,
+    "axes.titleweight": "bold",
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "grid.color": COLOURS["line"],
+    "grid.linewidth": 1,
+    "xtick.major.pad": 7,
+    "ytick.major.pad": 6,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 9,
+    "lines.scale_dashes": False,
+    **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
+    **{f"{axis}tick.major.size": 0 for axis in "xy"},
+    **{f"{axis}tick.labelcolor": COLOURS["soft"] for axis in "xy"},
+}
 
 
 @dataclass(frozen=True)
@@ -37,19 +67,11 @@ class Mark:
     """A point to point out on a curve, told apart by colour, dashes and its name."""
 
     name: str
-    x: float
-    y: float
+    x: float | None
+    y: float | None
+    """None, as `x`: there is no such point, and the mark is left out with its colour."""
     rule: bool = False
     """Also draw a vertical line through it."""
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One bar: `value` in [0, 1] or None if not defined; `spread` is a standard deviation."""
-
-    name: str
-    value: float | None
-    spread: float | None = None
 
 
 def curve(
@@ -63,135 +85,127 @@ def curve(
     y_max: float = 1.0,
 ) -> str:
     """A curve through `points` (n, 2) over [0, x_max] x [0, y_max], with up to three `marks`."""
-    width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-
-    def x(value: float) -> float:
-        return _LEFT + width * min(value / x_max, 1)
-
-    def y(value: float) -> float:
-        return _TOP + height * (1 - value / y_max)
-
-    parts = []
-    for tick in round_steps(y_max):
-        parts += [
-            _line(_LEFT, y(tick), _LEFT + width, y(tick), "grid"),
-            _text(_LEFT - 7, y(tick) + 4, f"{tick:.1f}", "soft", "end"),
-        ]
-    for tick in round_steps(x_max):
-        parts += [
-            _line(x(tick), _TOP, x(tick), _TOP + height, "grid"),
-            _text(x(tick), _TOP + height + 17, f"{tick:g}", "soft", "middle"),
-        ]
-    parts += [
-        _text(_LEFT + width / 2, _HEIGHT - 6, x_label, "", "middle"),
-        f'<g transform="rotate(-90)">{_text(-_TOP - height / 2, 14, y_label, "", "middle")}</g>',
-    ]
-    inside = points[points[:, 0] <= x_max]
-    path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in inside)
-    parts.append(f'<polyline class="curve" points="{path}"/>')
-    for mark, kind in zip(marks, MARKS, strict=False):
-        if mark.rule:
-            parts.append(_line(x(mark.x), _TOP, x(mark.x), _TOP + height, f"rule {kind}"))
-        parts.append(
-            f'<circle class="{kind}" cx="{x(mark.x):.1f}" cy="{y(mark.y):.1f}" r="4.5">'
-            f"<title>{escape(mark.name)}</title></circle>"
-        )
-    return _svg(_WIDTH, _HEIGHT, alt, "".join(parts))
+    with _style():
+        figure = _figure(440, 320)
+        axes = figure.add_subplot(xlim=(0, x_max), ylim=(0, y_max), xlabel=x_label, ylabel=y_label)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+            axis.set_major_formatter("{x:g}")
+        inside = points[points[:, 0] <= x_max]
+        axes.plot(*inside.T, color=COLOURS["ink"], gid="curve")
+        names = {}
+        for mark, (kind, dashes) in zip(marks, MARKS.items(), strict=False):
+            if mark.x is None or mark.y is None:
+                continue
+            x, colour = min(mark.x, x_max), COLOURS[kind]
+            if mark.rule:
+                axes.axvline(x, color=colour, linestyle=dashes, linewidth=1.5)
+            axes.plot(x, mark.y, "o", color=colour, gid=f"mark-{kind}")
+            names[f"mark-{kind}"] = mark.name
+        return _svg(figure, alt, names)
 
 
-def round_steps(upper: float) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten from 0 to at most `upper`, six or fewer."""
-    power = 10.0 ** math.floor(math.log10(upper / 5))
-    step = next(digit * power for digit in (1, 2, 5, 10) if upper / (digit * power) < 5.5)
-    return [float(f"{step * k:.10g}") for k in range(int(upper / step + 1e-9) + 1)]
+def bars(panels: Mapping[str, pd.DataFrame], columns: int = 1) -> str:
+    """A panel under each title: horizontal bars from 0 to 1, their values and error bars.
 
-
-def bar_panel(title: str, bars: Sequence[Bar]) -> str:
-    """Horizontal bars from 0 to 1 with the standard deviation as error bars, and their values.
-
-    Long names lose their middle.
+    A frame has the columns mean (NaN if not defined) and std (NaN for no error bar) by name. Long
+    names lose their middle.
     """
-    names = [_shortened(bar.name) for bar in bars]
-    left = 14 + _LETTER * max(map(len, names), default=0)
-    span = _PANEL_WIDTH - left - 50
-    height = _panel_height(len(bars))
-    parts = [_text(0, 14, title, "title")]
-    for tick in (0, 0.5, 1):
-        x = left + span * tick
-        parts.append(_line(x, _BAR_TOP - 4, x, height, "grid"))
-    for index, (name, bar) in enumerate(zip(names, bars, strict=True)):
-        top = _BAR_TOP + _BAR_ROW * index
-        parts.append(_text(left - 7, top + 12, name, "", "end"))
-        parts.append(_bar(bar, left, top, span))
-    values = "; ".join(f"{bar.name} {_bar_value(bar)}" for bar in bars)
-    return _svg(_PANEL_WIDTH, height, f"{title}: {values}", "".join(parts))
+    rows, columns = -(-len(panels) // columns), min(columns, len(panels))
+    height = 34 + 20 * max(map(len, panels.values()))
+    with _style():
+        figure = _figure(340 * columns, height * rows)
+        places = figure.subplots(rows, columns, squeeze=False).flat
+        for index, (axes, (title, means)) in enumerate(zip(places, panels.items(), strict=False)):
+            _draw_bars(axes, title, means, f"{index}")
+        for axes in places[len(panels) :]:
+            axes.remove()
+        return _svg(figure, "; ".join(f"{t}: {_in_words(means)}" for t, means in panels.items()))
 
 
-def _shortened(name: str, letters: int = 25) -> str:
-    half = letters // 2
-    return name if len(name) <= letters else f"{name[:half]}…{name[-half:]}"
+def _draw_bars(axes: Axes, title: str, means: pd.DataFrame, gid: str) -> None:
+    axes.set(title=_shortened(title), xlim=(0, 1), ylim=(len(means) - 0.45, -0.55))
+    axes.set_xticks((0, 0.5, 1), [])
+    axes.set_yticks(range(len(means)), map(_shortened, means.index), color=COLOURS["ink"])
+    axes.grid(visible=False, axis="y")
+    for row, (mean, std) in enumerate(means[["mean", "std"]].itertuples(index=False)):
+        if mean == mean:
+            axes.barh(row, mean, 0.7, color=COLOURS["bar"], gid=f"bar-{gid}-{row}")
+        if std == std:
+            ends = np.clip((mean - std, mean + std), 0, 1)
+            line = axes.plot(ends, (row, row), "|-", gid=f"error-{gid}-{row}")
+            line[0].set(color=COLOURS["ink"], linewidth=1.3, markersize=8)
+    values = axes.secondary_yaxis("right")
+    values.set_yticks(range(len(means)), map(number, means["mean"]))
+    values.spines["right"].set_visible(False)
 
 
-def _bar(bar: Bar, left: float, top: float, span: float) -> str:
-    if bar.value is None:
-        return _text(left + 5, top + 12, "–", "soft")
-    length = span * bar.value
-    parts = [
-        f'<rect class="bar" x="{left:.1f}" y="{top + 2}" width="{length:.1f}" '
-        f'height="{_BAR_ROW - 6}"/>'
-    ]
-    end = left + length
-    if bar.spread is not None:
-        low, high = max(bar.value - bar.spread, 0), min(bar.value + bar.spread, 1)
-        begin, end = left + span * low, left + span * high
-        middle = top + _BAR_ROW / 2 - 1
-        parts.append(_line(begin, middle, end, middle, "error"))
-        parts += [_line(x, middle - 4, x, middle + 4, "error") for x in (begin, end)]
-    parts.append(_text(end + 5, top + 12, f"{100 * bar.value:.1f}", "soft"))
-    return "".join(parts)
+def _shortened(name: str) -> str:
+    """`name` in at most 25 letters and 180 pixels."""
+    for half in range(12, 0, -1):
+        short = name if len(name) <= 2 * half + 1 else f"{name[:half]}…{name[-half:]}"
+        if _width(short) <= 180:
+            break
+    return short
 
 
-def _bar_value(bar: Bar) -> str:
-    if bar.value is None:
-        return "not defined"
-    spread = "" if bar.spread is None else f" ± {100 * bar.spread:.1f}"
-    return f"{100 * bar.value:.1f}{spread} %"
+def _width(text: str) -> float:
+    return text_to_path.get_text_width_height_descent(text, FontProperties(size=12), False)[0]
 
 
-def sheet(panels: dict[str, Sequence[Bar]], columns: int = 3) -> str:
-    """The `bar_panel` of each title, side by side as one SVG picture that stands on its own."""
-    gap = 24
-    across = _PANEL_WIDTH + gap
-    down = _panel_height(max(map(len, panels.values()), default=0)) + gap
-    parts = ['<rect width="100%" height="100%" fill="#fff"/>']
-    for index, (title, bars) in enumerate(panels.items()):
-        row, column = divmod(index, columns)
-        panel = bar_panel(title, bars)
-        parts.append(
-            f'<g transform="translate({gap + column * across} {gap + row * down})">{panel}</g>'
-        )
-    rows = -(-len(panels) // columns)
-    width = gap + min(columns, len(panels)) * across
-    return _svg(width, gap + rows * down, ", ".join(panels), "".join(parts))
+def _in_words(means: pd.DataFrame) -> str:
+    values = []
+    for name, mean, std in means[["mean", "std"]].itertuples():
+        spread = f" ± {number(std)}" if std == std else ""
+        value = f"{number(mean)}{spread} %" if mean == mean else "not defined"
+        values.append(f"{name} {value}")
+    return ", ".join(values)
 
 
-def _panel_height(bars: int) -> int:
-    return _BAR_TOP + _BAR_ROW * bars + 4
+@contextmanager
+def _style() -> Iterator[None]:
+    """Matplotlib in our style alone, whatever the user's own settings; no setting is left behind.
+
+    The fonts are those of who looks: that matplotlib's own lacks a letter is nothing to warn of.
+    """
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        warnings.filterwarnings("ignore", "Glyph")
+        yield
 
 
-def _svg(width: float, height: float, alt: str, content: str) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="plot" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" role="img" aria-label="{escape(alt)}">'
-        f"{_STYLE}{content}</svg>"
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure in pixels, that finds room for all texts."""
+    room = ConstrainedLayoutEngine(w_pad=8 / 72, h_pad=8 / 72, wspace=0.1, hspace=0.1)
+    figure = Figure((width / 72, height / 72), layout=room, facecolor=COLOURS["card"])
+    FigureCanvasSVG(figure)
+    return figure
+
+
+def _svg(figure: Figure, alt: str, titles: Mapping[str, str] | None = None) -> str:
+    """`figure` as SVG with `alt` in words and `titles` of parts by id.
+
+    Ids begin with a checksum, so that those of several plots in one page differ. Nothing is
+    clipped, hence nothing refers to an url.
+    """
+    figure.draw_without_rendering()  # makes ticks and lines of the grid
+    for artist in figure.findobj():
+        artist.set_clip_on(False)
+    stream = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(stream, format="svg", metadata=nothing)
+    svg = stream.getvalue()
+    for name, title in (titles or {}).items():
+        svg = svg.replace(f'<g id="{name}">', f'<g id="{name}"><title>{escape(title)}</title>')
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", _FONTS, svg)
+    prefix = f"p{zlib.crc32(svg.encode()):08x}-"
+    svg = re.sub(r'( id="|href="#)', rf"\g<1>{prefix}", svg)
+    width, height = (round(72 * inches) for inches in figure.get_size_inches())
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(alt)}" style="stroke-linejoin: round">'
     )
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
-    return (
-        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-    )
+    return re.sub(r".*?<svg [^>]*>", lambda _: head, svg, count=1, flags=re.DOTALL)

@@ -83,7 +83,7 @@ def browser(driver_port, tmp_path, request):
 def pages(tmp_path_factory):
     root = tmp_path_factory.mktemp("outputs")
     report = write_run(root / "FCD", biomes=("Forest", "SnowIce", "Water"))
-    comparison.main([str(root / "FCD"), "--output_dir", str(root)])
+    comparison.compare([root / "FCD"], root, None, 4)
     return {"report": report, "comparison": root / "comparison.html"}
 
 
@@ -94,6 +94,9 @@ def test_loads_without_errors_and_fits_the_screen(browser, pages, name):
     assert browser.run("document.images.length") > 0
     assert browser.run("[...document.images].every(image => image.naturalWidth > 0)")
     assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
+    assert browser.run("document.querySelectorAll('svg').length") > 1
+    ids = browser.run("[...document.querySelectorAll('[id]')].map(part => part.id)")
+    assert len(ids) == len(set(ids))
 
 
 def test_click_on_a_header_sorts_the_table(browser, pages):

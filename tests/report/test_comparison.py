@@ -1,17 +1,20 @@
 import csv
 import json
+import math
 import statistics
 import subprocess
 import sys
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 
 from fcd.errors import UserError
 from fcd.report import comparison
-from fcd.report.comparison import Estimate, group, latex, markdown, read_run
-from fcd.report.run_page import supervision_note
+from fcd.report.comparison import estimates, latex, markdown, summary
+from fcd.report.results import supervision_note
+from fcd.report.runs import Method, Run, group, read_published, read_run
 from tests.conftest import ROOT
 from tests.report.runs import LABEL_FREE, WEAK, write_run
 
@@ -29,23 +32,41 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
-    comparison.main([*map(str, runs), "--output_dir", str(folder), "--num_scenes", "2"])
+    comparison.compare(runs, folder, None, 2)
     return folder
+
+
+def of_method(*accuracies):
+    """Methods of one run per accuracy, each overall."""
+    scores = [{"overall": {"accuracy": value}, "biomes": {}} for value in accuracies]
+    return [Method("FCD", [Run(None, {"method": "FCD", **one}) for one in scores])]
+
+
+def mean_and_spread(methods, scope="Overall", figure="accuracy"):
+    found = summary(methods).loc[(methods[0].name, scope), figure]
+    return found["mean"], found["std"]
 
 
 class TestEstimate:
     def test_mean_and_sample_standard_deviation(self):
-        estimate = Estimate.of([0.90, 0.92, 0.97])
-        assert estimate.mean == pytest.approx(0.93)
-        assert estimate.spread == pytest.approx((0.0026 / 2) ** 0.5)  # 9 + 1 + 16 = 26
-        assert estimate.text() == "93.00 ± 3.61"
+        methods = of_method(0.90, 0.92, 0.97)
+        mean, spread = mean_and_spread(methods)
+        assert mean == pytest.approx(0.93)
+        assert spread == pytest.approx((0.0026 / 2) ** 0.5)  # 9 + 1 + 16 = 26
+        assert texts(methods) == ["93.00 ± 3.61"]
 
     def test_one_run_has_no_spread(self):
-        assert Estimate.of([0.5]).text() == "50.00"
+        assert texts(of_method(0.5)) == ["50.00"]
 
     def test_undefined_runs_are_left_out(self):
-        assert Estimate.of([None, 0.25, None]) == Estimate(0.25, None)
-        assert Estimate.of([None]).text() == "–"
+        mean, spread = mean_and_spread(of_method(None, 0.25, None))
+        assert mean == 0.25
+        assert math.isnan(spread)
+        assert texts(of_method(None)) == ["–"]
+
+
+def texts(methods):
+    return estimates(summary(methods)["accuracy"])
 
 
 def test_runs_of_a_method_are_one_row(runs):
@@ -58,10 +79,17 @@ def test_runs_of_a_method_are_one_row(runs):
         json.loads((folder / "results/metrics.json").read_text())["biomes"]["SnowIce"]["accuracy"]
         for folder in runs[:2]
     ]
-    estimate = methods[0].estimate("SnowIce", "accuracy")
-    assert estimate.mean == pytest.approx(sum(accuracies) / 2)
-    assert estimate.spread == pytest.approx(statistics.stdev(accuracies))
-    assert methods[0].estimate("Water", "accuracy") == Estimate(None, None)
+    mean, spread = mean_and_spread(methods, "SnowIce")
+    assert mean == pytest.approx(sum(accuracies) / 2)
+    assert spread == pytest.approx(statistics.stdev(accuracies))
+
+
+def test_biome_that_some_methods_lack_is_undefined_for_them(tmp_path):
+    write_run(tmp_path / "a", "FCD", biomes=("Forest",))
+    write_run(tmp_path / "b", "FCD+", biomes=("Forest", "Water"))
+    methods = group([read_run(tmp_path / name) for name in "ab"])
+    assert all(map(math.isnan, mean_and_spread(methods, "Water")))
+    assert comparison.biome_table(methods)["Water"][0] == "–"
 
 
 def test_terminal_table_names_the_supervision(runs):
@@ -95,17 +123,49 @@ def test_csv_has_a_line_per_method_and_scope(written):
 
 
 def test_markdown_and_latex_escape():
-    table = [["Method", "F1"], ["a|b & c_1 100%", "93.00 ± 0.10"]]
+    table = pd.DataFrame({"Method": ["a|b & c_1 100%"], "F1": ["93.00 ± 0.10"]})
     assert markdown(table).splitlines()[2] == r"| a\|b & c_1 100% | 93.00 ± 0.10 |"
     assert r"a|b \& c\_1 100\% & 93.00 $\pm$ 0.10 \\" in latex(table)
 
 
+def test_latex_escapes_every_special_character():
+    table = pd.DataFrame({"#": [r"\ ~ ^ & % $ # _ { } ± –"]})
+    assert latex(table).splitlines() == [
+        r"\begin{tabular}{l}",
+        r"\toprule",
+        r"\# \\",
+        r"\midrule",
+        r"\textbackslash \space \textasciitilde \space \textasciicircum \space"
+        r" \& \% \$ \# \_ \{ \} $\pm$ -- \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_biomes_may_be_called_anything(runs, tmp_path):
+    names = ("Method", "$x^{", "a|b", "森林")
+    write_run(tmp_path / "run", "FCD", biomes=names)
+    path = comparison.compare([tmp_path / "run"], tmp_path / "out", None, 0)
+    with (tmp_path / "out/table.csv").open(newline="", encoding="utf-8") as stream:
+        scopes = [row["scope"] for row in csv.DictReader(stream)]
+    assert scopes == ["Overall", *sorted(names)]
+    for name in ("table.md", "table.tex", "figure.svg"):
+        assert "森林" in (tmp_path / "out" / name).read_text(encoding="utf-8")
+    assert "$x^{" in path.read_text(encoding="utf-8")
+
+
 def test_figure_is_well_formed_and_holds_every_bar(written):
     root = ElementTree.parse(written / "figure.svg").getroot()
-    svg = "{http://www.w3.org/2000/svg}"
-    assert len(root.findall(f".//{svg}rect[@class='bar']")) == 3 * 2  # scopes x methods
-    # Error bars of the method with two runs: one line and its two ends.
-    assert len(root.findall(f".//{svg}line[@class='error']")) == 3 * 3
+    ids = [part.get("id", "").partition("-")[2] for part in root.iter()]
+    # scopes x methods; of the method with two runs an error bar with two ends.
+    bars = [f"bar-{scope}-{method}" for scope in range(3) for method in range(2)]
+    assert sorted(name for name in ids if name.startswith("bar-")) == bars
+    errors = [part for part in root.iter() if "-error-" in part.get("id", "")]
+    assert [part.get("id").partition("-")[2] for part in errors] == [
+        f"error-{scope}-0" for scope in range(3)
+    ]
+    uses = "{http://www.w3.org/2000/svg}use"
+    assert all(len(list(part.iter(uses))) == 2 for part in errors)
 
 
 def test_page_shows_scenes_of_all_runs(written):
@@ -118,7 +178,7 @@ def test_page_shows_scenes_of_all_runs(written):
 
 def test_different_scenes_are_warned_about(runs, tmp_path, capsys):
     write_run(tmp_path / "other", "FCD+", biomes=("Forest",))
-    comparison.main([str(runs[0]), str(tmp_path / "other"), "--output_dir", str(tmp_path / "out")])
+    comparison.compare([runs[0], tmp_path / "other"], tmp_path / "out", None, 4)
     assert "different scenes" in capsys.readouterr().out
     assert "different scenes" in (tmp_path / "out/table.md").read_text()
 
@@ -145,9 +205,7 @@ class TestPublished:
     def test_is_shown_with_source_and_split(self, runs, tmp_path):
         path = tmp_path / "published.csv"
         path.write_text(self.HEADER + "Fmask,84.75,84.74,,all 96 scenes,doi 10.0/x\n")
-        comparison.main(
-            [str(runs[0]), "--published", str(path), "--output_dir", str(tmp_path / "out")]
-        )
+        comparison.compare([runs[0]], tmp_path / "out", path, 4)
         html = (tmp_path / "out/comparison.html").read_text()
         assert "doi 10.0/x" in html
         assert "all 96 scenes" in html
@@ -156,4 +214,4 @@ class TestPublished:
         path = tmp_path / "published.csv"
         path.write_text(self.HEADER + "Fmask,84.75,84.74,,all 96 scenes,\n")
         with pytest.raises(UserError, match="line 2: no source"):
-            comparison.read_published(path)
+            read_published(path)

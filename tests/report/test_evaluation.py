@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 
 from fcd import metrics, pictures
 from fcd.report.evaluation import Evaluation, SceneEvaluation
-from fcd.report.run_page import supervision_note
+from fcd.report.results import supervision_note
 from tests.report.runs import LABEL_FREE, WEAK, evaluate_scene, scene, write_run
 
 
@@ -170,6 +170,19 @@ class TestPage:
         results = json.loads(page.with_name("metrics.json").read_text())
         chosen = {"value": threshold, "macro_f1": results["overall"]["macro"]["f1"]}
         assert results["thresholds"]["chosen"] == chosen
+
+    def test_marks_keep_the_colours_of_the_legend(self, tmp_path):
+        """At 0.99 nothing is called cloud: that threshold has no place on the second curve."""
+        rgb, truth, score = scene(0)
+        evaluation = Evaluation(tmp_path, "FCD", 0.99, WEAK)
+        evaluation.add(evaluate_scene("a", "Water", rgb, truth, 0.9 * score, 0.99)[0])
+        evaluation.write({})
+        html = evaluation.report.read_text()
+        first, second = re.findall(r"<svg .*?</svg>", html, re.DOTALL)
+        marks = re.compile(r'id="[^"]*-mark-(\w+)"><title>(\w+)</title>')
+        places = [("first", "chosen"), ("second", "otsu"), ("third", "best")]
+        assert marks.findall(first) == places
+        assert marks.findall(second) == places[1:]
 
 
 class TestSupervisionNote:
