@@ -1,6 +1,7 @@
 """README and docs/: their commands are understood, their links lead somewhere."""
 
 import ast
+import importlib
 import importlib.util
 import re
 import shlex
@@ -13,6 +14,8 @@ import download_landsat8_biome
 import main
 import prepare_landsat8_biome
 import supervised_main
+from fcd.cli import compare, cut, draw
+from fcd.cli.parser import parse
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,6 +23,7 @@ SCRIPTS = {
     module.__name__: module
     for module in (main, supervised_main, prepare_landsat8_biome, download_landsat8_biome)
 }
+MODULES = {"fcd.comparison": compare, "fcd.cut": cut, "fcd.synthetic": draw}
 
 
 def commands(pattern):
@@ -37,7 +41,14 @@ def commands(pattern):
     ("script", "arguments"), commands(rf"^\$? ?python ({'|'.join(SCRIPTS)})\.py *([^#\n]*)")
 )
 def test_commands_are_understood(script, arguments):
-    SCRIPTS[script].build_parser().parse_args(shlex.split(arguments))
+    assert parse(SCRIPTS[script].Settings, shlex.split(arguments))
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"), commands(rf"^(?:for .*do )?python -m ({'|'.join(MODULES)}) *([^#\n]*)")
+)
+def test_commands_of_modules_are_understood(module, arguments):
+    assert parse(MODULES[module].Settings, shlex.split(arguments))
 
 
 @pytest.mark.parametrize("module", commands(r"^(?:for .*do )?python -m ([\w.]+)"))
@@ -75,12 +86,39 @@ def test_every_page_can_be_reached_from_the_readme():
         assert f"{page.name})" in text or f"{page.name}#" in text, page
 
 
-def test_the_readmes_file_tree_is_whole():
+def test_the_readmes_map_is_whole():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = readme.split("## Files")[1].split("```")[1]
-    for path in [*ROOT.glob("*.py"), *(ROOT / "fcd").glob("*.py")]:
-        if path.stem != "__init__":
-            assert re.search(rf"\b{path.stem}\.py\b", tree), path
+    assert readme.count("\n") <= 160
+    places = re.findall(r"^(\S+)", readme.split("## Map")[1].split("```")[1], re.M)
+    rooms = [f"fcd/{path.parent.name}/" for path in (ROOT / "fcd").glob("*/__init__.py")]
+    for place in [path.name for path in ROOT.glob("*.py")] + rooms:
+        assert places.count(place) == 1, place
+    for place in places:
+        assert list(ROOT.glob(place)), place
+
+
+NAMED = re.compile(
+    r"\b(?:fcd|tests|scripts|benchmarks)(?:/[\w.*<>-]+)+|\b(?:fcd|benchmarks|tests)(?:\.\w+)+"
+)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs/demo.ipynb"], ids=lambda page: page.name)
+def test_files_and_modules_that_a_page_names_are_there(page):
+    for named in NAMED.findall(page.read_text(encoding="utf-8")):
+        if "/" in named:
+            path = re.sub(r"<\w+>", "*", named).rstrip(".")
+            assert list(ROOT.glob(path)), named
+        elif not module_exists(named):
+            module, _, attribute = named.rpartition(".")
+            assert module_exists(module), named
+            assert hasattr(importlib.import_module(module), attribute), named
+
+
+def module_exists(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def test_the_pages_build_as_a_site(tmp_path):
@@ -122,7 +160,7 @@ ERRORS = {
 def messages():
     """The longest fixed part of each message of our own errors, and where it is raised."""
     found = []
-    for path in sorted([*ROOT.glob("*.py"), *(ROOT / "fcd").glob("*.py")]):
+    for path in sorted([*ROOT.glob("*.py"), *(ROOT / "fcd").rglob("*.py")]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not node.args:
                 continue
