@@ -14,8 +14,7 @@ from fcd.cli.run_folder import carry_out, run_config
 from fcd.cli.settings import PREPARED, CommandSettings, GANTraining
 from fcd.errors import UserError
 from fcd.files import write_json
-from fcd.landsat import qa
-from fcd.landsat.reference import QA
+from fcd.landsat.reference import QA, collection_of, method_name
 from fcd.landsat.scenes import find_scenes
 from fcd.masks import qa as qa_masks
 from fcd.masks.generated import generate_masks
@@ -128,7 +127,7 @@ def score_qa_bands(settings: Settings, run: Run) -> int:
         )
     split = settings.whole_scenes.test_split
     scenes = records.scenes_of_split(find_scenes(data.orig_image_dir), data.image_dir, split)
-    names = {qa.method_name(qa.collection_of(scene)) for scene in scenes}
+    names = {method_name(collection_of(scene)) for scene in scenes}
     method = settings.run.method or " and ".join(sorted(names))
     supervision = Supervision(0, 0, "none needed", 0, "none needed", 0)
     evaluation = Evaluation(run.folder.results, method, None, supervision)

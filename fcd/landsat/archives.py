@@ -11,11 +11,10 @@ import re
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from fcd.errors import UserError
 
@@ -53,26 +52,14 @@ class Member(os.PathLike):
     def __str__(self) -> str:
         return f"{self.archive}: {self.member}"
 
-    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The file's content as text; OSError if the archive is damaged, too."""
+    def read_text(self, encoding: str, errors: str) -> str:
+        """As that of a path: the file's text; OSError if the archive is damaged, too."""
         try:
             with tarfile.open(self.archive) as archive:
                 stream = archive.extractfile(self.member)
                 return stream.read(_MAX_TEXT).decode(encoding, errors) if stream else ""
         except DAMAGE as error:
             raise OSError(str(error)) from error
-
-
-class _Budget:
-    """Bytes that may still be unpacked."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = self._left = limit
-
-    def spend(self, count: int) -> None:
-        if not 0 <= count <= self._left:
-            raise ArchiveError(f"unpacks to more than the {self._limit:,} bytes a scene may take")
-        self._left -= count
 
 
 class _BoundedGzip(gzip.GzipFile):
@@ -84,8 +71,7 @@ class _BoundedGzip(gzip.GzipFile):
         return super().read(size)
 
 
-def is_gzip(path: Path) -> bool:
-    """Whether the file begins as a gzip file does."""
+def _is_gzip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
 
@@ -95,22 +81,27 @@ def unpack(
 ) -> None:
     """Copy the plain files of `archive` (tar.gz) directly into `folder`, without its folders.
 
-    Archives inside it (``*.tar``, as LC81490122013218LGN00 has one) are unpacked too and
-    removed; of two files of one name the first is kept. `folder` must exist and may hold a part
-    of the files when an error is raised. `on_bytes` is called with the size of each chunk
-    written; an exception it raises passes through.
-
-    Raises `ArchiveError` if the archive is damaged, unpacks to more than `limit` bytes (or than
-    the disk has free), or holds a link, a device or a path that leaves its folder; `OSError` if
-    the files cannot be written.
+    Archives inside it (``*.tar``, as LC81490122013218LGN00 has one) are unpacked too and removed;
+    of two files of one name the first is kept. `folder` must exist and may hold a part of the
+    files when an error is raised. `on_bytes` gets the size of each chunk written; what it raises
+    passes through. Raises `ArchiveError` if the archive is damaged, unpacks to more than `limit`
+    bytes (or than the disk has free), or holds a link, a device or a path that leaves its folder;
+    `OSError` if the files cannot be written.
     """
-    if not is_gzip(archive):
+    if not _is_gzip(archive):
         raise ArchiveError(f"{archive.name} is no gzip file (a web page saved under its name?)")
-    budget = _Budget(min(limit, shutil.disk_usage(folder).free))
+    limit = left = min(limit, shutil.disk_usage(folder).free)
+
+    def spend(count: int) -> None:
+        nonlocal left
+        if not 0 <= count <= left:
+            raise ArchiveError(f"unpacks to more than the {limit:,} bytes a scene may take")
+        left -= count
+
     try:
-        _copy_files(archive, folder, budget, on_bytes)
+        _copy_files(archive, folder, spend, on_bytes)
         for nested in sorted(folder.glob("*.tar")):
-            _copy_files(nested, folder, budget, on_bytes)
+            _copy_files(nested, folder, spend, on_bytes)
             nested.unlink()
     except ArchiveError as error:
         raise ArchiveError(f"{archive.name} {error}") from error
@@ -119,14 +110,24 @@ def unpack(
 
 
 def _copy_files(
-    archive: Path, folder: Path, budget: _Budget, on_bytes: Callable[[int], object]
+    archive: Path,
+    folder: Path,
+    spend: Callable[[int], None],
+    on_bytes: Callable[[int], object],
 ) -> None:
-    with _open_tar(archive) as (tar, stream):
+    stream: BinaryIO | _BoundedGzip
+    stream = _BoundedGzip(archive, "rb") if _is_gzip(archive) else archive.open("rb")
+    with stream, tarfile.open(fileobj=stream, mode="r:") as tar:
         for count, member in enumerate(tar):
             if count >= _MAX_MEMBERS:
                 raise ArchiveError(f"holds more than {_MAX_MEMBERS} files")
-            budget.spend(member.size)
-            target = folder / _file_name(member)
+            spend(member.size)
+            path = PurePosixPath(member.name)
+            if path.is_absolute() or ".." in path.parts or "\\" in member.name:
+                raise ArchiveError(f"holds {member.name!r}, a path outside its folder")
+            if not (member.isreg() or member.isdir()):
+                raise ArchiveError(f"holds {member.name!r}, a link or device")
+            target = folder / path.name
             # tarfile extracts nothing: contents go to a name of ours, so that no link, path,
             # owner or mode of the archive counts (stricter than its filter="data").
             if member.isreg() and _PLAIN_NAME.fullmatch(target.name) and not target.exists():
@@ -139,21 +140,3 @@ def _copy_files(
         # The checksum stands at the end of the gzip file, behind the padding of the tar file.
         if len(stream.read(_CHUNK)) == _CHUNK:
             raise ArchiveError("goes on after its end")
-
-
-@contextmanager
-def _open_tar(path: Path) -> Iterator[tuple[tarfile.TarFile, BufferedIOBase]]:
-    with ExitStack() as stack:
-        stream: BufferedIOBase = _BoundedGzip(path, "rb") if is_gzip(path) else path.open("rb")
-        stack.enter_context(stream)
-        yield stack.enter_context(tarfile.open(fileobj=stream, mode="r:")), stream
-
-
-def _file_name(member: tarfile.TarInfo) -> str:
-    """Return the last part of the member's path; `ArchiveError` if the member is not harmless."""
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts or "\\" in member.name:
-        raise ArchiveError(f"holds {member.name!r}, a path outside its folder")
-    if not (member.isreg() or member.isdir()):
-        raise ArchiveError(f"holds {member.name!r}, a link or device")
-    return path.name

@@ -12,9 +12,7 @@ FILL_DN = 0  # digital number of a pixel outside the footprint
 
 def band_names(num_channels: int) -> tuple[str, ...]:
     """Those of Landsat if there are as many; else 1, 2, 3, …"""
-    if num_channels == len(BANDS):
-        return BANDS
-    return tuple(str(number) for number in range(1, num_channels + 1))
+    return BANDS if num_channels == len(BANDS) else tuple(map(str, range(1, num_channels + 1)))
 
 
 def default_rgb(num_channels: int) -> tuple[int, ...]:
@@ -23,11 +21,9 @@ def default_rgb(num_channels: int) -> tuple[int, ...]:
     Of Landsat B4, B3, B2; of three bands these; of more 3, 2, 1 (blue comes first in most
     stacks); of fewer the first alone, in grey.
     """
-    if num_channels == len(BANDS):
-        return RGB_BANDS
     if num_channels < 3:
         return (0, 0, 0)
-    return (0, 1, 2) if num_channels == 3 else (2, 1, 0)
+    return {len(BANDS): RGB_BANDS, 3: (0, 1, 2)}.get(num_channels, (2, 1, 0))
 
 
 def band_numbers(text: str, flag: str, *, distinct: bool = True) -> list[int]:
@@ -37,8 +33,7 @@ def band_numbers(text: str, flag: str, *, distinct: bool = True) -> list[int]:
         match = re.fullmatch(r"\s*([1-9]\d{0,3})(?:-([1-9]\d{0,3}))?\s*", part)
         if not match:
             raise UserError(f"{flag} {text}: {part!r} is neither a band number nor a range")
-        first = int(match[1])
-        numbers += range(first, int(match[2] or first) + 1)
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
     if distinct and len(set(numbers)) != len(numbers):
         raise UserError(f"{flag} {text} names a band twice")
     return numbers

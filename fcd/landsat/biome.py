@@ -20,20 +20,15 @@ _BYTES_PER_PIXEL = 11 * 2 + 4 * 2 + 1
 
 @dataclass(frozen=True)
 class Entry:
-    """One scene of the list.
-
-    `width` and `height` are those of a 30 m band in pixels. `bytes` is the size of the archive
-    as seen in 2018, None where it was not recorded: an estimate for progress and disk space,
-    no check of a download. `md5` is the checksum of the archive, None where it is not known.
-    """
+    """One scene of the list."""
 
     biome: str
     scene: str
-    width: int
+    width: int  # of a 30 m band, in pixels
     height: int
-    bytes: int | None
+    bytes: int | None  # of the archive, as seen in 2018: an estimate, no check of a download
     url: str
-    md5: str | None
+    md5: str | None  # of the archive, None where it is not known
 
     @property
     def unpacked_bytes(self) -> int:
@@ -50,19 +45,10 @@ class Entry:
 def entries() -> tuple[Entry, ...]:
     """All 96 scenes, sorted by biome and scene."""
     text = (files("fcd.landsat") / "landsat8_biome.csv").read_text(encoding="utf-8")
-    found = [
-        Entry(
-            row["biome"],
-            row["scene"],
-            int(row["width"]),
-            int(row["height"]),
-            int(row["bytes"]) if row["bytes"] else None,
-            row["url"],
-            row["md5"] or None,
-        )
-        for row in csv.DictReader(text.splitlines())
-    ]
-    return tuple(sorted(found, key=lambda entry: (entry.biome, entry.scene)))
+    return tuple(
+        Entry(biome, scene, int(width), int(height), int(size) if size else None, url, md5 or None)
+        for biome, scene, width, height, size, url, md5 in list(csv.reader(text.splitlines()))[1:]
+    )
 
 
 @cache

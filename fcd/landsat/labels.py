@@ -11,17 +11,15 @@ tif        0       128          255            ``<biome>_<scene>_mask.tif``, pre
 target     -1      0            1              the loss (`IGNORE_INDEX` is left out)
 ========== ======= ============ ============== =======================================
 
-Truth codes: 0 fill, 64 cloud shadow, 128 clear, 192 thin cloud, 255 cloud
-(L8 Cloud Cover Assessment Validation Data, doi 10.5066/F7251GDH). Tif codes are some of them.
-
-A fifth comes with the SPARCS data set, whose masks have classes; none of them is fill: 0 shadow,
-1 shadow over water, 2 water, 3 snow, 4 land, 5 cloud, 6 flooded (doi 10.5066/F7FB5146).
+Truth: L8 Cloud Cover Assessment Validation Data, doi 10.5066/F7251GDH. Tif codes are some of it.
+SPARCS masks hold classes, none of them fill: 0 shadow, 1 shadow over water, 2 water, 3 snow, 4
+land, 5 cloud, 6 flooded (doi 10.5066/F7FB5146).
 """
 
 import numpy as np
 import torch
 
-from fcd.errors import UserError
+from fcd.errors import SceneError
 from fcd.metrics import CLEAR, CLOUD, INVALID
 
 TRUTH_FILL, TRUTH_SHADOW, TRUTH_CLEAR, TRUTH_THIN_CLOUD, TRUTH_CLOUD = 0, 64, 128, 192, 255
@@ -39,43 +37,45 @@ _PATCH_FROM_TRUTH = {
     TRUTH_THIN_CLOUD: CLOUD,
     TRUTH_CLOUD: CLOUD,
 }
-_SPARCS_CLOUD, _SPARCS_CLASSES = 5, range(7)
-_PATCH_FROM_SPARCS = {code: CLOUD if code == _SPARCS_CLOUD else CLEAR for code in _SPARCS_CLASSES}
+_PATCH_FROM_SPARCS = {code: CLOUD if code == 5 else CLEAR for code in range(7)}
 _PATCH_FROM_TIF = {TIF_NODATA: INVALID, TIF_CLEAR: CLEAR, TIF_CLOUD: CLOUD}
 
 
 def _recode(codes: np.ndarray, table: dict[int, int], source: str) -> np.ndarray:
     if codes.dtype != np.uint8:
-        raise UserError(f"{source} holds {codes.dtype}, masks hold uint8")
+        raise SceneError(f"{source} holds {codes.dtype}, masks hold uint8")
     lookup = np.full(256, 255, np.uint8)
     lookup[list(table)] = list(table.values())
     recoded = lookup[codes]
     unknown = np.unique(codes[recoded == 255])
     if unknown.size:
-        raise UserError(
+        raise SceneError(
             f"{source}: code {', '.join(map(str, unknown))} is none of {sorted(table)}; "
             "is this a mask of another kind?"
         )
     return recoded
 
 
+# Each takes and returns (h, w) uint8. `SceneError` names `source` and the codes that are unknown.
+
+
 def patch_from_truth(truth: np.ndarray, source: str = "truth mask") -> np.ndarray:
-    """Truth codes (h, w) uint8 -> patch codes (h, w) uint8; `UserError` names unknown codes."""
+    """Truth codes -> patch codes."""
     return _recode(truth, _PATCH_FROM_TRUTH, source)
 
 
 def patch_from_sparcs(classes: np.ndarray, source: str = "SPARCS mask") -> np.ndarray:
-    """SPARCS classes (h, w) uint8 -> patch codes (h, w) uint8; `UserError` names unknown ones."""
+    """SPARCS classes -> patch codes."""
     return _recode(classes, _PATCH_FROM_SPARCS, source)
 
 
 def patch_from_tif(mask: np.ndarray, source: str = "mask tif") -> np.ndarray:
-    """Tif codes (h, w) uint8 -> patch codes (h, w) uint8; `UserError` names unknown codes."""
+    """Tif codes -> patch codes."""
     return _recode(mask, _PATCH_FROM_TIF, source)
 
 
 def tif_from_patch(mask: np.ndarray) -> np.ndarray:
-    """Patch codes (h, w) uint8 -> tif codes (h, w) uint8."""
+    """Patch codes -> tif codes."""
     return np.array([TIF_NODATA, TIF_CLEAR, TIF_CLOUD], np.uint8)[mask]
 
 
@@ -84,9 +84,7 @@ def patch_from_score(score: np.ndarray, valid: np.ndarray, threshold: float) -> 
 
     score (…, h, w) float in [0, 1], valid (…, h, w) bool -> patch codes (…, h, w) uint8.
     """
-    mask = np.where(score > threshold, CLOUD, CLEAR).astype(np.uint8)
-    mask[~valid] = INVALID
-    return mask
+    return np.where(valid, np.where(score > threshold, CLOUD, CLEAR), INVALID).astype(np.uint8)
 
 
 def target_from_patch(mask: torch.Tensor) -> torch.Tensor:

@@ -16,13 +16,11 @@ from rasterio.errors import RasterioIOError
 from fcd.errors import SceneError, UserError
 from fcd.landsat.archives import DAMAGE, Member
 from fcd.landsat.bands import BANDS, band_numbers
-from fcd.landsat.mtl import parse_mtl
 from fcd.landsat.rasters import opened
-from fcd.landsat.scenes import SCENE_FILE, Band, Scene
+from fcd.landsat.scenes import SCENE_FILE, Band, Scene, parse_mtl
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 RASTERS = (".tif", ".tiff", ".vrt")
-CRAFTS, SENSORS = ("LANDSAT_8", "LANDSAT_9"), "OLI_TIRS"
 # Level-1 products; what comes after L1 tells how well a scene is placed.
 _LEVEL_1 = re.compile(r"L1(T|GT|GS|TP|G)?", re.I)
 # Landsat 8 and 9 with both sensors: LC08_L1TP_…, LC09_…; before the collections LC8….
@@ -72,15 +70,13 @@ def scene_from(path: str, num_channels: int, bands: str | None = None) -> Scene:
     """The scene at `path`, for a network of `num_channels` bands.
 
     - A folder, anywhere below which one scene's bands lie; a `.tar` or `.tar.gz`, read where it
-      is (a compressed one from the start for each band: unpack it if that takes too long); an
-      MTL file, whose scene lies beside it. Landsat 8 and 9 Level-1, of any collection.
-      Anything else is refused, unless `bands` lists the ends of the bands' file names in the
-      order of training, such as ``SR_B1,SR_B2``: level and sensor are then not judged.
+      is (a compressed one from the start for each band); an MTL file, beside its scene. Landsat 8
+      and 9 Level-1, of any collection, unless `bands` lists the ends of the bands' file names in
+      the order of training, such as ``SR_B1,SR_B2``: level and sensor are then not judged.
     - A GeoTIFF with `num_channels` bands, or with the bands whose numbers `bands` gives, such as
       ``1-7,9-11``. It may be without a position.
 
-    Raises `SceneError` in one line if it is none of these; what is wrong inside the files is
-    found by `Scene.check` and in reading.
+    Raises `SceneError` if it is none of these; the files are checked by `Scene.check`.
     """
     place, lower = Path(path), path.lower()
     files: Sequence[Path | Member]
@@ -150,12 +146,12 @@ def _judge(path: str, name: str, metadata: dict[str, str]) -> None:
     craft, sensor = metadata.get("SPACECRAFT_ID"), metadata.get("SENSOR_ID")
     if craft is None and _OTHER_LANDSAT.match(name) and not _LANDSAT_8_9.match(name):
         craft = name.partition("_")[0]
-    if craft is not None and craft.upper() not in CRAFTS:
+    if craft is not None and craft.upper() not in ("LANDSAT_8", "LANDSAT_9"):
         raise SceneError(
             f"{path} was taken by {craft}; the networks take Landsat 8 and 9, unless --bands "
             "says how to read it"
         )
-    if sensor is not None and sensor.upper() != SENSORS:
+    if sensor is not None and sensor.upper() != "OLI_TIRS":
         raise SceneError(
             f"{path} was taken by {sensor} alone; the networks take bands of OLI and TIRS"
         )

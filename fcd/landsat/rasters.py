@@ -22,14 +22,14 @@ from fcd.files import replacing
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-def opened(path: os.PathLike | str) -> rasterio.DatasetReader:
+def opened(path: os.PathLike | str, mode: str = "r", **profile: Any) -> rasterio.DatasetReader:
     """An open raster, which may have no position, as a manual mask; RasterioIOError if it is none.
 
-    To be closed, such as by `with`.
+    To be closed, such as by `with`. mode, profile: as of `rasterio.open`.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path)
+        return rasterio.open(path, mode, **profile)
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,12 @@ class Grid:
 
     def square(self, row: int, column: int, size: int) -> "Grid":
         """The `size` x `size` pixels from (row, column) on."""
-        a, b, c, d, e, f = self.transform[:6]
-        left, top = c + a * column + b * row, f + d * column + e * row
-        return Grid(size, size, self.crs, Affine(a, b, left, d, e, top))
+        moved = self.transform * Affine.translation(column, row)
+        return Grid(size, size, self.crs, moved)
 
 
 def nodata_of(dataset: rasterio.DatasetReader, number: int = 1) -> float | None:
-    """The value that a raster's file marks as nodata in band `number`.
-
-    None if none, or NaN or infinity, which always are.
-    """
+    """What a raster's file marks as nodata in band `number`; None also if NaN or infinity."""
     value = dataset.nodatavals[number - 1]
     return None if value is None or not math.isfinite(value) else nodata_value(value)
 
@@ -76,10 +72,8 @@ def write_raster(path: Path, pixels: np.ndarray, grid: Grid, nodata: float | Non
     """Write a small GeoTIFF of `pixels` (C, h, w) on `grid`, whole or not at all."""
     profile = {"driver": "GTiff", "count": len(pixels), "dtype": pixels.dtype.name}
     profile |= {"nodata": nodata, "compress": "deflate", **vars(grid)}
-    with replacing(path) as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(temporary, "w", **profile) as dataset:
-            dataset.write(pixels)
+    with replacing(path) as temporary, opened(temporary, "w", **profile) as dataset:
+        dataset.write(pixels)
 
 
 @contextmanager
@@ -97,9 +91,8 @@ def raster_writer(
 ) -> Iterator[rasterio.io.DatasetWriter]:
     """Open a one-band tiled GeoTIFF on `grid` for windowed writing; it appears when complete.
 
-    cloud_optimised: as a Cloud-Optimised GeoTIFF with overviews (of codes and scores alike the
-    nearest pixel), which is put together in memory, one byte or four a pixel.
-    Raises `OutputError` if it cannot be written.
+    cloud_optimised: with overviews (always the nearest pixel), put together in memory, one byte or
+    four a pixel. Raises `OutputError` if it cannot be written.
     """
     floating = np.issubdtype(np.dtype(dtype), np.floating)
     profile: dict[str, Any] = {"count": 1, "dtype": dtype, "nodata": nodata, **vars(grid)}
@@ -130,9 +123,9 @@ def _check_all_there(path: Path) -> None:
     try:
         with tifffile.TiffFile(path) as tif:
             tiles = [
-                (start, count)
+                tile
                 for page in tif.pages
-                for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+                for tile in zip(page.dataoffsets, page.databytecounts, strict=True)
             ]
     except (tifffile.TiffFileError, ValueError, IndexError) as error:
         raise OSError(f"it is cut off ({error})") from error

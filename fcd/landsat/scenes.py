@@ -1,4 +1,4 @@
-"""Find Landsat-8/9 scenes and read them, window by window."""
+"""Find scenes, those of Landsat-8/9 and of SPARCS, and read them, window by window."""
 
 import math
 import os
@@ -13,23 +13,23 @@ from typing import TypeAlias
 
 import numpy as np
 import rasterio
-from rasterio.crs import CRS
 from rasterio.errors import RasterioIOError
-from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from fcd.errors import SceneError, UserError
 from fcd.landsat import biome, labels
 from fcd.landsat.archives import Member
 from fcd.landsat.bands import BANDS
-from fcd.landsat.mtl import parse_mtl
 from fcd.landsat.rasters import Grid, nodata_of, opened
 
 MAX_SIDE = 65_535  # pixels; a Landsat scene has 8,000
+_MAX_METADATA = 1 << 20  # characters; real files have about 10,000
 QA_PARTS = ("BQA", "QA_PIXEL")
 SCENE_FILE = re.compile(
     r"^(?P<scene>.+)_(?P<part>B\d+|BQA|QA_PIXEL|MTL|fixedmask)\.(?P<suffix>TIF|img|txt)$", re.I
 )
+SPARCS = "L8Sparcs"
+_SPARCS_DATA, _SPARCS_MASKS = "_data.tif", ("_mask.png", "_labels.tif")
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,14 @@ File: TypeAlias = Path | Band | Member
 class Scene:
     """The files of one scene. Nothing is opened before `check`, `grid` or `open`.
 
-    files: part ("B1", "BQA", "MTL", "FIXEDMASK") -> file. bands: the parts a network is given, in
-    order. decode_truth: codes of the manual mask and their source -> patch codes.
+    decode_truth: codes of the manual mask and their source -> patch codes.
     """
 
     name: str
     biome: str
     folder: Path
-    files: Mapping[str, File] = field(hash=False)
-    bands: tuple[str, ...] = BANDS
+    files: Mapping[str, File] = field(hash=False)  # by part: B1, BQA, MTL, FIXEDMASK
+    bands: tuple[str, ...] = BANDS  # the parts a network is given, in order
     decode_truth: Callable[[np.ndarray, str], np.ndarray] = labels.patch_from_truth
 
     @property
@@ -87,15 +86,15 @@ class Scene:
         return next((self.files[part] for part in QA_PARTS if part in self.files), None)
 
     def metadata(self) -> dict[str, str]:
-        """The fields of its MTL file, none if there is none; `UserError` if it is damaged."""
+        """The fields of its MTL file, none if there is none; `SceneError` if it is damaged."""
         file = self.files.get("MTL")
         return {} if file is None or isinstance(file, Band) else parse_mtl(file)
 
     def check(self, *, need_truth: bool = False, need_qa: bool = False) -> Grid:
         """Return the grid of the scene, or raise `SceneError` with everything that is wrong."""
-        problems, sizes, places = [], {}, {}
-        missing = [band for band in self.bands if band not in self.files]
-        if missing:
+        problems: list[str] = []
+        grids: dict[str, Grid] = {}
+        if missing := [band for band in self.bands if band not in self.files]:
             problems.append(f"missing band {', '.join(missing)}")
         if need_truth and self.truth is None:
             problems.append(f"missing {self.name}_fixedmask.img")
@@ -105,28 +104,18 @@ class Scene:
             if file := self.files.get(part):
                 try:
                     with opened(file) as dataset:
-                        sizes[part] = dataset.shape
-                        places[part] = (dataset.crs, dataset.transform)
+                        grids[part] = Grid.of(dataset)
                         problems += self._unusable(part, dataset)
                 except OSError as error:  # RasterioIOError is one
                     problems.append(f"{file.name} cannot be read ({error})")
-        places.pop("FIXEDMASK", None)  # it has no position of its own
-        problems += self._misplaced(places)
-        for (height, width), _ in Counter(sizes.values()).most_common(1):
-            problems += [
-                f"{self.files[part].name} is {size[1]}x{size[0]} pixels, the others are "
-                f"{width}x{height}"
-                for part, size in sizes.items()
-                if size != (height, width)
-            ]
+        problems += self._misfits(grids)
         if problems:
             raise SceneError(f"{self.where}: {'; '.join(problems)}")
-        return self.grid()
+        return grids[self.bands[0]]
 
-    def _unusable(self, part: str, dataset: rasterio.DatasetReader) -> list[str]:
+    def _unusable(self, part: str, dataset: rasterio.DatasetReader) -> Iterator[str]:
         """What pixels cannot be used, in words."""
         file, name, dtype = self.files[part], self.files[part].name, dataset.dtypes[0]
-        told = []
         if part == "FIXEDMASK":
             fits = dtype == "uint8"
         elif part in QA_PARTS:
@@ -136,28 +125,33 @@ class Scene:
         else:
             fits = not dtype.startswith("complex")
         if not fits:
-            wanted = ", Level-1 DN are uint16" if part in BANDS else ""
-            told.append(f"{name} holds {dtype}{wanted}")
+            yield f"{name} holds {dtype}" + ", Level-1 DN are uint16" * (part in BANDS)
         size = file.stat().st_size if isinstance(file, Path) else math.inf
         if dataset.driver == "ENVI" and size < math.prod(dataset.shape):
-            told.append(f"{name} is cut off")  # GDAL would read fill
+            yield f"{name} is cut off"  # GDAL would read fill
         if max(dataset.shape) > MAX_SIDE:
-            told.append(f"{name} is larger than {MAX_SIDE:,} pixels")
-        return told
+            yield f"{name} is larger than {MAX_SIDE:,} pixels"
 
-    def _misplaced(self, places: dict[str, tuple[CRS | None, Affine]]) -> list[str]:
-        """Bands that lie elsewhere than the first, or nowhere, in words."""
-        if not places:
-            return []
-        first, (crs, transform) = next(iter(places.items()))
-        if crs is None and self.bands == BANDS:
-            return [f"{self.files[first].name} has no CRS"]
-        nearly = 1e-4 * math.hypot(transform.a, transform.d)  # of a pixel
-        return [
-            f"{self.files[part].name} lies on another grid than {self.files[first].name}"
-            for part, place in places.items()
-            if place[0] != crs or np.abs(np.subtract(place[1], transform)).max() > nearly
-        ]
+    def _misfits(self, grids: dict[str, Grid]) -> Iterator[str]:
+        """Files that lie elsewhere than the first, or nowhere, or are of another size, in words."""
+        places = {part: grid for part, grid in grids.items() if part != "FIXEDMASK"}  # it has none
+        for part, grid in list(places.items())[:1]:
+            if grid.crs is None and self.bands == BANDS:
+                yield f"{self.files[part].name} has no CRS"
+                break
+            nearly = 1e-4 * math.hypot(grid.transform.a, grid.transform.d)  # of a pixel
+            for other, place in places.items():
+                away = np.abs(np.subtract(place.transform, grid.transform)).max() > nearly
+                if place.crs != grid.crs or away:
+                    yield (
+                        f"{self.files[other].name} lies on another grid than "
+                        f"{self.files[part].name}"
+                    )
+        sizes = {part: f"{grid.width}x{grid.height}" for part, grid in grids.items()}
+        for usual, _ in Counter(sizes.values()).most_common(1):
+            for part, size in sizes.items():
+                if size != usual:
+                    yield f"{self.files[part].name} is {size} pixels, the others are {usual}"
 
     def grid(self) -> Grid:
         """Size, CRS and transform, taken from the first band (the .img is not georeferenced)."""
@@ -182,17 +176,16 @@ class SceneReader:
     @cached_property
     def dtype(self) -> str:
         """The type of the bands' pixels; `SceneError` names two bands that differ."""
-        parts = self._scene.bands
-        first, *others = [self._dataset(part).dtypes[self._number(part) - 1] for part in parts]
-        for part, dtype in zip(parts[1:], others, strict=True):
-            if dtype != first:
-                files = self._scene.files
+        files, parts = self._scene.files, self._scene.bands
+        dtypes = [self._dataset(part).dtypes[self._number(part) - 1] for part in parts]
+        for part, dtype in zip(parts, dtypes, strict=True):
+            if dtype != dtypes[0]:
                 raise SceneError(
                     f"{self._scene.where}: {files[part].name} holds {dtype}, "
-                    f"{files[parts[0]].name} {first}; all bands must be of one type, that of "
+                    f"{files[parts[0]].name} {dtypes[0]}; all bands must be of one type, that of "
                     "training: convert them, such as by gdal_translate -ot"
                 )
-        return first
+        return dtypes[0]
 
     @cached_property
     def nodata(self) -> float | tuple[float | None, ...] | None:
@@ -240,17 +233,46 @@ class SceneReader:
         return np.stack([self._read(band, start, stop, step) for band in self._scene.bands])
 
     def qa(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
-        """The quality band as (h, w) uint16 bit fields (see `fcd.landsat.qa`)."""
+        """The quality band as (h, w) uint16 bit fields (`fcd.landsat.reference.BITS`)."""
         part = QA_PARTS[0] if QA_PARTS[0] in self._scene.files else QA_PARTS[1]
         return self._read(part, start, stop, step)
 
     def truth(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
         """The manual mask as (h, w) uint8 patch codes: 0 invalid, 1 clear, 2 cloud."""
         codes = self._read("FIXEDMASK", start, stop, step)
-        try:
-            return self._scene.decode_truth(codes, str(self._scene.truth))
-        except UserError as error:
-            raise SceneError(str(error)) from error
+        return self._scene.decode_truth(codes, str(self._scene.truth))
+
+
+def parse_mtl(path: Path | Member) -> dict[str, str]:
+    """The fields of an MTL file as field -> value, without quotes; groups are flattened.
+
+    Of a field that occurs in several groups the first counts: it describes the product itself,
+    later groups what it was made from. Raises `SceneError` if `path` is no whole MTL file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise SceneError(f"{path} cannot be read: {error}") from error
+    if len(text) > _MAX_METADATA:
+        raise SceneError(f"{path} is no Landsat metadata: it has {len(text):,} characters")
+    fields: dict[str, str] = {}
+    lines = (line.strip() for line in text.splitlines())
+    if not re.fullmatch(r"GROUP = \w+_METADATA_FILE", next(lines, "")):
+        raise SceneError(f"{path} is no Landsat metadata: GROUP = …_METADATA_FILE must come first")
+    for line in lines:
+        if line.rstrip("\0") == "END":
+            return fields
+        key, separator, value = line.partition(" = ")
+        if separator and key not in ("GROUP", "END_GROUP"):
+            fields.setdefault(key, value.strip('"'))
+    raise SceneError(f"{path} is cut off: its last line is not END; get the scene again")
+
+
+def files_below(root: Path) -> Iterator[Path]:
+    """All files below `root`, sorted within each folder; hidden folders are left out."""
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names))
 
 
 def find_scenes(root: Path | str) -> list[Scene]:
@@ -263,21 +285,21 @@ def find_scenes(root: Path | str) -> list[Scene]:
     if not root.is_dir():
         raise UserError(f"{root} is no folder; give the folder that holds <biome>/<scene>/…")
     found: dict[tuple[Path, str], dict[str, File]] = {}
-    for place, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            if match := SCENE_FILE.match(name):
-                parts = found.setdefault((Path(place), match["scene"]), {})
-                parts[match["part"].upper()] = Path(place, name)
+    for path in files_below(root):
+        if match := SCENE_FILE.match(path.name):
+            parts = found.setdefault((path.parent, match["scene"]), {})
+            parts[match["part"].upper()] = path
     scenes: dict[str, Scene] = {}
     for (folder, name), files in found.items():
-        if not any(part in BANDS or part == "FIXEDMASK" for part in files):
+        if not files.keys() & {*BANDS, "FIXEDMASK"}:
             continue
         if name in scenes:
             raise UserError(
                 f"scene {name} is there twice: {scenes[name].folder} and {folder}; remove one"
             )
-        scenes[name] = Scene(name, _biome(root, folder, name), folder, files)
+        first = folder.relative_to(root).parts[:1]
+        place = first[0] if first not in ((), (name,)) else "Unknown"
+        scenes[name] = Scene(name, biome.biomes().get(name, place), folder, files)
     if not scenes:
         raise UserError(
             f"no scene below {root}: expected files such as <biome>/<scene>/<scene>_B1.TIF"
@@ -285,9 +307,32 @@ def find_scenes(root: Path | str) -> list[Scene]:
     return sorted(scenes.values(), key=lambda scene: (scene.biome, scene.name))
 
 
-def _biome(root: Path, folder: Path, name: str) -> str:
-    known = biome.biomes().get(name)
-    if known:
-        return known
-    between = folder.relative_to(root).parts
-    return between[0] if between and between[0] != name else "Unknown"
+def find_sparcs(root: Path | str) -> list[Scene]:
+    """All scenes of the SPARCS data set below `root`, sorted by name: 80, of 1000×1000 pixels each.
+
+    USGS ships a folder with ``<scene>_data.tif`` and ``<scene>_mask.png`` (doi 10.5066/F7FB5146,
+    usgs.gov/landsat-missions/spatial-procedures-automated-removal-cloud-and-shadow-sparcs-validation-data);
+    its authors, with the same data, ``<scene>_labels.tif`` instead of the mask. The tif holds, says
+    their readme, the original USGS data of ten bands in order: B1 to B7, B9, B10, B11 as
+    pre-collection DN, uint16. Source: Hughes & Kennedy 2019, doi 10.3390/rs11212591.
+    Raises `UserError` if there are none, one lacks its mask or is there twice.
+    """
+    scenes: dict[str, Scene] = {}
+    for path in sorted(Path(root).rglob(f"*{_SPARCS_DATA}")):
+        name = path.name.removesuffix(_SPARCS_DATA)
+        if name in scenes:
+            raise UserError(f"{path}: scene {name} is there twice; remove one")
+        beside = (path.with_name(f"{name}{ending}") for ending in _SPARCS_MASKS)
+        mask = next((file for file in beside if file.exists()), None)
+        if mask is None:
+            raise UserError(f"{path} has no mask {name}{' or '.join(_SPARCS_MASKS)} beside it")
+        files: dict[str, File] = {band: Band(path, number) for number, band in enumerate(BANDS, 1)}
+        files["FIXEDMASK"] = mask
+        scenes[name] = Scene(
+            name, SPARCS, path.parent, files, decode_truth=labels.patch_from_sparcs
+        )
+    if not scenes:
+        raise UserError(
+            f"no SPARCS scene below {root}: expected files such as <scene>{_SPARCS_DATA}"
+        )
+    return list(scenes.values())

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from fcd.landsat import labels
 from fcd.landsat.bands import FILL_DN, RGB_BANDS
-from fcd.landsat.qa import collection_of, mask_from_qa
+from fcd.landsat.reference import collection_of, mask_from_qa
 from fcd.landsat.scenes import Scene
 from fcd.masks.scoring import Prediction
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from fcd.landsat.bands import BANDS, FILL_DN
-from fcd.landsat.qa import BITS, Collection
+from fcd.landsat.reference import BITS, Collection
 from fcd.synthetic.clouds import Clouds, Sky
 
 # DN = (reflectance x sin(sun elevation) - add) / mult, and DN = (radiance - add) / mult

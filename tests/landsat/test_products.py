@@ -13,7 +13,7 @@ from rasterio.transform import Affine
 from fcd.errors import SceneError, UserError
 from fcd.landsat.bands import BANDS
 from fcd.landsat.products import expand, scene_from
-from fcd.landsat.qa import Collection, collection_of
+from fcd.landsat.reference import Collection, collection_of
 from fcd.landsat.scenes import find_scenes
 from tests.conftest import REAL, draw, write_scene
 

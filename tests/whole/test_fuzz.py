@@ -32,11 +32,10 @@ from fcd.cli.run_folder import start_run
 from fcd.cli.settings import GANTraining
 from fcd.errors import UserError
 from fcd.files import from_plain
-from fcd.landsat import archives, qa
-from fcd.landsat.mtl import parse_mtl
+from fcd.landsat import archives
 from fcd.landsat.products import expand, scene_from
-from fcd.landsat.reference import QA, TRUTH, Reference
-from fcd.landsat.scenes import find_scenes
+from fcd.landsat.reference import QA, TRUTH, Collection, Reference, mask_from_qa
+from fcd.landsat.scenes import find_scenes, parse_mtl
 from fcd.masks import thresholds
 from fcd.patches import cutting, generated, records, splits, store
 from fcd.patches.normalisation import Normalization
@@ -270,10 +269,10 @@ def test_metadata(place, product):
 
 
 @repeatable
-@given(st.lists(st.integers(0, 65535), min_size=1, max_size=50), st.sampled_from(qa.Collection))
+@given(st.lists(st.integers(0, 65535), min_size=1, max_size=50), st.sampled_from(Collection))
 def test_every_value_of_a_qa_band_has_a_code(values, collection):
     with only_our_errors("QA value"):
-        mask = qa.mask_from_qa(np.array([values], np.uint16), collection)
+        mask = mask_from_qa(np.array([values], np.uint16), collection)
         assert mask.dtype == np.uint8
         assert mask.max() <= 2
 
