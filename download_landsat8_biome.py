@@ -45,25 +45,13 @@ class Settings:
         int, Ge(1), "seconds without an answer or a byte after which an attempt has failed"
     ] = 60
     retries: Annotated[
-        int,
-        Ge(0),
-        "attempts in a row that may fail without progress before a scene is given up",
+        int, Ge(0), "attempts in a row that may fail without progress before a scene is given up"
     ] = 5
 
 
 def main() -> int:
     """Download what the flags ask for; return the exit code."""
-    asked = parse(Settings)
-    return download(
-        asked.output_dir,
-        asked.biomes,
-        asked.scenes,
-        asked.base_url,
-        keep_archives=asked.keep_archives,
-        num_workers=asked.num_workers,
-        timeout=asked.timeout,
-        retries=asked.retries,
-    )
+    return download(**vars(parse(Settings)))
 
 
 if __name__ == "__main__":

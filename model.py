@@ -4,6 +4,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Annotated, Any, Literal, get_args
 
 import torch
@@ -20,10 +21,7 @@ Encoder = Literal["resnet18", "resnet34", "resnet50"]
 
 
 class InstanceNorm(nn.InstanceNorm2d):
-    """Affine instance norm by the statistics of the instance itself, in evaluation mode too.
-
-    Tracked statistics would change the masks in evaluation mode.
-    """
+    """Affine instance norm by the statistics of the instance itself, in evaluation mode too."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, affine=True, track_running_stats=False)
@@ -46,11 +44,9 @@ class HalvingConv(nn.Conv2d):
         super().__init__(in_channels, out_channels, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As a matrix product where a CPU has less map than kernel to go through.
-
-        The convolution would bring the kernel, 134 MB in the paper's last layer, into another
-        order each time; with gradients it takes two to five times as long.
-        """
+        """As a matrix product where a CPU has less map than kernel to go through."""
+        # There the convolution would bring the kernel, 134 MB in the paper's last layer, into
+        # another order each time; with gradients it takes two to five times as long.
         height, width = (side // 2 for side in x.shape[2:])
         if x.device.type != "cpu" or height * width > 16:
             return super().forward(x)
@@ -81,14 +77,9 @@ class ResidualBlock(nn.Module):
 class Generator(nn.Module):
     """Translate patches to a domain (0 clear, 1 cloudy), changing only what has to change.
 
-    Layers are numbered `main.0…` as in StarGAN (Choi et al. 2018) and the authors' code, so
-    that their checkpoints load.
-
-    Args:
-        conv_dim: filters of the first layer.
-        c_dim: domain labels per patch; each is one constant extra input channel.
-        repeat_num: residual blocks.
-        num_channels: bands.
+    Layers are numbered `main.0…` as in StarGAN (Choi et al. 2018) and the authors' code, so that
+    their checkpoints load. conv_dim: filters of the first layer. c_dim: domain labels per patch,
+    each a constant extra input channel. repeat_num: residual blocks. num_channels: bands.
     """
 
     def __init__(
@@ -96,20 +87,17 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
 
-        def block(conv: nn.Module, dim: int) -> list[nn.Module]:
-            return [conv, InstanceNorm(dim), nn.ReLU(inplace=True)]
+        def block(conv: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
+            return [conv, InstanceNorm(conv.out_channels), nn.ReLU(inplace=True)]
 
         dim = conv_dim
-        layers = block(nn.Conv2d(num_channels + c_dim, dim, 7, padding=3, bias=False), dim)
-        for _ in range(2):
-            halved = nn.Conv2d(dim, dim * 2, 4, stride=2, padding=1, bias=False)
-            dim *= 2
-            layers += block(halved, dim)
-        layers += [ResidualBlock(dim) for _ in range(repeat_num)]
-        for _ in range(2):
-            doubled = nn.ConvTranspose2d(dim, dim // 2, 4, stride=2, padding=1, bias=False)
-            dim //= 2
-            layers += block(doubled, dim)
+        layers = block(nn.Conv2d(num_channels + c_dim, dim, 7, padding=3, bias=False))
+        for width in (dim, 2 * dim):
+            layers += block(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1, bias=False))
+        layers += [ResidualBlock(4 * dim) for _ in range(repeat_num)]
+        for width in (2 * dim, dim):
+            doubled = nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1, bias=False)
+            layers += block(doubled)
         layers.append(nn.Conv2d(dim, num_channels, 7, padding=3, bias=False))
         self.main = nn.Sequential(*layers)
 
@@ -133,15 +121,9 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """PatchGAN: real or fake per cell of the patch, and the domain of the whole patch.
 
-    Args:
-        image_size: side of the patches in pixels, a multiple of 2 ** repeat_num.
-        conv_dim: filters of the first layer; they double with each layer.
-        c_dim: domain labels per patch.
-        repeat_num: stride-2 convolutions.
-        num_channels: bands.
-
-    Raises:
-        ValueError: `image_size` is no multiple of 2 ** `repeat_num`.
+    image_size: side of the patches in pixels, a multiple of 2 ** repeat_num (else ValueError).
+    conv_dim: filters of the first layer, doubled with each of the `repeat_num` stride-2 layers.
+    c_dim: domain labels per patch. num_channels: bands.
     """
 
     def __init__(
@@ -159,14 +141,13 @@ class Discriminator(nn.Module):
                 f"image size {image_size} is no multiple of {2**repeat_num} "
                 f"(2 ** {repeat_num} stride-2 layers)"
             )
+        dims = [num_channels, *(conv_dim * 2**layer for layer in range(repeat_num))]
         layers: list[nn.Module] = []
-        dim_in, dim = num_channels, conv_dim
-        for _ in range(repeat_num):
+        for dim_in, dim in pairwise(dims):
             layers += [HalvingConv(dim_in, dim), nn.LeakyReLU(0.01)]
-            dim_in, dim = dim, dim * 2
         self.main = nn.Sequential(*layers)
-        self.conv1 = nn.Conv2d(dim_in, 1, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(dim_in, c_dim, cells, bias=False)
+        self.conv1 = nn.Conv2d(dims[-1], 1, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(dims[-1], c_dim, cells, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, num_channels, S, S) -> patch scores (N, 1, s, s) and domain logits (N, c_dim)."""
@@ -180,8 +161,7 @@ def build_unet(num_channels: int, encoder: str, classifier_head: bool) -> nn.Mod
     With `classifier_head` it returns (logits, image logit (N, 1)): average pooling of the
     deepest features, dropout 0.2. H and W are multiples of 32. No weights are downloaded.
     """
-    # Imported here and below, as it takes as long as all the rest: two seconds that every start of
-    # the GAN's script, and every error message, would wait for.
+    # Imported here and below: two seconds that every start, and error message, would wait for.
     import segmentation_models_pytorch as smp
 
     head = {"pooling": "avg", "dropout": 0.2, "classes": 1} if classifier_head else None
@@ -193,9 +173,7 @@ def build_unet(num_channels: int, encoder: str, classifier_head: bool) -> nn.Mod
 class PooledClassifier(nn.Module):
     """Image classifier for class activation maps: features, 1×1 convolution, mean.
 
-    Args:
-        backbone: (N, C, H, W) -> features (N, channels, h, w), not negative.
-        channels: channels of the features.
+    backbone: (N, C, H, W) -> features (N, channels, h, w), not negative.
     """
 
     def __init__(self, backbone: nn.Module, channels: int) -> None:
@@ -221,17 +199,23 @@ def build_resnet50(
 ) -> PooledClassifier:
     """ResNet-50 of output stride 16 for CAM, Grad-CAM and Grad-CAM++: 2048 channels.
 
-    With `weights` "imagenet" it begins with torchvision's IMAGENET1K_V1, downloaded unless they
-    are in the cache of torch.hub; each band gets the mean of the colours' first-layer kernels
-    times 3 / num_channels, so that the sum over the bands keeps its size. Without, nothing is
-    downloaded. Raises `UserError` if the weights cannot be had.
+    With `weights` "imagenet" it begins with torchvision's IMAGENET1K_V1, downloaded unless in the
+    cache of torch.hub (`UserError` if they cannot be had); each band gets the mean of the colours'
+    first-layer kernels times 3 / num_channels, so that the sum over the bands keeps its size.
     """
-    from torchvision.models import resnet50
+    from torchvision.models import ResNet50_Weights, resnet50
 
     resnet = resnet50(weights=None, replace_stride_with_dilation=[False, False, True])
     conv = nn.Conv2d(num_channels, 64, 7, stride=2, padding=3, bias=False)
     if weights == "imagenet":
-        resnet.load_state_dict(_imagenet_weights())
+        source = ResNet50_Weights.IMAGENET1K_V1
+        try:
+            resnet.load_state_dict(source.get_state_dict(progress=False, check_hash=True))
+        except (OSError, RuntimeError) as error:  # no network, or a damaged file
+            raise UserError(
+                f"the ImageNet weights cannot be had ({error}): put {source.url} into "
+                f"{torch.hub.get_dir()}/checkpoints, or train without them"
+            ) from error
         with torch.no_grad():
             conv.weight.copy_(resnet.conv1.weight.mean(dim=1, keepdim=True) * 3 / num_channels)
     resnet.conv1 = conv
@@ -239,19 +223,6 @@ def build_resnet50(
     channels = layers.pop("fc").in_features
     layers.pop("avgpool")
     return PooledClassifier(nn.Sequential(layers), channels)
-
-
-def _imagenet_weights() -> Mapping[str, Tensor]:
-    from torchvision.models import ResNet50_Weights
-
-    source = ResNet50_Weights.IMAGENET1K_V1
-    try:
-        return source.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # no network, or a damaged file
-        raise UserError(
-            f"the ImageNet weights cannot be had ({error}): put {source.url} into "
-            f"{torch.hub.get_dir()}/checkpoints, or train without them"
-        ) from error
 
 
 def build_ucam(num_channels: int, encoder: str) -> PooledClassifier:
@@ -308,10 +279,7 @@ class GANSize:
 
 
 def completed(state: dict[str, Any]) -> dict[str, Any]:
-    """A GAN checkpoint; one of the authors' code, which holds `G` and `D` alone, is completed.
-
-    The sizes follow from the shapes of the weights; the normalisation is the paper's.
-    """
+    """A GAN checkpoint; one of the authors' code, `G` and `D` alone, gets the rest from them."""
     if "size" in state:
         return state
     g, d = state["G"], state["D"]
@@ -331,17 +299,12 @@ def completed(state: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Task:
-    """A network and what it learns; stored in the checkpoint.
+    """A network and what it learns; stored in the checkpoint."""
 
-    network: `unet`; `resnet50` or `ucam`, classifiers for class activation maps.
-    target: `mask` (pixels) or `label` (image-level labels alone).
-    encoder: of the U-Nets. classifier_head: a U-Net that learns the image-level label too.
-    """
-
-    network: str = "unet"
-    target: str = "mask"
-    encoder: str = "resnet34"
-    classifier_head: bool = False
+    network: str = "unet"  # or `resnet50` or `ucam`, classifiers for class activation maps
+    target: str = "mask"  # pixels; or `label`: image-level labels alone
+    encoder: str = "resnet34"  # of the U-Nets
+    classifier_head: bool = False  # a U-Net that learns the image-level label too
 
     def __post_init__(self) -> None:
         known = (

@@ -1,15 +1,15 @@
 """The one error a user is meant to read: bad input, said in one line, exit code 2."""
 
+# How the RuntimeError begins by which PyTorch tells the end of a process that reads patches. It
+# comes from a signal handler, and so out of whatever the main process is doing.
 READER_ENDED = "DataLoader worker"
-"""How the RuntimeError begins by which PyTorch tells the end of a process that reads patches. It
-comes from a signal handler, and so out of whatever the main process is doing."""
 
 
 class UserError(Exception):
     """Input that cannot be used.
 
-    The message is one line that names the file or flag, the value found and the fix.
-    Entry scripts print it without a traceback and exit with code 2 (see `fcd.cli.entry.run`).
+    The message is one line that names the file or flag, the value found and the fix; entry scripts
+    print it without a traceback and exit with code 2 (`fcd.cli.entry.run`).
     """
 
 

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
@@ -25,18 +25,20 @@ _HOST = re.sub(r"\W", "", platform.node())
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; rename it to `path` on success.
+    """Yield a temporary path of the same suffix in the folder of `path`; rename it on success.
 
-    The suffix is kept, so that writers which choose a format by suffix work. On an
-    exception the temporary file is removed and an earlier `path` stays as it was. What a process
-    that was killed on this machine has left of the same file is removed, too.
-    Raises `OutputError` if the file cannot be written (the disk is full, a folder is read-only).
+    On an exception it is removed and an earlier `path` stays as it was. What a killed process of
+    this machine has left of the same file is removed, too. Raises `OutputError` if the file cannot
+    be written (the disk is full, a folder is read-only).
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.partial-{_HOST}-{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        for left in path.parent.glob(".*.partial-*"):
+            name = rf"\.{re.escape(path.stem)}\.partial-{_HOST}-(\d+)\..*"
+            if (match := re.fullmatch(name, left.name)) and not _is_running(int(match[1])):
+                left.unlink(missing_ok=True)
         try:
             yield temporary
             os.replace(temporary, path)
@@ -48,20 +50,12 @@ def replacing(path: Path | str) -> Iterator[Path]:
         ) from error
 
 
-def _remove_leftovers(path: Path) -> None:
-    for left in path.parent.glob(".*.partial-*"):
-        match = re.fullmatch(rf"\.{re.escape(path.stem)}\.partial-{_HOST}-(\d+)\..*", left.name)
-        if match and not _is_running(int(match[1])):
-            left.unlink(missing_ok=True)
-
-
 def _is_running(process: int) -> bool:
     try:
-        os.kill(process, 0)
+        with suppress(PermissionError):
+            os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        pass
     return True
 
 
@@ -69,10 +63,9 @@ def _is_running(process: int) -> bool:
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold `folder` for this process; the system lets go of it however the process ends.
 
-    What is locked is the empty file `.lock` in it: a lock on a folder that machines share by NFS
-    would hold on one of them only. Raises BlockingIOError if another process holds it, or waits
-    for that one.
+    Raises BlockingIOError if another process holds it, or waits for that one.
     """
+    # Not the folder itself: where machines share it by NFS, that would hold on one of them only.
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -106,8 +99,8 @@ def read_json(path: Path | str) -> dict[str, Any]:
 def from_plain(kind: type[T], values: Any, source: object) -> T:
     """The dataclass `kind` from the `values` that a file holds of it, which is not trusted.
 
-    Fields of number, text and truth are compared with their annotation. Raises `UserError`,
-    which names `source`, if one is missing, unknown or of another type, or a number is negative.
+    Raises `UserError`, which names `source`, if a field is missing, unknown or of another type than
+    annotated, or a number is negative.
     """
     types = get_type_hints(kind)
     if not isinstance(values, dict) or not values.keys() <= types.keys():

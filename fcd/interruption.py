@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM as a wish that a loop grants at its next safe point."""
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 
 
 class Stopped(Exception):
@@ -26,13 +26,9 @@ class Interruption:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def __enter__(self) -> "Interruption":
-        self._before = {
-            signum: signal.signal(signum, self._ask) for signum in (signal.SIGINT, signal.SIGTERM)
-        }
+        self._before = {n: signal.signal(n, self._ask) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)

@@ -1,9 +1,9 @@
 """Runs of several processes, started by torchrun: what each computes and what they agree on.
 
 A batch is split among the processes. Each takes the gradient of its part of the batch's loss; the
-sum over the processes is the gradient of the whole batch, so that N processes take the step that
-one would take. The gradients are summed after `backward`, without DistributedDataParallel: the
-discriminator runs several times before one `backward`, which that wrapper is not made for.
+sum over them is the gradient of the whole batch, so that N processes take the step of one. It is
+summed after `backward`, without DistributedDataParallel: the discriminator runs several times
+before one `backward`, which that wrapper is not made for.
 
 Where there is one process, every method returns at once and torch.distributed is not touched.
 """
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from fcd.errors import READER_ENDED, UserError
+from fcd.errors import READER_ENDED, UserError, first_line
 
 T = TypeVar("T")
 
-# How long a process waits for another. Masking scenes can keep one busy for hours more than the
-# others; that a process has died is noticed by torchrun, not by this limit.
+# How long a process waits for another, which may mask scenes for hours more. That one has died is
+# noticed by torchrun.
 PATIENCE = timedelta(days=1)
 LAST_WORDS = timedelta(seconds=10)
 
@@ -39,12 +39,9 @@ LAST_WORDS = timedelta(seconds=10)
 class Part:
     """The samples of a batch that one process computes."""
 
-    size: int
-    """Samples of the whole batch."""
-    rows: slice = field(default_factory=lambda: slice(None))
-    """Which of them."""
-    weight: float = 1.0
-    """Their share in the whole batch: what a mean over them counts in the mean over the batch."""
+    size: int  # samples of the whole batch
+    rows: slice = field(default_factory=lambda: slice(None))  # which of them
+    weight: float = 1.0  # their share: what a mean over them counts in the mean over the batch
 
     def uniform(self, generator: torch.Generator, *shape: int) -> Tensor:
         """Numbers in [0, 1), (n, *shape): drawn for the whole batch, of which this part's."""
@@ -55,8 +52,7 @@ class Part:
 class Processes:
     """The processes of a run, seen from process `rank` of `count`.
 
-    A method that communicates must be called by all of them. It raises `UserError` if one of
-    them has ended.
+    A method that communicates must be called by all; it raises `UserError` if one has ended.
     """
 
     rank: int = 0
@@ -86,8 +82,8 @@ class Processes:
         """What this process takes of a batch of `size` samples, usually `batch_size`.
 
         A shorter batch, the last of a pass, goes to so few processes that each gets two samples,
-        which batch norm needs, if a full batch gives it as many. The others compute samples
-        that are computed elsewhere, with weight 0: so all do the same steps.
+        which batch norm needs, if a full batch gives it as many. The others repeat samples with
+        weight 0: so all do the same steps.
         """
         least = min(2, batch_size // self.count)
         active = max(1, min(self.count, size // least))
@@ -117,8 +113,7 @@ class Processes:
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Make each gradient the sum over the processes, in one message."""
-        if self.count > 1:
-            self._sum_all([p.grad for p in parameters if p.grad is not None])
+        self._sum_all([p.grad for p in parameters if p.grad is not None])
 
     def average_statistics(self, network: nn.Module) -> None:
         """Average the batch-norm statistics that `network` gathers in training."""
@@ -132,11 +127,10 @@ class Processes:
             values /= self.count
 
     def _sum_all(self, tensors: list[Tensor]) -> None:
-        if not tensors:
+        if self.count == 1 or not tensors:
             return
         flat = self.sum(torch.cat([t.reshape(-1) for t in tensors]))
-        sizes = [t.numel() for t in tensors]
-        for tensor, values in zip(tensors, flat.split(sizes), strict=True):
+        for tensor, values in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(values.view_as(tensor))
 
     def largest(self, value: int) -> int:
@@ -212,8 +206,7 @@ def _others() -> Iterator[None]:
         if str(error).startswith(READER_ENDED):
             raise  # this process is often here when it is told
         # NCCL says what happened at the beginning and why at the end.
-        first, *others = str(error).strip().splitlines() or [type(error).__name__]
-        reason = "; ".join([first, *others[-1:]])
+        reason = "; ".join([first_line(error), *str(error).strip().splitlines()[1:][-1:]])
         raise UserError(
             f"the processes of this run cannot communicate, mostly because one has ended ({reason})"
         ) from error
@@ -268,12 +261,10 @@ def _store() -> Store | None:
 def failing() -> Iterator[bool]:
     """Whether this process is the first to fail, and so the one that says why.
 
-    One failure makes all processes fail: the others at their next message to one that has ended,
-    or for the same reason. They wait until the first has spoken, because torchrun ends all
-    processes as soon as one has.
+    One failure makes all processes fail. They wait until the first has spoken, because torchrun
+    ends all as soon as one has.
     """
-    store = _store()
-    if store is None:
+    if (store := _store()) is None:
         yield True
         return
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

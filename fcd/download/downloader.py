@@ -28,7 +28,7 @@ from fcd.landsat import archives, biome
 from fcd.landsat.archives import ArchiveError
 from fcd.landsat.bands import BANDS
 from fcd.landsat.biome import Entry
-from fcd.landsat.scenes import find_scenes
+from fcd.landsat.scenes import files_below, find_scenes
 
 PARTS = (*(f"{band}.TIF" for band in BANDS), "MTL.txt", "fixedmask.img", "fixedmask.hdr")
 # An archive may unpack to this many times what the scene's size lets expect: the archive of
@@ -100,11 +100,11 @@ def defect(scene: str, folder: Path) -> str | None:
 
 
 def download(
+    *,
     output_dir: Path,
     biomes: list[str] | None,
     scenes: list[str] | None,
     base_url: str | None,
-    *,
     keep_archives: bool,
     num_workers: int,
     timeout: float,
@@ -127,13 +127,8 @@ def download(
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
     print(f"{len(entries) - len(failures)} of {len(entries)} scenes are in {output_dir}")
-    if failures:
-        _report(failures)
-    return 1 if failures else 0
-
-
-def _report(failures: dict[str, str]) -> None:
-    """Print which scenes failed, why, and what else can be done."""
+    if not failures:
+        return 0
     print(f"{len(failures)} scenes failed:", file=sys.stderr)
     for scene, reason in sorted(failures.items()):
         print(f"  {scene}: {reason}", file=sys.stderr)
@@ -144,6 +139,7 @@ def _report(failures: dict[str, str]) -> None:
         "<scene>.tar.gz you fetched yourself, as --base_url.",
         file=sys.stderr,
     )
+    return 1
 
 
 @dataclass(frozen=True)
@@ -185,9 +181,8 @@ class Downloader:
             with locked(self._work):
                 folders = self._folders(entries)
                 complete = {s for s, folder in folders.items() if not defect(s, folder)}
+                print(f"{len(complete)} of {len(entries)} scenes are already complete")
                 pending = [entry for entry in entries if entry.scene not in complete]
-                done = len(entries) - len(pending)
-                print(f"{done} of {len(entries)} scenes are already complete")
                 self._check_space(pending)
                 return self._install_all(pending, folders)
         except BlockingIOError as error:
@@ -197,10 +192,7 @@ class Downloader:
 
     def _folders(self, entries: list[Entry]) -> dict[str, Path]:
         """Scene id -> the folder that holds files of the scene, wherever below the output."""
-        files: dict[str, Path] = {}
-        for folder, subfolders, names in os.walk(self.output_dir):
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            files |= dict.fromkeys(names, Path(folder))
+        files = {path.name: path.parent for path in files_below(self.output_dir)}
         return {
             entry.scene: files[name]
             for entry in entries
@@ -223,7 +215,7 @@ class Downloader:
             )
 
     def _expected(self, entry: Entry) -> tuple[int, int]:
-        """Bytes still to be fetched and bytes unpacked, as far as they can be foreseen."""
+        """Bytes still to be fetched and bytes unpacked, estimated."""
         name = f"{entry.scene}.tar.gz"
         if self.source.folder is not None:
             return 0, size(self.source.folder / name) * entry.unpacked_bytes // entry.archive_bytes
@@ -234,19 +226,16 @@ class Downloader:
         failures = {}
         bar = tqdm(total=len(pending), desc="scenes", unit="scene", disable=None)
         with bar, ThreadPoolExecutor(self.num_workers) as pool:
-            jobs = {
-                pool.submit(self._install, entry, folders.get(entry.scene)): entry
-                for entry in pending
-            }
+            jobs = {pool.submit(self._install, e, folders.get(e.scene)): e.scene for e in pending}
             try:
                 for job in as_completed(jobs):
-                    scene, result = jobs[job].scene, "complete"
+                    result = "complete"
                     try:
                         job.result()
                     except (UserError, OSError) as error:
-                        failures[scene] = str(error)
+                        failures[jobs[job]] = str(error)
                         result = f"failed: {error}"
-                    bar.write(f"{scene} {result}")
+                    bar.write(f"{jobs[job]} {result}")
                     bar.update()
             except BaseException:  # Ctrl-C, or a bug in a worker: end the others, then go on up
                 self.fetcher.stop.set()
@@ -268,33 +257,33 @@ class Downloader:
                     archive.unlink()
                 raise
             _publish(staging, folder or self.output_dir / entry.biome / entry.scene)
-            self._put_away(archive)
+            if archive.parent != self._work:
+                return  # one in a folder of the user's stays as it is
+            if self.keep_archives:
+                self._kept.mkdir(exist_ok=True)
+                os.replace(archive, self._kept / archive.name)
+            else:
+                archive.unlink()
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
     def _obtain(self, entry: Entry) -> Path:
         """Return the path of the scene's archive, fetched if need be."""
         name = f"{entry.scene}.tar.gz"
-        if self.source.folder is not None:
-            if not (self.source.folder / name).is_file():
-                raise UserError(f"no {name} in {self.source.folder}")
-            return self.source.folder / name
-        for path in (self._kept / name, self._work / name):
+        for folder in (self.source.folder,) if self.source.folder else (self._kept, self._work):
+            path = folder / name
             if path.is_file():
                 return path
+        if self.source.folder:
+            raise UserError(f"no {name} in {self.source.folder}")
         with _bytes_bar(f"{entry.scene} fetching", entry.archive_bytes) as bar:
 
             def progress(there: int, total: int | None) -> None:
                 bar.total = total or bar.total
                 bar.update(there - bar.n)
 
-            self.fetcher.fetch(
-                self.source.url(entry),
-                path,
-                max_bytes=_MARGIN * entry.unpacked_bytes,
-                md5=entry.md5,
-                progress=progress,
-            )
+            url, limit = self.source.url(entry), _MARGIN * entry.unpacked_bytes
+            self.fetcher.fetch(url, path, max_bytes=limit, md5=entry.md5, progress=progress)
         return path
 
     def _unpack(self, archive: Path, staging: Path, entry: Entry) -> None:
@@ -309,16 +298,6 @@ class Downloader:
             archives.unpack(archive, staging, limit=limit, on_bytes=progress)
         if problem := defect(entry.scene, staging):
             raise ArchiveError(f"{archive.name} does not hold the whole scene: {problem}")
-
-    def _put_away(self, archive: Path) -> None:
-        """Keep or remove an archive of ours; one in a folder of the user's stays as it is."""
-        if archive.parent != self._work:
-            return
-        if self.keep_archives:
-            self._kept.mkdir(exist_ok=True)
-            os.replace(archive, self._kept / archive.name)
-        else:
-            archive.unlink()
 
 
 def _publish(staging: Path, folder: Path) -> None:

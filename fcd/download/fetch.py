@@ -22,6 +22,14 @@ from fcd.landsat.archives import GZIP_MAGIC
 _CHUNK = 1 << 16
 _MAX_WAIT = 600  # seconds; a server that asks for more is tried again earlier
 _TRY_AGAIN = {408, 429, 500, 502, 503, 504}
+# What went wrong, without the libraries' nested object names; the first that fits counts.
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (requests.ConnectTimeout, "no connection in time"),
+    (requests.Timeout, "the server stalled"),
+    (urllib3.exceptions.TimeoutError, "the server stalled"),
+    (requests.ConnectionError, "no connection to the server"),
+    (urllib3.exceptions.HTTPError, "the connection was cut"),
+)
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 
 Progress = Callable[[int, int | None], object]  # bytes there, bytes in all if known
@@ -46,9 +54,9 @@ class _TryAgain(Exception):
 class Fetcher:
     """Fetches gzip files; safe to use from several threads.
 
-    timeout: seconds without an answer or a byte after which an attempt has failed.
-    retries: attempts in a row that may fail without progress. backoff: seconds before the
-    first of them, doubled each time. stop: when set, `fetch` raises `Stopped` soon.
+    timeout: seconds without an answer or a byte after which an attempt has failed. retries:
+    attempts in a row that may fail without progress. backoff: seconds before the first of them,
+    doubled each time. stop: when set, `fetch` raises `Stopped` soon.
     """
 
     def __init__(
@@ -109,10 +117,12 @@ class Fetcher:
                     raise FetchError(f"{total:,} bytes, far more than such a file has ({url})")
                 if response.status_code != 416:
                     self._receive(response, part, start, max_bytes, lambda n: progress(n, total))
-        except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
-            raise _TryAgain(_reason(error)) from error
+        except tuple(kind for kind, _ in _REASONS) as error:
+            raise _TryAgain(
+                next(why for kind, why in _REASONS if isinstance(error, kind))
+            ) from error
         except requests.RequestException as error:
-            raise FetchError(f"{_reason(error)} ({url})") from error
+            raise FetchError(f"{error} ({url})") from error
         _verify(part, total, md5)
 
     def _receive(
@@ -187,11 +197,7 @@ def _retry_after(response: requests.Response) -> float:
     """Seconds the server asks to wait (Retry-After: seconds or a date), 0 if it does not."""
     try:
         return urllib3.Retry().parse_retry_after(response.headers.get("Retry-After", "0"))
-    except (
-        urllib3.exceptions.InvalidHeader,
-        ValueError,
-        OverflowError,
-    ):
+    except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
         return 0.0
 
 
@@ -210,27 +216,11 @@ def _begin(part: Path, response: requests.Response) -> None:
 def _verify(part: Path, total: int | None, md5: str | None) -> None:
     if total is not None and size(part) != total:
         raise _TryAgain(f"only {size(part):,} of {total:,} bytes arrived")
-    if md5 and (found := _md5(part)) != md5:
-        part.unlink(missing_ok=True)
-        raise _TryAgain(f"the checksum is {found}, not {md5}")
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _reason(error: Exception) -> str:
-    """Say what went wrong, without the library's nested object names."""
-    if isinstance(error, requests.ConnectTimeout):
-        return "no connection in time"
-    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-        return "the server stalled"
-    if isinstance(error, requests.ConnectionError):
-        return "no connection to the server"
-    if isinstance(error, urllib3.exceptions.HTTPError):
-        return "the connection was cut"
-    return str(error)
+    if md5:
+        digest = hashlib.md5(usedforsecurity=False)
+        with part.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        if (found := digest.hexdigest()) != md5:
+            part.unlink(missing_ok=True)
+            raise _TryAgain(f"the checksum is {found}, not {md5}")
