@@ -56,18 +56,17 @@ class HalvingConv(nn.Conv2d):
         return out.view(-1, len(x), height, width).transpose(0, 1)
 
 
+def _normed(conv: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
+    return [conv, InstanceNorm(conv.out_channels), nn.ReLU(inplace=True)]
+
+
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions with instance norm, added to the input; shape is kept."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.main = nn.Sequential(
-            nn.Conv2d(dim, dim, 3, padding=1, bias=False),
-            InstanceNorm(dim),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(dim, dim, 3, padding=1, bias=False),
-            InstanceNorm(dim),
-        )
+        first, second = (_normed(nn.Conv2d(dim, dim, 3, padding=1, bias=False)) for _ in range(2))
+        self.main = nn.Sequential(*first, *second[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, dim, h, w) -> the same shape."""
@@ -86,19 +85,14 @@ class Generator(nn.Module):
         self, conv_dim: int = 64, c_dim: int = 1, repeat_num: int = 6, num_channels: int = 10
     ) -> None:
         super().__init__()
-
-        def block(conv: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
-            return [conv, InstanceNorm(conv.out_channels), nn.ReLU(inplace=True)]
-
-        dim = conv_dim
-        layers = block(nn.Conv2d(num_channels + c_dim, dim, 7, padding=3, bias=False))
-        for width in (dim, 2 * dim):
-            layers += block(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1, bias=False))
-        layers += [ResidualBlock(4 * dim) for _ in range(repeat_num)]
-        for width in (2 * dim, dim):
-            doubled = nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1, bias=False)
-            layers += block(doubled)
-        layers.append(nn.Conv2d(dim, num_channels, 7, padding=3, bias=False))
+        halving: dict[str, Any] = {"kernel_size": 4, "stride": 2, "padding": 1, "bias": False}
+        layers = _normed(nn.Conv2d(num_channels + c_dim, conv_dim, 7, padding=3, bias=False))
+        for dim in (conv_dim, 2 * conv_dim):
+            layers += _normed(nn.Conv2d(dim, 2 * dim, **halving))
+        layers += [ResidualBlock(4 * conv_dim) for _ in range(repeat_num)]
+        for dim in (2 * conv_dim, conv_dim):
+            layers += _normed(nn.ConvTranspose2d(2 * dim, dim, **halving))
+        layers.append(nn.Conv2d(conv_dim, num_channels, 7, padding=3, bias=False))
         self.main = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
@@ -237,9 +231,6 @@ def build_ucam(num_channels: int, encoder: str) -> PooledClassifier:
     return PooledClassifier(unet, last.in_channels)
 
 
-# --- what checkpoints and flags say of the networks -------------------------------------------
-
-
 @dataclass(frozen=True)
 class GANSize:
     """Networks (modes after training read them from the checkpoint)."""
@@ -307,12 +298,11 @@ class Task:
     classifier_head: bool = False  # a U-Net that learns the image-level label too
 
     def __post_init__(self) -> None:
-        known = (
+        for value, values in (
             (self.network, get_args(Network)),
             (self.target, ("mask", "label")),
             (self.encoder, get_args(Encoder)),
-        )
-        for value, values in known:
+        ):
             if value not in values:
                 raise ValueError(f"{value!r} is none of {', '.join(values)}")
 

@@ -144,12 +144,7 @@ class Processes:
 
     def broadcast(self, value: T) -> T:
         """The `value` of the first process."""
-        if self.count == 1:
-            return value
-        values = [value]
-        with _others():
-            dist.broadcast_object_list(values)
-        return values[0]
+        return self.gather(value)[0]
 
     def gather(self, value: T) -> list[T]:
         """The `value` of every process, in the order of their ranks."""

@@ -15,6 +15,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -25,15 +26,14 @@ from fcd.download.fetch import Fetcher, Stopped, size
 from fcd.errors import UserError
 from fcd.files import locked
 from fcd.landsat import archives, biome
-from fcd.landsat.archives import ArchiveError
 from fcd.landsat.bands import BANDS
-from fcd.landsat.biome import Entry
 from fcd.landsat.scenes import files_below, find_scenes
 
 PARTS = (*(f"{band}.TIF" for band in BANDS), "MTL.txt", "fixedmask.img", "fixedmask.hdr")
 # An archive may unpack to this many times what the scene's size lets expect: the archive of
 # LC81490122013218LGN00 holds its files twice, in a .tar inside it.
 _MARGIN = 3
+_bytes_bar = partial(tqdm, unit="B", unit_scale=True, leave=False, disable=None)
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class Source:
             )
         return cls(folder=folder)
 
-    def url(self, entry: Entry) -> str:
+    def url(self, entry: biome.Entry) -> str:
         """Address of the scene's archive."""
         return f"{self.address}/{entry.scene}.tar.gz" if self.address else entry.url
 
 
-def select(biomes: list[str] | None, scenes: list[str] | None) -> list[Entry]:
+def select(biomes: list[str] | None, scenes: list[str] | None) -> list[biome.Entry]:
     """Return the scenes of the list that are in `biomes` and in `scenes` (None: all).
 
     Raises `UserError` if a name is unknown or nothing is left.
@@ -110,10 +110,9 @@ def download(
     timeout: float,
     retries: int,
 ) -> int:
-    """Bring the scenes that `select` finds into `output_dir` and tell; return the exit code.
+    """Bring the scenes that `select` finds into `output_dir`, from what `Source.parse` reads.
 
-    base_url: see `Source.parse`; timeout, retries: see `Fetcher`. 0: all scenes are there, 1: some
-    failed, 130: stopped by Ctrl-C or SIGTERM.
+    Returns the exit code, 0: all are there, 1: some failed, 130: stopped by Ctrl-C or SIGTERM.
     """
     entries, source = select(biomes, scenes), Source.parse(base_url)
     fetcher = Fetcher(timeout=timeout, retries=retries, stop=threading.Event())
@@ -171,11 +170,11 @@ class Downloader:
     def _kept(self) -> Path:
         return self.output_dir / "archives"
 
-    def download(self, entries: list[Entry]) -> dict[str, str]:
+    def download(self, entries: list[biome.Entry]) -> dict[str, str]:
         """Bring those of `entries` that are not complete; return scene id -> reason of failures.
 
-        Raises `UserError` if another download runs there or the disk is too small; when
-        interrupted (Ctrl-C), stops the workers first. What was begun is resumed by another call.
+        Raises `UserError` if another download runs there or the disk is too small. What was
+        interrupted (Ctrl-C) is resumed by another call.
         """
         try:
             with locked(self._work):
@@ -190,7 +189,7 @@ class Downloader:
                 f"--output_dir {self.output_dir}: another download runs there; wait for it to end"
             ) from error
 
-    def _folders(self, entries: list[Entry]) -> dict[str, Path]:
+    def _folders(self, entries: list[biome.Entry]) -> dict[str, Path]:
         """Scene id -> the folder that holds files of the scene, wherever below the output."""
         files = {path.name: path.parent for path in files_below(self.output_dir)}
         return {
@@ -200,7 +199,7 @@ class Downloader:
             if (name := f"{entry.scene}_{part}") in files
         }
 
-    def _check_space(self, pending: list[Entry]) -> None:
+    def _check_space(self, pending: list[biome.Entry]) -> None:
         sizes = [self._expected(entry) for entry in pending]
         fetched = sorted((archive for archive, _ in sizes), reverse=True)
         if not self.keep_archives:  # then only those being worked on are there at a time
@@ -214,7 +213,7 @@ class Downloader:
                 "fewer scenes with --biomes or --scenes"
             )
 
-    def _expected(self, entry: Entry) -> tuple[int, int]:
+    def _expected(self, entry: biome.Entry) -> tuple[int, int]:
         """Bytes still to be fetched and bytes unpacked, estimated."""
         name = f"{entry.scene}.tar.gz"
         if self.source.folder is not None:
@@ -222,7 +221,7 @@ class Downloader:
         places = (self._kept / name, self._work / name, self._work / f"{name}.part")
         return max(0, entry.archive_bytes - sum(map(size, places))), entry.unpacked_bytes
 
-    def _install_all(self, pending: list[Entry], folders: dict[str, Path]) -> dict[str, str]:
+    def _install_all(self, pending: list[biome.Entry], folders: dict[str, Path]) -> dict[str, str]:
         failures = {}
         bar = tqdm(total=len(pending), desc="scenes", unit="scene", disable=None)
         with bar, ThreadPoolExecutor(self.num_workers) as pool:
@@ -243,7 +242,7 @@ class Downloader:
                 raise
         return failures
 
-    def _install(self, entry: Entry, folder: Path | None) -> None:
+    def _install(self, entry: biome.Entry, folder: Path | None) -> None:
         """Bring one scene, into `folder` if an incomplete copy of it is there."""
         staging = self._work / entry.scene
         shutil.rmtree(staging, ignore_errors=True)
@@ -252,7 +251,7 @@ class Downloader:
             staging.mkdir()
             try:
                 self._unpack(archive, staging, entry)
-            except ArchiveError:
+            except archives.ArchiveError:
                 if self.source.folder is None:  # do not take it for a good one next time
                     archive.unlink()
                 raise
@@ -267,7 +266,7 @@ class Downloader:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def _obtain(self, entry: Entry) -> Path:
+    def _obtain(self, entry: biome.Entry) -> Path:
         """Return the path of the scene's archive, fetched if need be."""
         name = f"{entry.scene}.tar.gz"
         for folder in (self.source.folder,) if self.source.folder else (self._kept, self._work):
@@ -276,7 +275,7 @@ class Downloader:
                 return path
         if self.source.folder:
             raise UserError(f"no {name} in {self.source.folder}")
-        with _bytes_bar(f"{entry.scene} fetching", entry.archive_bytes) as bar:
+        with _bytes_bar(desc=f"{entry.scene} fetching", total=entry.archive_bytes) as bar:
 
             def progress(there: int, total: int | None) -> None:
                 bar.total = total or bar.total
@@ -286,8 +285,8 @@ class Downloader:
             self.fetcher.fetch(url, path, max_bytes=limit, md5=entry.md5, progress=progress)
         return path
 
-    def _unpack(self, archive: Path, staging: Path, entry: Entry) -> None:
-        with _bytes_bar(f"{entry.scene} unpacking", entry.unpacked_bytes) as bar:
+    def _unpack(self, archive: Path, staging: Path, entry: biome.Entry) -> None:
+        with _bytes_bar(desc=f"{entry.scene} unpacking", total=entry.unpacked_bytes) as bar:
 
             def progress(count: int) -> None:
                 if self.fetcher.stop.is_set():
@@ -297,7 +296,7 @@ class Downloader:
             limit = _MARGIN * entry.unpacked_bytes
             archives.unpack(archive, staging, limit=limit, on_bytes=progress)
         if problem := defect(entry.scene, staging):
-            raise ArchiveError(f"{archive.name} does not hold the whole scene: {problem}")
+            raise archives.ArchiveError(f"{archive.name} does not hold the whole scene: {problem}")
 
 
 def _publish(staging: Path, folder: Path) -> None:
@@ -311,7 +310,3 @@ def _publish(staging: Path, folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for name in names:
         os.replace(staging / name, folder / name)
-
-
-def _bytes_bar(description: str, total: int) -> tqdm:
-    return tqdm(desc=description, total=total, unit="B", unit_scale=True, leave=False, disable=None)

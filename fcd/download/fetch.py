@@ -1,7 +1,6 @@
 """Fetch one large file over HTTP: resumed where it stopped, checked, retried within bounds.
 
-`requests` does the talking. pooch, which fetches data sets by checksum, always begins a file
-anew (no byte ranges) and wants checksums, which USGS does not give: not for archives of 1 GB.
+Not by pooch, which begins a file anew each time and wants checksums, which USGS does not give.
 """
 
 import hashlib
@@ -9,6 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import requests
@@ -51,20 +51,16 @@ class _TryAgain(Exception):
         self.delay = delay
 
 
+@dataclass(kw_only=True)
 class Fetcher:
-    """Fetches gzip files; safe to use from several threads.
+    """Fetches gzip files; safe to use from several threads."""
 
-    timeout: seconds without an answer or a byte after which an attempt has failed. retries:
-    attempts in a row that may fail without progress. backoff: seconds before the first of them,
-    doubled each time. stop: when set, `fetch` raises `Stopped` soon.
-    """
-
-    def __init__(
-        self, *, timeout: float, retries: int, stop: threading.Event, backoff: float = 1.0
-    ) -> None:
-        self._timeout, self._retries, self._backoff = timeout, retries, backoff
-        self.stop = stop
-        self._answered = self._given_up = False  # has any server ever answered / been given up?
+    timeout: float  # seconds without an answer or a byte after which an attempt has failed
+    retries: int  # attempts in a row that may fail without progress
+    stop: threading.Event  # when set, `fetch` raises `Stopped` soon
+    backoff: float = 1.0  # seconds before the first retry, doubled each time
+    _answered: bool = field(default=False, init=False)  # has any server ever answered?
+    _given_up: bool = field(default=False, init=False)
 
     def fetch(
         self,
@@ -75,10 +71,9 @@ class Fetcher:
         md5: str | None = None,
         progress: Progress = lambda *_: None,
     ) -> None:
-        """Fetch `url` to `path`, which appears when complete and checked.
+        """Fetch `url` to `path`, which appears when complete and checked; `<path>.part` is resumed.
 
-        Until then the bytes are in ``<path>.part``, from which a later call goes on. Raises
-        `FetchError`, `Stopped`, or `OSError` if the file cannot be written.
+        Raises `FetchError`, `Stopped`, or `OSError` if the file cannot be written.
         """
         part = path.with_name(path.name + ".part")
         failures, most = 0, size(part)
@@ -95,12 +90,12 @@ class Fetcher:
                 most = max(most, size(part))
                 # Offline, or a server that is gone: say so once, not after minutes per file.
                 hopeless = self._given_up and not self._answered
-                if failures > self._retries or hopeless:
+                if failures > self.retries or hopeless:
                     self._given_up = True
                     raise FetchError(
                         f"{error} (attempts without progress: {failures}; {url})"
                     ) from error
-                delay = max(error.delay, self._backoff * 2 ** (failures - 1))
+                delay = max(error.delay, self.backoff * 2 ** (failures - 1))
                 if self.stop.wait(min(delay, _MAX_WAIT)):
                     raise Stopped from error
 
@@ -109,7 +104,7 @@ class Fetcher:
     ) -> None:
         try:
             with requests.get(
-                url, headers=_headers(part), stream=True, timeout=self._timeout
+                url, headers=_headers(part), stream=True, timeout=self.timeout
             ) as response:
                 self._answered = True
                 start, total = _placing(response, part)
@@ -204,13 +199,11 @@ def _retry_after(response: requests.Response) -> float:
 def _begin(part: Path, response: requests.Response) -> None:
     """Start the partial file anew, and note which version of the file it will be a part of."""
     part.unlink(missing_ok=True)
+    _validator_file(part).unlink(missing_ok=True)
     etag = response.headers.get("ETag", "")
     # A weak ETag must not be used with If-Range (RFC 9110, 13.1.5).
-    validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
-    if validator:
+    if validator := etag if etag.startswith('"') else response.headers.get("Last-Modified"):
         write_text(_validator_file(part), validator)
-    else:
-        _validator_file(part).unlink(missing_ok=True)
 
 
 def _verify(part: Path, total: int | None, md5: str | None) -> None:

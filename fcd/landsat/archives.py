@@ -1,7 +1,6 @@
 """Scenes in tar archives: read where they are, or unpacked.
 
-Whatever an archive from the network holds, nothing is written but plain files, directly in the
-folder given, up to a limit of bytes.
+Whatever one holds, nothing is written but plain files, directly in one folder, up to a limit.
 """
 
 import gzip
@@ -79,14 +78,13 @@ def _is_gzip(path: Path) -> bool:
 def unpack(
     archive: Path, folder: Path, *, limit: int, on_bytes: Callable[[int], object] = lambda _: None
 ) -> None:
-    """Copy the plain files of `archive` (tar.gz) directly into `folder`, without its folders.
+    """Copy the plain files of `archive` (tar.gz) directly into `folder`, which must exist.
 
-    Archives inside it (``*.tar``, as LC81490122013218LGN00 has one) are unpacked too and removed;
-    of two files of one name the first is kept. `folder` must exist and may hold a part of the
-    files when an error is raised. `on_bytes` gets the size of each chunk written; what it raises
-    passes through. Raises `ArchiveError` if the archive is damaged, unpacks to more than `limit`
-    bytes (or than the disk has free), or holds a link, a device or a path that leaves its folder;
-    `OSError` if the files cannot be written.
+    A ``*.tar`` inside it, as LC81490122013218LGN00 has one, is unpacked too and removed; of two
+    files of one name the first is kept. `on_bytes` gets the size of each chunk written. Raises
+    `ArchiveError`, and may leave some of the files, if the archive is damaged, unpacks to more than
+    `limit` bytes (or than the disk has free), or holds a link, a device or a path that leaves its
+    folder; `OSError` if they cannot be written.
     """
     if not _is_gzip(archive):
         raise ArchiveError(f"{archive.name} is no gzip file (a web page saved under its name?)")

@@ -16,11 +16,8 @@ def band_names(num_channels: int) -> tuple[str, ...]:
 
 
 def default_rgb(num_channels: int) -> tuple[int, ...]:
-    """Which of the bands, from 0, are shown as red, green and blue unless one says.
-
-    Of Landsat B4, B3, B2; of three bands these; of more 3, 2, 1 (blue comes first in most
-    stacks); of fewer the first alone, in grey.
-    """
+    """Which of the bands, from 0, are shown as red, green and blue unless one says."""
+    # Of other imagery with more than three: blue comes first in most stacks.
     if num_channels < 3:
         return (0, 0, 0)
     return {len(BANDS): RGB_BANDS, 3: (0, 1, 2)}.get(num_channels, (2, 1, 0))

@@ -1,8 +1,4 @@
-"""The 96 scenes of the Landsat-8 Biome data set, read from ``fcd/landsat/landsat8_biome.csv``.
-
-The list is that of the USGS page "Landsat 8 Cloud Cover Assessment Validation Data"
-(`PAGE`, doi `DOI`): eight biomes, twelve scenes each, and the address of each archive.
-"""
+"""The 96 scenes of the Landsat-8 Biome data set, twelve of each biome, as `PAGE` lists them."""
 
 import csv
 from dataclasses import dataclass
@@ -13,8 +9,8 @@ BIOMES = ("Barren", "Forest", "GrassCrops", "Shrubland", "SnowIce", "Urban", "Wa
 PAGE = "https://www.usgs.gov/landsat-missions/landsat-8-cloud-cover-assessment-validation-data"
 DOI = "https://doi.org/10.5066/F7251GDH"
 
-# Bytes a scene unpacks to, per pixel of a 30 m band: ten bands and the quality band of two
-# bytes each, the 15 m band B8 with four times the pixels, the manual mask of one byte.
+# Bytes a scene unpacks to, per pixel of a 30 m band: ten of these and the quality band of two
+# bytes each, B8 with four times the pixels, the manual mask of one byte.
 _BYTES_PER_PIXEL = 11 * 2 + 4 * 2 + 1
 
 

@@ -80,9 +80,9 @@ def tif_from_patch(mask: np.ndarray) -> np.ndarray:
 
 
 def patch_from_score(score: np.ndarray, valid: np.ndarray, threshold: float) -> np.ndarray:
-    """Cloud where `score` exceeds `threshold`, clear elsewhere, invalid where not `valid`.
+    """Patch codes (…, h, w) uint8 of a score (…, h, w) in [0, 1] and `valid` (…, h, w) bool.
 
-    score (…, h, w) float in [0, 1], valid (…, h, w) bool -> patch codes (…, h, w) uint8.
+    Cloud where `score` exceeds `threshold`.
     """
     return np.where(valid, np.where(score > threshold, CLOUD, CLEAR), INVALID).astype(np.uint8)
 

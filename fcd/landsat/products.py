@@ -1,8 +1,4 @@
-"""Scenes to predict: what a user names, opened for windowed reading.
-
-A scene is a folder, an archive as USGS ships it, its MTL file, or a multi-band GeoTIFF. What the
-metadata say counts, never the name of a folder.
-"""
+"""Scenes to predict: what a user names. What metadata say counts, never the name of a folder."""
 
 import glob
 import os
@@ -23,17 +19,16 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz")
 RASTERS = (".tif", ".tiff", ".vrt")
 # Level-1 products; what comes after L1 tells how well a scene is placed.
 _LEVEL_1 = re.compile(r"L1(T|GT|GS|TP|G)?", re.I)
-# Landsat 8 and 9 with both sensors: LC08_L1TP_…, LC09_…; before the collections LC8….
-_LANDSAT_8_9 = re.compile(r"LC0?[89]", re.I)
-_OTHER_LANDSAT = re.compile(r"L[CTEMO]0?\d", re.I)
+# Not Landsat 8 and 9 with both sensors: LC08_L1TP_…, LC09_…; before the collections LC8….
+_OTHER_LANDSAT = re.compile(r"(?!LC0?[89])L[CTEMO]0?\d", re.I)
 _LEVEL_2 = re.compile(r"_L2S[PR]_|_S[RT]_B\d", re.I)
 
 
 def expand(paths: Sequence[str]) -> list[str]:
     """The paths that `--scenes` names: globs filled in, lists read, nothing twice.
 
-    A text file (not an MTL file) lists paths, one a line, relative to its own folder; lines
-    that begin with # are comments. Raises `UserError` for what is not there.
+    A text file (not an MTL file) lists paths, one a line, relative to its own folder, and comments
+    that begin with #. Raises `UserError` for what is not there.
     """
     found: dict[str, None] = {}
     for path in paths:
@@ -144,7 +139,7 @@ def _judge(path: str, name: str, metadata: dict[str, str]) -> None:
     if level is not None and not _LEVEL_1.fullmatch(level):
         raise _other_level(path, level)
     craft, sensor = metadata.get("SPACECRAFT_ID"), metadata.get("SENSOR_ID")
-    if craft is None and _OTHER_LANDSAT.match(name) and not _LANDSAT_8_9.match(name):
+    if craft is None and _OTHER_LANDSAT.match(name):
         craft = name.partition("_")[0]
     if craft is not None and craft.upper() not in ("LANDSAT_8", "LANDSAT_9"):
         raise SceneError(

@@ -23,10 +23,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def opened(path: os.PathLike | str, mode: str = "r", **profile: Any) -> rasterio.DatasetReader:
-    """An open raster, which may have no position, as a manual mask; RasterioIOError if it is none.
-
-    To be closed, such as by `with`. mode, profile: as of `rasterio.open`.
-    """
+    """`rasterio.open`, silent where a raster has no position, as a manual mask."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path, mode, **profile)
@@ -59,10 +56,8 @@ def nodata_of(dataset: rasterio.DatasetReader, number: int = 1) -> float | None:
 
 
 def nodata_value(value: float) -> float:
-    """A finite `value` as pixels can be compared with it: an int if it is one, else in float32.
-
-    The nodata value of many float32 files, -3.4028235e38, is whole but no int that PyTorch takes.
-    """
+    """A finite `value` as pixels can be compared with it: an int if it is one, else in float32."""
+    # That of many float32 files, -3.4028235e38, is whole but no int that PyTorch takes.
     if value.is_integer() and abs(value) < 2**53:
         return int(value)
     return min(max(value, -FLOAT32_MAX), FLOAT32_MAX)

@@ -1,8 +1,7 @@
 """What says where the clouds of a scene are: its manual mask, or its own quality (QA) band.
 
-Patches get their labels from one of the two, and masks are compared with the same one; a folder
-of patches keeps to one. A QA band is no truth: it was computed from the scene, it flags bright
-ground and misses thin cloud. What was learned or measured with it is named after it.
+A folder of patches keeps to one of the two, and masks are compared with the same. A QA band is no
+truth: it was computed from the scene, it flags bright ground and misses thin cloud.
 
 Each generation of Landsat products packs the QA band differently (`BITS`):
 
@@ -82,8 +81,7 @@ _PRODUCT_ID = re.compile(r"L\w\d\d_\w{4}_\d{6}_\d{8}_\d{8}_(?P<number>\d\d)_")
 def collection_of(scene: Scene) -> Collection:
     """The generation of `scene`: from its metadata, else its name, else its QA file's name.
 
-    Products from before the collections name none. Raises `SceneError` if the scene has no QA
-    band, or one of another generation than its metadata, or if these cannot be read.
+    Raises `SceneError` if it has no QA band, or of another generation, or damaged metadata.
     """
     metadata = scene.metadata()
     product = _PRODUCT_ID.match(metadata.get("LANDSAT_PRODUCT_ID", scene.name))

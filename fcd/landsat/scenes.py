@@ -53,16 +53,14 @@ File: TypeAlias = Path | Band | Member
 
 @dataclass(frozen=True)
 class Scene:
-    """The files of one scene. Nothing is opened before `check`, `grid` or `open`.
-
-    decode_truth: codes of the manual mask and their source -> patch codes.
-    """
+    """The files of one scene; none is opened before `check`, `grid`, `metadata` or `open`."""
 
     name: str
     biome: str
     folder: Path
     files: Mapping[str, File] = field(hash=False)  # by part: B1, BQA, MTL, FIXEDMASK
     bands: tuple[str, ...] = BANDS  # the parts a network is given, in order
+    # Codes of the manual mask and their source -> patch codes.
     decode_truth: Callable[[np.ndarray, str], np.ndarray] = labels.patch_from_truth
 
     @property
@@ -135,18 +133,16 @@ class Scene:
     def _misfits(self, grids: dict[str, Grid]) -> Iterator[str]:
         """Files that lie elsewhere than the first, or nowhere, or are of another size, in words."""
         places = {part: grid for part, grid in grids.items() if part != "FIXEDMASK"}  # it has none
-        for part, grid in list(places.items())[:1]:
+        for first, grid in list(places.items())[:1]:
+            name = self.files[first].name
             if grid.crs is None and self.bands == BANDS:
-                yield f"{self.files[part].name} has no CRS"
+                yield f"{name} has no CRS"
                 break
             nearly = 1e-4 * math.hypot(grid.transform.a, grid.transform.d)  # of a pixel
-            for other, place in places.items():
+            for part, place in places.items():
                 away = np.abs(np.subtract(place.transform, grid.transform)).max() > nearly
                 if place.crs != grid.crs or away:
-                    yield (
-                        f"{self.files[other].name} lies on another grid than "
-                        f"{self.files[part].name}"
-                    )
+                    yield f"{self.files[part].name} lies on another grid than {name}"
         sizes = {part: f"{grid.width}x{grid.height}" for part, grid in grids.items()}
         for usual, _ in Counter(sizes.values()).most_common(1):
             for part, size in sizes.items():
@@ -244,10 +240,9 @@ class SceneReader:
 
 
 def parse_mtl(path: Path | Member) -> dict[str, str]:
-    """The fields of an MTL file as field -> value, without quotes; groups are flattened.
+    """The fields of an MTL file, without quotes and groups; `SceneError` if it is no whole one.
 
-    Of a field that occurs in several groups the first counts: it describes the product itself,
-    later groups what it was made from. Raises `SceneError` if `path` is no whole MTL file.
+    Of several groups' the first counts: it is the product's, later ones what it was made from.
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -278,8 +273,8 @@ def files_below(root: Path) -> Iterator[Path]:
 def find_scenes(root: Path | str) -> list[Scene]:
     """All scenes below `root`, sorted by biome and name; folders between do not matter.
 
-    The biome is looked up in the list of the 96 Biome scenes, else it is the first folder
-    below `root`. Raises `UserError` if `root` is no folder, holds no scene or holds one twice.
+    The biome of others than the 96 is the first folder below `root`. Raises `UserError` if `root`
+    is no folder, holds no scene or holds one twice.
     """
     root = Path(root)
     if not root.is_dir():
@@ -308,14 +303,12 @@ def find_scenes(root: Path | str) -> list[Scene]:
 
 
 def find_sparcs(root: Path | str) -> list[Scene]:
-    """All scenes of the SPARCS data set below `root`, sorted by name: 80, of 1000×1000 pixels each.
+    """All scenes of the SPARCS data set (80 of 1000×1000 pixels) below `root`, sorted by name.
 
-    USGS ships a folder with ``<scene>_data.tif`` and ``<scene>_mask.png`` (doi 10.5066/F7FB5146,
-    usgs.gov/landsat-missions/spatial-procedures-automated-removal-cloud-and-shadow-sparcs-validation-data);
-    its authors, with the same data, ``<scene>_labels.tif`` instead of the mask. The tif holds, says
-    their readme, the original USGS data of ten bands in order: B1 to B7, B9, B10, B11 as
-    pre-collection DN, uint16. Source: Hughes & Kennedy 2019, doi 10.3390/rs11212591.
-    Raises `UserError` if there are none, one lacks its mask or is there twice.
+    USGS ships ``<scene>_data.tif`` and ``<scene>_mask.png`` (doi 10.5066/F7FB5146), the authors
+    ``<scene>_labels.tif`` as the mask (Hughes & Kennedy 2019, doi 10.3390/rs11212591). The data
+    are, says their readme, the ten bands in order, as pre-collection DN, uint16. Raises `UserError`
+    if there are none, one lacks its mask or is there twice.
     """
     scenes: dict[str, Scene] = {}
     for path in sorted(Path(root).rglob(f"*{_SPARCS_DATA}")):
