@@ -13,7 +13,7 @@ from fcd.cli.settings import CommandSettings
 from fcd.errors import UserError
 from fcd.landsat.products import expand
 from fcd.landsat.reference import TRUTH
-from fcd.landsat.scenes import SPARCS, find_sparcs
+from fcd.landsat.sparcs import SPARCS, find_sparcs
 from fcd.masks import thresholds
 from fcd.masks.export import export as write_onnx
 from fcd.masks.prediction import predict_scenes, predictor_of

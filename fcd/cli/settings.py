@@ -16,7 +16,7 @@ from fcd.cli.parser import MAY_CHANGE, Flag, number
 from fcd.errors import UserError
 from fcd.landsat.bands import band_numbers
 from fcd.landsat.rasters import nodata_value
-from fcd.landsat.scenes import SPARCS
+from fcd.landsat.sparcs import SPARCS
 from fcd.masks.prediction import Scores
 from fcd.masks.runtime import Runtime
 from fcd.patches.imagery import NO_NODATA, RasterPatches

@@ -6,10 +6,11 @@ every room and the top level may enter.
 
 bands       the names and numbers of bands
 rasters     GeoTIFFs: grid, nodata, writing
-scenes      a scene and its metadata, found below a folder, and read window by window; SPARCS
+scenes      a scene and its metadata, found below a folder and read window by window
 products    a scene to predict: folder, archive, MTL file or GeoTIFF
 archives    tar archives: read where they are, or unpacked with distrust
 labels      mask codes
 reference   what the clouds of a scene are taken from: manual mask, or quality band as a mask
 biome       the 96 scenes of L8 Biome
+sparcs      the 80 scenes of SPARCS
 """

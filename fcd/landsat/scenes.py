@@ -1,4 +1,4 @@
-"""Find scenes, those of Landsat-8/9 and of SPARCS, and read them, window by window."""
+"""Find Landsat-8/9 scenes and read them, window by window."""
 
 import math
 import os
@@ -28,8 +28,6 @@ QA_PARTS = ("BQA", "QA_PIXEL")
 SCENE_FILE = re.compile(
     r"^(?P<scene>.+)_(?P<part>B\d+|BQA|QA_PIXEL|MTL|fixedmask)\.(?P<suffix>TIF|img|txt)$", re.I
 )
-SPARCS = "L8Sparcs"
-_SPARCS_DATA, _SPARCS_MASKS = "_data.tif", ("_mask.png", "_labels.tif")
 
 
 @dataclass(frozen=True)
@@ -300,32 +298,3 @@ def find_scenes(root: Path | str) -> list[Scene]:
             f"no scene below {root}: expected files such as <biome>/<scene>/<scene>_B1.TIF"
         )
     return sorted(scenes.values(), key=lambda scene: (scene.biome, scene.name))
-
-
-def find_sparcs(root: Path | str) -> list[Scene]:
-    """All scenes of the SPARCS data set (80 of 1000×1000 pixels) below `root`, sorted by name.
-
-    USGS ships ``<scene>_data.tif`` and ``<scene>_mask.png`` (doi 10.5066/F7FB5146), the authors
-    ``<scene>_labels.tif`` as the mask (Hughes & Kennedy 2019, doi 10.3390/rs11212591). The data
-    are, says their readme, the ten bands in order, as pre-collection DN, uint16. Raises `UserError`
-    if there are none, one lacks its mask or is there twice.
-    """
-    scenes: dict[str, Scene] = {}
-    for path in sorted(Path(root).rglob(f"*{_SPARCS_DATA}")):
-        name = path.name.removesuffix(_SPARCS_DATA)
-        if name in scenes:
-            raise UserError(f"{path}: scene {name} is there twice; remove one")
-        beside = (path.with_name(f"{name}{ending}") for ending in _SPARCS_MASKS)
-        mask = next((file for file in beside if file.exists()), None)
-        if mask is None:
-            raise UserError(f"{path} has no mask {name}{' or '.join(_SPARCS_MASKS)} beside it")
-        files: dict[str, File] = {band: Band(path, number) for number, band in enumerate(BANDS, 1)}
-        files["FIXEDMASK"] = mask
-        scenes[name] = Scene(
-            name, SPARCS, path.parent, files, decode_truth=labels.patch_from_sparcs
-        )
-    if not scenes:
-        raise UserError(
-            f"no SPARCS scene below {root}: expected files such as <scene>{_SPARCS_DATA}"
-        )
-    return list(scenes.values())

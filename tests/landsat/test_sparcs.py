@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 import main
 import supervised_main
 from fcd.errors import SceneError, UserError
-from fcd.landsat.scenes import find_sparcs
+from fcd.landsat.sparcs import find_sparcs
 from fcd.masks.scoring import Tiles, strips
 from fcd.patches.normalisation import Normalization
 from fcd.synthetic.scene import draw_scene
