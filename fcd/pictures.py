@@ -44,10 +44,9 @@ SCORE_COLOURS: tuple[Colour, ...] = tuple(
 
 
 class Shrunk:
-    """A raster `step` times smaller, from its strips: the mean of what is valid in each block.
+    """A raster `step` times smaller: the mean of what is valid in each block of so many pixels.
 
-    Strips are full-width rows from top to bottom, of any height. Blocks are `step` by `step`
-    pixels, counted from the upper left; the last ones may be cut off.
+    From strips, full-width rows from top to bottom, of any height. The last blocks may be cut off.
     """
 
     def __init__(self, step: int) -> None:
@@ -132,8 +131,7 @@ def colour_errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 def outline_cloud(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A copy of RGB (h, w, 3) uint8 in which the cloud of `mask` (h, w) patch codes is outlined.
 
-    The outermost pixels of a cloud, those around its holes too, take `OUTLINE_COLOUR`; not those
-    where it goes on beyond the picture.
+    Its outermost pixels, those around holes too, but not those where it goes on beyond the picture.
     """
     cloud = cv2.copyMakeBorder((mask == CLOUD).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     outlines, _ = cv2.findContours(cloud, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

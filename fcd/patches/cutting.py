@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -49,11 +49,7 @@ class Cutting:
 
     @classmethod
     def of(
-        cls,
-        size: int,
-        stride: int | None,
-        margins: tuple[float | None, float | None],
-        reference: str,
+        cls, size: int, stride: int | None, margins: Sequence[float | None], reference: str
     ) -> "Cutting":
         """With what is None as usual: no overlap, and the `MARGINS` of the reference.
 
@@ -226,7 +222,7 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
 
     image.tif is (size, size, 10) uint16 DN, mask.tif (size, size) uint8 patch codes. Test scenes
     are only checked and pictured: they stay whole. Patches appear at the end, all at once; the
-    record, written last, says the scene is done. Raises `SceneError` if it is incomplete or damaged.
+    record, written last, says that it is done. Raises `SceneError` if it is incomplete or damaged.
     """
     reference = Reference(scene, cutting.reference)
     reference.check()

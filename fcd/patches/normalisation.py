@@ -70,12 +70,6 @@ class Normalization:
         return cls("paper", (0.0,) * num_channels, (greatest,) * num_channels, nodata, dtype)
 
     @classmethod
-    def measured(cls, ranges: np.ndarray, nodata: float | None) -> "Normalization":
-        """That of float32 bands whose least and greatest values are `ranges` (2, C)."""
-        low, high = map(tuple, ranges.tolist())
-        return cls("paper", low, high, nodata, "float32")._varying()
-
-    @classmethod
     def stretch(
         cls,
         counts: np.ndarray,
@@ -95,9 +89,10 @@ class Normalization:
             first, last = value[percentiles.clip(max=len(value) - 1)]
             low.append(float(first))
             high.append(float(last))
-        return cls("stretch", tuple(low), tuple(high), nodata, dtype)._varying()
+        return cls("stretch", tuple(low), tuple(high), nodata, dtype).varying()
 
-    def _varying(self) -> "Normalization":
+    def varying(self) -> "Normalization":
+        """Itself, or `UserError` if a band has no range."""
         for band, (low, high) in enumerate(zip(self.low, self.high, strict=True), 1):
             if not low < high:
                 raise UserError(
@@ -222,7 +217,8 @@ def normalization(
     """
     nodata, dtype = data.nodata, data.dtype
     if dtype == "float32":
-        measured = Normalization.measured(value_ranges(images(), nodata), nodata)
+        low, high = map(tuple, value_ranges(images(), nodata).tolist())
+        measured = Normalization("paper", low, high, nodata, dtype).varying()
         if kind == "paper":
             return measured
         return Normalization.stretch(*binned_counts(images(), measured), nodata, dtype)

@@ -24,9 +24,8 @@ def choose_split(
     by_cloud: what says how cloudy a scene is, to spread clear and cloudy scenes; None: nothing.
     Raises `UserError` if a scene on disk is not in the file.
     """
-    written = image_dir / SPLIT_FILE
-    source = split_file or (written if written.exists() else None)
-    if source is None:
+    source = split_file or image_dir / SPLIT_FILE
+    if not split_file and not source.exists():
         share = {s.name: _cloud_share(s, by_cloud) for s in scenes} if by_cloud else None
         return split_scenes(scenes, seed, share)
     split = read_split(source)
@@ -36,10 +35,8 @@ def choose_split(
             "are missing); add a line for each, or remove the file to draw a new split"
         )
     absent = len(split) - len(scenes)
-    print(
-        f"split from {source}, --seed and --stratify do not matter"
-        + (f"; {absent} of its scenes are not here" * bool(absent))
-    )
+    others = f"; {absent} of its scenes are not here" if absent else ""
+    print(f"split from {source}, --seed and --stratify do not matter{others}")
     return split
 
 

@@ -1,7 +1,6 @@
-"""Which patches each step of a training sees, and the processes that read them.
+"""Which patches each step of a training sees, from seed and step alone; who reads them.
 
-From seed and step alone, by any process. Readers end when the process that trains says so, and
-their end is told.
+Processes that read end when the one that trains says so, and their end is told.
 """
 
 import os
@@ -42,10 +41,9 @@ class Place(NamedTuple):
 class StepBatches:
     """The batches of the steps `start` to `stop` of a run; of each this process's part.
 
-    labels: image-level, (n,) float32. Batch k depends on the seed and k alone: a run resumed at
-    step k sees what an uninterrupted run would have seen, however many `processes` there are. Each
-    pass over the data is a new permutation; with `balance` it is a draw with replacement in which
-    clear and cloudy are equally likely.
+    labels: image-level, (n,) float32. A run resumed at step k sees what an uninterrupted run would
+    have seen, however many `processes` there are. Each pass over the data is a new permutation;
+    with `balance` a draw with replacement in which clear and cloudy are equally likely.
     """
 
     labels: torch.Tensor
