@@ -18,19 +18,16 @@ from tqdm import tqdm
 from fcd.cli.settings import TrainingSettings
 from fcd.errors import UserError
 from fcd.landsat import labels
-from fcd.patches import statistics
-from fcd.patches.imagery import RasterPatches
-from fcd.patches.normalisation import Normalization
-from fcd.patches.prepared import Kind, PreparedPatches
+from fcd.patches.normalisation import Kind, Normalization, normalization
+from fcd.patches.sources import PreparedPatches, Source
 from fcd.patches.store import DamagedPatch
 from fcd.processes import Part, Processes
 from fcd.training.augmentation import Augmentation
+from fcd.training.batches import Loader, Place, StepBatches, obey_parent_alone
 from fcd.training.checkpoints import Select
-from fcd.training.readers import Loader, obey_parent_alone
-from fcd.training.sampling import Place, StepBatches
 
-Source = PreparedPatches | RasterPatches
-"""Where patches are and how they are read."""
+SUBSET_SEED = 42  # keep_ratio takes the same patches in every experiment
+MEASURED = 2000  # patches whose values give a normalisation
 
 
 def as_source(source: Source | Path | str) -> Source:
@@ -38,15 +35,11 @@ def as_source(source: Source | Path | str) -> Source:
     return PreparedPatches(Path(source)) if isinstance(source, Path | str) else source
 
 
-SUBSET_SEED = 42  # keep_ratio takes the same patches in every experiment
-MEASURED = 2000  # patches whose values give a normalisation
-
-
 class Form(NamedTuple):
-    """What must be the same in all patches: shape (C, H, W) and type of the image, mask (H, W)."""
+    """What must be the same in all patches."""
 
-    image: tuple[tuple[int, ...], str]
-    mask: tuple[int, ...] | None
+    image: tuple[tuple[int, ...], str]  # shape (C, H, W) and type
+    mask: tuple[int, ...] | None  # shape (H, W)
 
     @classmethod
     def of(cls, image: np.ndarray, mask: np.ndarray | None) -> "Form":
@@ -60,21 +53,13 @@ class PatchDataset(Dataset):
     A sample is a dict: image (C, H, W) DN, of prepared patches uint16; label (1,) float32, 0
     clear or 1 cloudy; mask (H, W) uint8 patch codes, if `mask_file` is given; name.
 
-    Args:
-        source: where the patches are; a path is a folder of prepare_landsat8_biome.py.
-        split: train or val.
-        mask_file: mask.tif, generated_mask.tif, …; None reads no mask.
-        keep_ratio: share of the patches to keep, the same ones every time.
-        only_cloudy: leave out patches labelled clear.
-        skip_bad: read every patch once and leave out, for good, those that are damaged, or of
-            another shape or type than most.
-        masks_optional: read no mask if a patch has none and `source` lets it do without.
-
-    `reference` and `labels_from` say what the labels and mask.tif come from, `left_out` which
-    patches are damaged. Without `skip_bad` a damaged patch raises `DamagedPatch` when it is read.
-
-    Raises:
-        UserError: a folder is missing or empty, or a patch has no `mask_file` but should.
+    source: where the patches are; a path is a folder of prepare_landsat8_biome.py.
+    mask_file: mask.tif, generated_mask.tif, …; None reads no mask.
+    keep_ratio: share of the patches to keep, the same ones every time.
+    skip_bad: read every patch once and leave out, for good, those that are damaged, or of another
+    shape or type than most: `left_out`. Otherwise they raise `DamagedPatch` when they are read.
+    masks_optional: read no mask if a patch has none and `source` lets it do without.
+    Raises `UserError` if a folder is missing or empty, or a patch has no `mask_file` but should.
     """
 
     def __init__(
@@ -92,8 +77,7 @@ class PatchDataset(Dataset):
         self.reference, self.labels_from = self.source.reference, self.source.labels_from
         self.patches: list[tuple[Path, int]] = []
         for label, name in enumerate(labels.CLASS_FOLDERS):
-            found = self.source.find(split, name)
-            if not found:
+            if not (found := self.source.find(split, name)):
                 raise UserError(
                     f"{self.source.root / split / name} holds no patches; {self.source.absent} "
                     "(FCD needs clear and cloudy patches)"
@@ -104,17 +88,14 @@ class PatchDataset(Dataset):
             order = np.random.default_rng(SUBSET_SEED).permutation(len(self.patches))
             kept = sorted(order[: max(1, round(keep_ratio * len(order)))])
             self.patches = [self.patches[index] for index in kept]
-        if mask_file:
-            self.source.check_mask_file(mask_file)
-            missing = self.without(mask_file)
-            if missing and masks_optional and self.source.masks_are_optional:
-                self.mask_file = None
-            elif missing:
+        if mask_file and (missing := self.without(mask_file)):
+            if not (masks_optional and self.source.masks_are_optional):
                 raise UserError(
                     f"{missing[0]} has no {mask_file} ({len(missing)} of {len(self.patches)} "
                     f"patches have none); {self.source.mask_hint}"
                 )
-        self.left_out: list[str] = self._leave_out_damaged(split) if skip_bad else []
+            self.mask_file = None
+        self.left_out = self._leave_out_damaged(split) if skip_bad else []
 
     def _leave_out_damaged(self, split: str) -> list[str]:
         """Take patches that cannot be read or differ from most out of `patches`; return names."""
@@ -175,10 +156,7 @@ class PatchDataset(Dataset):
 
     @cached_property
     def _image_form(self) -> tuple[tuple[int, ...], str]:
-        """Shape (C, H, W) and type that all images must have.
-
-        Those of the first one that can be read, or of most where all are read beforehand.
-        """
+        """That of the first image that can be read, or of most where all are read beforehand."""
         for patch, _ in self.patches:
             with suppress(DamagedPatch):
                 return Form.of(*self.source.read(patch, None)).image
@@ -197,7 +175,9 @@ class PatchDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         patch, label = self.patches[index]
         with _can_be_left_out():
-            image, mask = self._read(patch)
+            image, mask = self.source.read(patch, self.mask_file)
+            if error := self._unlike(patch, Form.of(image, mask)):
+                raise error
         sample = {
             "image": torch.from_numpy(image),
             "label": torch.tensor([label], dtype=torch.float32),
@@ -206,13 +186,6 @@ class PatchDataset(Dataset):
         if mask is not None:
             sample["mask"] = torch.from_numpy(mask)
         return sample
-
-    def _read(self, patch: Path) -> tuple[np.ndarray, np.ndarray | None]:
-        """Image (C, H, W) and mask (H, W); `DamagedPatch` if not readable or unlike the others."""
-        image, mask = self.source.read(patch, self.mask_file)
-        if error := self._unlike(patch, Form.of(image, mask)):
-            raise error
-        return image, mask
 
     def _unlike(self, patch: Path, form: Form) -> DamagedPatch | None:
         """The error that names the file of a patch in which it is unlike the others, if any."""
@@ -240,8 +213,8 @@ def validation_set(
 ) -> tuple[PatchDataset | None, Select]:
     """The validation patches with their masks, and how they choose the best checkpoint.
 
-    select: `pixel` or `image`. Without masks it is `image`; without a val split there are no
-    patches. Either is said aloud. Raises `UserError` if they are not like those of `train_set`.
+    Without masks `select` becomes `image`; without a val split there are no patches. Either is said
+    aloud. Raises `UserError` if they are not like those of `train_set`.
     """
     source = train_set.source
     if not (source.root / "val").is_dir():
@@ -268,10 +241,7 @@ cloudy_patches = partial(PatchDataset, split="train", mask_file="mask.tif", only
 
 
 def threshold_choice(source: Source) -> str:
-    """How the threshold of a score is chosen unless one says: `f1`, without masks `otsu`.
-
-    The latter is said aloud.
-    """
+    """How a threshold is chosen unless one says: `f1`, without masks `otsu`, which is said."""
     if not source.masks_are_optional:
         return "f1"
     dataset = cloudy_patches(source, masks_optional=True)
@@ -285,37 +255,29 @@ def threshold_choice(source: Source) -> str:
 
 
 def summaries(train_set: PatchDataset, val_set: PatchDataset | None) -> dict[str, Any]:
-    """What a run is trained and validated on; see `PatchDataset.summary`."""
+    """What a run is trained and validated on: a `PatchDataset.summary` each."""
     return {"train": train_set.summary()} | ({"val": val_set.summary()} if val_set else {})
 
 
 def training_normalization(kind: str, dataset: PatchDataset) -> Normalization:
     """`paper`, or `stretch` from the statistics of at most `MEASURED` of the patches."""
     order = np.random.default_rng(SUBSET_SEED).permutation(len(dataset))[:MEASURED]
-    return statistics.normalization(
+    return normalization(
         kind, dataset.kind, lambda: (dataset[int(index)]["image"].numpy() for index in order)
     )
 
 
 @dataclass(frozen=True)
-class _Places:
-    """`batches` as a data set takes them that changes its samples (`AugmentedPatches`)."""
-
-    batches: StepBatches
-
-    def __iter__(self) -> Iterator[list[Place]]:
-        return self.batches.places()
-
-
-@dataclass(frozen=True)
 class AugmentedPatches(Dataset):
-    """The samples of `patches`, changed by `change`; which and how says a `Place`."""
+    """The samples of `patches`, changed if there is a `change`; which and how says a `Place`."""
 
     patches: PatchDataset | Subset
-    change: Augmentation
+    change: Augmentation | None
 
     def __getitem__(self, place: Place) -> dict:
         sample = self.patches[place.patch]
+        if self.change is None:
+            return sample
         arrays = {name: sample[name].numpy() for name in ("image", "mask") if name in sample}
         changed = self.change(place.step, place.position, **arrays)
         return sample | {name: torch.from_numpy(array) for name, array in changed.items()}
@@ -324,8 +286,7 @@ class AugmentedPatches(Dataset):
 def collate(samples: list[dict]) -> dict:
     """A batch of `samples`; images (N, C, H, W) keep the bands of a pixel together in memory.
 
-    So prepared patches lie in their files: they are copied here, and transposed on the device
-    (`solver.Solver.inputs`).
+    So prepared patches lie in their files: they are transposed on the device (`Solver.inputs`).
     """
     interleaved = [sample | {"image": sample["image"].permute(1, 2, 0)} for sample in samples]
     batch = default_collate(interleaved)
@@ -346,15 +307,9 @@ def get_loader(
     In the order of `batches`, each sample changed by `augmentation`, or once from first to last,
     as they are. pin_memory: for a CUDA device, which then takes them while it computes.
     """
-    samples: Dataset = dataset
-    order: dict[str, Any] = {"batch_size": batch_size}
-    if batches is not None:
-        order = {"batch_sampler": batches}
-    if batches is not None and augmentation is not None:
-        samples = AugmentedPatches(dataset, augmentation)
-        order = {"batch_sampler": _Places(batches)}
+    order = {"batch_sampler": batches} if batches else {"batch_size": batch_size}
     return Loader(
-        samples,
+        AugmentedPatches(dataset, augmentation) if batches else dataset,
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=pin_memory,

@@ -18,8 +18,8 @@ from fcd.landsat.reference import QA, collection_of, method_name
 from fcd.landsat.scenes import find_scenes
 from fcd.masks import qa as qa_masks
 from fcd.masks.generated import generate_masks
-from fcd.patches import generated, records
-from fcd.patches.imagery import RasterPatches
+from fcd.patches import cutting, generated
+from fcd.patches.sources import RasterPatches
 from fcd.patches.supervision import Supervision
 from fcd.report.evaluation import Evaluation, evaluate
 from fcd.training.run import Run
@@ -115,7 +115,7 @@ def score_qa_bands(settings: Settings, run: Run) -> int:
     data = settings.data
     if data.dataset != PREPARED:
         raise UserError(f"--mode cfmask needs QA bands, which --dataset {data.dataset} has not")
-    if records.reference_of(data.image_dir) == QA:
+    if cutting.reference_of(data.image_dir) == QA:
         raise UserError(
             f"--mode cfmask: the scenes of {data.image_dir} were prepared with --labels qa, so "
             "their QA bands would be compared with themselves; it takes manual masks"
@@ -126,7 +126,7 @@ def score_qa_bands(settings: Settings, run: Run) -> int:
             "replace; give --experiment_name QA"
         )
     split = settings.whole_scenes.test_split
-    scenes = records.scenes_of_split(find_scenes(data.orig_image_dir), data.image_dir, split)
+    scenes = cutting.scenes_of_split(find_scenes(data.orig_image_dir), data.image_dir, split)
     names = {method_name(collection_of(scene)) for scene in scenes}
     method = settings.run.method or " and ".join(sorted(names))
     supervision = Supervision(0, 0, "none needed", 0, "none needed", 0)

@@ -11,9 +11,8 @@ from fcd.cli.parser import Flag, parse
 from fcd.cli.settings import IMAGE_DIR, SCENE_DIR
 from fcd.landsat.reference import QA, TRUTH
 from fcd.landsat.scenes import find_scenes
-from fcd.patches.cutting import prepare
+from fcd.patches.cutting import MARGINS, Cutting, prepare
 from fcd.patches.generated import GENERATED_MASK, add_masks
-from fcd.patches.records import MARGINS, Cutting
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def main() -> int:
         add_masks(scenes, asked.generated_masks, image_dir, asked.generated_mask_file, workers)
         return 0
     margins = (asked.clear_below, asked.cloudy_above)
-    cutting = Cutting.of(asked.patch_size, asked.stride, *margins, asked.labels)
+    cutting = Cutting.of(asked.patch_size, asked.stride, margins, asked.labels)
     by_cloud = asked.stratify == "cloud"
     return prepare(scenes, image_dir, cutting, asked.split_file, asked.seed, by_cloud, workers)
 

@@ -17,7 +17,6 @@ from typing_extensions import Self
 
 from data_loader import (
     PatchDataset,
-    Source,
     as_source,
     cloudy_patches,
     get_loader,
@@ -37,9 +36,11 @@ from fcd.masks.cam import Method, cam_score
 from fcd.masks.prediction import Predictor, predictor_of
 from fcd.masks.scoring import Scorer, Tiles
 from fcd.patches.normalisation import Normalization, to_device
+from fcd.patches.sources import Source
 from fcd.patches.supervision import Supervision
 from fcd.processes import Part
 from fcd.training import checkpoints, losses
+from fcd.training.batches import batches_per_epoch
 from fcd.training.checkpoints import Choice, Select, another_kind, image_side, rgb_of
 from fcd.training.loop import Log, log_parts, seed_step, training_loop
 from fcd.training.losses import Parts, detached, difference_map
@@ -47,7 +48,6 @@ from fcd.training.profiling import profiled
 from fcd.training.resumable import Resumable
 from fcd.training.run import Run, RunFolder
 from fcd.training.samples import translations
-from fcd.training.sampling import batches_per_epoch
 from model import GANSize, Task, build_resnet50, completed
 
 

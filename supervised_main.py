@@ -14,7 +14,6 @@ from fcd.cli.parser import MAY_CHANGE, Flag, parse
 from fcd.cli.run_folder import carry_out
 from fcd.cli.settings import CommandSettings, RunSettings, SupervisedTraining
 from fcd.errors import UserError
-from fcd.files import from_plain
 from fcd.masks.cam import Method
 from fcd.patches import generated
 from fcd.patches.supervision import Supervision
@@ -138,8 +137,7 @@ def _cost_of(mask_file: str | None, image_dir: str) -> Supervision | None:
     """What labels the masks `mask_file` have cost, if they are generated ones."""
     if mask_file in (None, "mask.tif"):
         return None
-    path = generated.provenance_path(image_dir, mask_file)
-    return from_plain(Supervision, generated.mask_provenance(image_dir, mask_file), path)
+    return generated.mask_provenance(image_dir, mask_file)
 
 
 def _check_batches(per_process: int, settings: Settings, train_set: PatchDataset) -> None:

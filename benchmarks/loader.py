@@ -15,12 +15,13 @@ from torch import Tensor
 
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
-from data_loader import AugmentedPatches, PatchDataset, Place, collate
+from data_loader import AugmentedPatches, PatchDataset, collate
 from fcd.cli import entry
 from fcd.landsat import labels
 from fcd.patches import store
 from fcd.patches.normalisation import Normalization
 from fcd.training.augmentation import Augmentation
+from fcd.training.batches import Place
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from fcd.landsat import labels
 from fcd.landsat.bands import FILL_DN
 from fcd.landsat.scenes import Scene
-from fcd.patches import records
+from fcd.patches.cutting import Cutting, patch_name
 from fcd.patches.normalisation import Normalization
-from fcd.patches.records import Cutting
 from fcd.training.losses import LossWeights, segmentation_loss
 from model import Discriminator, Generator, HalvingConv, InstanceNorm
 
@@ -117,7 +116,7 @@ def cut(scene: Scene, folder: Path, cutting: Cutting) -> int:
             label = cutting.label(mask[window])
             if label is None:
                 continue
-            name = records.patch_name(scene.name, row, column)
+            name = patch_name(scene.name, row, column)
             patch = folder / labels.CLASS_FOLDERS[label] / name
             patch.mkdir(parents=True, exist_ok=True)
             image = np.moveaxis(dn[:, window[0], window[1]], 0, -1)

@@ -18,8 +18,7 @@ from benchmarks.measure import Comparison
 from benchmarks.scenes import unpack, write_scene
 from fcd.cli import entry
 from fcd.landsat.scenes import Scene, find_scenes
-from fcd.patches.cutting import cut_scene
-from fcd.patches.records import Cutting
+from fcd.patches.cutting import Cutting, cut_scene
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,9 @@ from fcd.metrics import CLEAR, CLOUD, INVALID
 Colour = tuple[int, int, int]
 
 NODATA_COLOUR: Colour = (128, 128, 128)
-MASK_COLOURS: dict[str, Colour] = {
-    "clear": (38, 70, 110),
-    "cloud": (246, 246, 246),
-    "no data": NODATA_COLOUR,
-}
+MASK_COLOURS = {"clear": (38, 70, 110), "cloud": (246, 246, 246), "no data": NODATA_COLOUR}
 # Vermilion and blue of Okabe and Ito's palette, which colour-blind readers can tell apart.
-ERROR_COLOURS: dict[str, Colour] = {
+ERROR_COLOURS = {
     "cloud, found": (255, 255, 255),
     "clear, found": (218, 222, 226),
     "false alarm": (213, 94, 0),
@@ -30,23 +26,27 @@ ERROR_COLOURS: dict[str, Colour] = {
 OUTLINE_COLOUR: Colour = (255, 0, 170)  # neither cloud, snow, land nor water has it
 
 
-def _viridis(values: np.ndarray) -> np.ndarray:
-    """Values (h, w) uint8 -> RGB (h, w, 3) uint8 in viridis (CC0), perceptually uniform."""
-    return cv2.cvtColor(cv2.applyColorMap(values, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+def _bytes(shade: np.ndarray) -> np.ndarray:
+    """Shade in [0, 1] -> 0 to 255 uint8."""
+    return np.rint(shade * 255).astype(np.uint8)
+
+
+def _viridis(shade: np.ndarray) -> np.ndarray:
+    """Shade (h, w) in [0, 1] -> RGB (h, w, 3) uint8 in viridis (CC0), perceptually uniform."""
+    colours = cv2.applyColorMap(_bytes(shade), cv2.COLORMAP_VIRIDIS)
+    return cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
 
 
 # What a legend shows of the colours of scores: nine evenly spaced points, from 0 to the greatest.
 SCORE_COLOURS: tuple[Colour, ...] = tuple(
-    (int(red), int(green), int(blue))
-    for red, green, blue in _viridis(np.rint(np.linspace(0, 255, 9)).astype(np.uint8)[None])[0]
+    map(tuple, _viridis(np.linspace(0, 1, 9)[None])[0].tolist())
 )
 
 
 class Shrunk:
-    """A raster `step` times smaller, from its strips: the mean of what is valid in each block.
+    """A raster `step` times smaller: the mean of what is valid in each block of so many pixels.
 
-    Strips are full-width rows from top to bottom, of any height. Blocks are `step` by `step`
-    pixels, counted from the upper left; the last ones may be cut off.
+    From strips, full-width rows from top to bottom, of any height. The last blocks may be cut off.
     """
 
     def __init__(self, step: int) -> None:
@@ -88,15 +88,15 @@ def stretch_rgb(dn: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
 
     Each band starts at its 1st percentile (which takes off the haze) and all span the same
     range (which keeps clouds white); a root lifts the land that bright clouds leave dark.
-    `valid` (h, w) bool: pixels where it is False become grey.
+    Where `valid` (h, w) bool is False pixels become grey.
     """
     valid = np.ones(dn.shape[1:], bool) if valid is None else valid
     if not valid.any():
-        return _filled(valid.shape, NODATA_COLOUR)
+        return np.full((*valid.shape, 3), NODATA_COLOUR, np.uint8)
     low, high = np.percentile(dn[:, valid], (1, 99), axis=1)
     known = np.where(valid, dn, low[:, None, None])
     shade = (known - low[:, None, None]) / (float((high - low).max()) or 1)
-    rgb = _bytes(np.clip(shade, 0, 1) ** 0.65).transpose(1, 2, 0)
+    rgb = _bytes(shade.clip(0, 1) ** 0.65).transpose(1, 2, 0)
     rgb[~valid] = NODATA_COLOUR
     return rgb
 
@@ -104,10 +104,9 @@ def stretch_rgb(dn: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
 def colour_score(score: np.ndarray, upper: float, valid: np.ndarray | None = None) -> np.ndarray:
     """Cloud score (h, w) -> RGB (h, w, 3) uint8: viridis from 0 to `upper`, clipped beyond.
 
-    `valid` (h, w) bool: pixels where it is False become grey.
+    Where `valid` (h, w) bool is False pixels become grey.
     """
-    shade = np.clip(score / upper, 0, 1)
-    rgb = _viridis(_bytes(shade))
+    rgb = _viridis(np.clip(score / upper, 0, 1))
     if valid is not None:
         rgb[~valid] = NODATA_COLOUR
     return rgb
@@ -115,16 +114,13 @@ def colour_score(score: np.ndarray, upper: float, valid: np.ndarray | None = Non
 
 def colour_mask(mask: np.ndarray) -> np.ndarray:
     """Patch codes (h, w) -> RGB (h, w, 3) uint8 in `MASK_COLOURS`."""
-    colours = np.zeros((3, 3), np.uint8)
-    colours[INVALID] = MASK_COLOURS["no data"]
-    colours[CLEAR] = MASK_COLOURS["clear"]
-    colours[CLOUD] = MASK_COLOURS["cloud"]
-    return colours[mask]
+    names = {INVALID: "no data", CLEAR: "clear", CLOUD: "cloud"}
+    return np.array([MASK_COLOURS[names[code]] for code in range(3)], np.uint8)[mask]
 
 
 def colour_errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Truth and prediction (h, w) in patch codes -> RGB (h, w, 3) uint8 in `ERROR_COLOURS`."""
-    colours = _filled((3, 3), ERROR_COLOURS["no data"])  # [truth, prediction]
+    colours = np.full((3, 3, 3), ERROR_COLOURS["no data"], np.uint8)  # [truth, prediction]
     colours[CLEAR, CLEAR] = ERROR_COLOURS["clear, found"]
     colours[CLEAR, CLOUD] = ERROR_COLOURS["false alarm"]
     colours[CLOUD, CLEAR] = ERROR_COLOURS["miss"]
@@ -135,8 +131,7 @@ def colour_errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 def outline_cloud(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A copy of RGB (h, w, 3) uint8 in which the cloud of `mask` (h, w) patch codes is outlined.
 
-    The outermost pixels of a cloud, those around its holes too, take `OUTLINE_COLOUR`; not those
-    where it goes on beyond the picture.
+    Its outermost pixels, those around holes too, but not those where it goes on beyond the picture.
     """
     cloud = cv2.copyMakeBorder((mask == CLOUD).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     outlines, _ = cv2.findContours(cloud, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
@@ -155,12 +150,3 @@ def write_png(path: Path | str, rgb: np.ndarray) -> None:
     """Write RGB (h, w, 3) uint8 to `path` as PNG, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(encode_png(rgb))
-
-
-def _bytes(shade: np.ndarray) -> np.ndarray:
-    """Shade in [0, 1] -> 0 to 255 uint8."""
-    return np.rint(shade * 255).astype(np.uint8)
-
-
-def _filled(shape: tuple[int, ...], colour: Colour) -> np.ndarray:
-    return np.full((*shape, 3), colour, np.uint8)

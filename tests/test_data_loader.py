@@ -21,12 +21,12 @@ from data_loader import (
 from fcd.errors import UserError
 from fcd.files import write_json
 from fcd.landsat.reference import QA
-from fcd.patches import records
-from fcd.patches.records import Cutting
-from fcd.patches.statistics import dn_counts
+from fcd.patches import cutting
+from fcd.patches.cutting import Cutting
+from fcd.patches.normalisation import dn_counts
 from fcd.processes import ALONE, Processes
 from fcd.training.augmentation import Augmentation
-from fcd.training.sampling import StepBatches, batches_per_epoch
+from fcd.training.batches import StepBatches, batches_per_epoch
 
 
 @pytest.fixture
@@ -72,22 +72,27 @@ def test_keep_ratio_keeps_the_same_patches_and_only_cloudy_works(image_dir):
     assert cloudy.labels.tolist() == [1.0] * 6
 
 
+def drawn(*arguments, **others):
+    """Which patches the batches of `StepBatches` hold."""
+    batches = StepBatches(*arguments, **others)
+    return [[place.patch for place in places] for places in batches]
+
+
 def test_batches_depend_on_seed_and_step_alone(image_dir):
     labels = PatchDataset(image_dir, "train").labels
-    whole = list(StepBatches(labels, 6, 0, 0, 9, balance=False))
-    assert list(StepBatches(labels, 6, 0, 4, 9, balance=False)) == whole[4:]
+    whole = drawn(labels, 6, 0, 0, 9, balance=False)
+    assert drawn(labels, 6, 0, 4, 9, balance=False) == whole[4:]
     for epoch in range(3):
         seen = [i for batch in whole[3 * epoch : 3 * epoch + 3] for i in batch]
         assert sorted(seen) == list(range(16))
     assert whole[:3] != whole[3:6]
-    assert list(StepBatches(labels, 6, 1, 0, 9, balance=False)) != whole
+    assert drawn(labels, 6, 1, 0, 9, balance=False) != whole
 
 
 def test_balance_draws_both_classes_equally_often():
     labels = torch.tensor([0.0] * 90 + [1.0] * 10)
-    batches = StepBatches(labels, 50, 0, 0, 100, balance=True)
-    drawn = [index for batch in batches for index in batch]
-    assert 0.45 < labels[drawn].mean() < 0.55
+    patches = [index for batch in drawn(labels, 50, 0, 0, 100, balance=True) for index in batch]
+    assert 0.45 < labels[patches].mean() < 0.55
 
 
 def test_dn_counts(image_dir):
@@ -111,8 +116,8 @@ def test_the_records_of_the_scenes_are_read_once(image_dir, monkeypatch):
         record = {"biome": "Water", "scene": name, "split": "train", "cloud_share": 0.5}
         record |= {"cutting": asdict(Cutting(reference=QA)), "clear": [], "cloudy": []}
         write_json(image_dir / "scenes" / name, record)
-    read, original = [], records.read_json
-    monkeypatch.setattr(records, "read_json", lambda path: read.append(path.name) or original(path))
+    read, original = [], cutting.read_json
+    monkeypatch.setattr(cutting, "read_json", lambda path: read.append(path.name) or original(path))
     val_set, _ = validation_set(PatchDataset(image_dir, "train", "mask.tif"), "pixel")
     assert (val_set.reference, val_set.labels_from) == (QA, "QA bands")
     assert read == names
@@ -196,7 +201,7 @@ def test_image_and_mask_are_changed_alike_and_nothing_is_lost(told_apart, kind):
 
 def test_a_single_patch_left_over_joins_the_batch_before():
     labels = torch.zeros(9)
-    batches = list(StepBatches(labels, 4, 0, 0, 4, balance=False))
+    batches = drawn(labels, 4, 0, 0, 4, balance=False)
     assert [len(batch) for batch in batches] == [4, 5, 4, 5]
     assert sorted(batches[0] + batches[1]) == list(range(9))
     assert [batches_per_epoch(n, 4) for n in (1, 3, 4, 5, 6, 8, 9, 10)] == [1, 1, 1, 1, 2, 2, 2, 3]

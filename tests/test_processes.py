@@ -24,7 +24,7 @@ from fcd.cli.device import use_device
 from fcd.errors import UserError
 from fcd.processes import Part, Processes
 from fcd.training import checkpoints
-from fcd.training.sampling import StepBatches
+from fcd.training.batches import StepBatches
 from tests import tiny
 from tests.conftest import ROOT
 from tests.whole import distributed_worker as worker

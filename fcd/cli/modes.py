@@ -18,8 +18,7 @@ from fcd.masks import thresholds
 from fcd.masks.export import export as write_onnx
 from fcd.masks.prediction import predict_scenes, predictor_of
 from fcd.masks.scoring import Scorer, Tiles, predictions
-from fcd.patches.imagery import RasterPatches
-from fcd.patches.prepared import PreparedPatches
+from fcd.patches.sources import Source
 from fcd.patches.supervision import Supervision
 from fcd.processes import joined
 from fcd.report.evaluation import Evaluation, evaluate
@@ -40,7 +39,7 @@ class Trained(Protocol):
     def choose_threshold(
         self,
         choice: str | float | None,
-        source: PreparedPatches | RasterPatches,
+        source: Source,
         sample: int,
         batch_size: int,
         skip_bad: bool,

@@ -19,8 +19,7 @@ from fcd.landsat.rasters import nodata_value
 from fcd.landsat.sparcs import SPARCS
 from fcd.masks.prediction import Scores
 from fcd.masks.runtime import Runtime
-from fcd.patches.imagery import NO_NODATA, RasterPatches
-from fcd.patches.prepared import PreparedPatches
+from fcd.patches.sources import NO_NODATA, PreparedPatches, RasterPatches, Source
 from fcd.training.augmentation import Kind
 from fcd.training.checkpoints import Select
 from fcd.training.losses import LossWeights
@@ -156,7 +155,7 @@ class DataSettings:
         "most (listed in config.json); False: stop at the first one and name it",
     ] = False
 
-    def patches(self, mode: str) -> PreparedPatches | RasterPatches:
+    def patches(self, mode: str) -> Source:
         """Where the patches are that `--mode` `mode` reads."""
         root = Path(self.image_dir)
         if self.dataset == OWN:

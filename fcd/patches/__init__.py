@@ -5,15 +5,11 @@ In: scenes, labelled GeoTIFFs, generated masks. Out: patches on disk and their r
 training, masks, report, cli and the top level may enter, synthetic and download too.
 
 splits          which scene trains, validates or tests
-records         how a scene was cut, and into which patches
-cutting         scenes to patches
-jobs            many scenes in several processes
+cutting         scenes to patches, several at the same time, and the record of each
 store           the files of a patch
-prepared        the patches of prepare_landsat8_biome.py
-imagery         patches of any imagery: a GeoTIFF each
+sources         where patches are and how they are read: ours, and those of any imagery
 labelled        labelled GeoTIFFs to such patches
 generated       generated masks of scenes onto their patches
-statistics      how often values occur in patches
-normalisation   DN to [-1, 1] and back
+normalisation   DN to [-1, 1] and back, by what values occur in patches
 supervision     what labels a network has cost
 """

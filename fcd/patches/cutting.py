@@ -1,25 +1,162 @@
-"""Scenes to patches with image-level labels."""
+"""Scenes to patches with image-level labels; records say which are cut, how and into what."""
 
+import os
+import re
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from fcd import pictures
 from fcd.errors import SceneError, UserError
-from fcd.files import write_json, write_text
+from fcd.files import from_plain, read_json, write_json, write_text
 from fcd.landsat import labels
 from fcd.landsat.bands import FILL_DN, RGB_BANDS
-from fcd.landsat.reference import Reference
+from fcd.landsat.reference import QA, TRUTH, Reference
 from fcd.landsat.scenes import Scene, SceneReader
 from fcd.patches import store
-from fcd.patches.jobs import parallel
-from fcd.patches.records import Cutting, Record, cutting_of, patch_name, read_record, record_path
 from fcd.patches.splits import SPLIT_FILE, SPLITS, choose_split, write_split
+
+# Shares of cloud up to which a patch is clear and above which it is cloudy, by --labels. A QA
+# band is wrong about single pixels of bright ground and thin cloud: it counts when it is plain.
+MARGINS = {TRUTH: (0.0, 0.0), QA: (0.01, 0.2)}
+RECORDS = "scenes"  # folder of the per-scene records, below the patches' folder
+PATCH_NAME = re.compile(r"[^/\\\0]+_\d{5,9}_\d{5,9}")
+
+Record = dict[str, Any]
+"""biome, scene, split, cutting (of `Cutting`), cloud_share, and the patches' names by label."""
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How scenes are cut; the defaults are the paper's."""
+
+    size: int = 128  # of patches, in pixels
+    stride: int = 128  # distance of patches in pixels
+    clear_below: float = 0.0  # a patch is clear if its share of cloud does not exceed this
+    cloudy_above: float = 0.0  # cloudy if the share exceeds this; between: left out
+    reference: str = TRUTH  # what says where cloud is: `fcd.landsat.reference.TRUTH` or `QA`
+
+    @classmethod
+    def of(
+        cls, size: int, stride: int | None, margins: Sequence[float | None], reference: str
+    ) -> "Cutting":
+        """With what is None as usual: no overlap, and the `MARGINS` of the reference.
+
+        Raises `UserError` if a patch could be both clear and cloudy.
+        """
+        usual = zip(margins, MARGINS[reference], strict=True)
+        clear, cloudy = (other if share is None else share for share, other in usual)
+        if cloudy < clear:
+            raise UserError(
+                f"--cloudy_above {cloudy} is below --clear_below {clear}: a patch would be both"
+            )
+        return cls(size, stride or size, clear, cloudy, reference)
+
+    def label(self, mask: np.ndarray) -> int | None:
+        """Image-level label of a patch-coded mask; None if it is left out."""
+        share = labels.cloud_share(mask)
+        if not mask.any() or self.clear_below < share <= self.cloudy_above:
+            return None
+        return labels.LABEL_CLEAR if share <= self.clear_below else labels.LABEL_CLOUDY
+
+
+def patch_name(scene: str, row: int, column: int) -> str:
+    """``<scene>_<row>_<column>``: pixel position of the patch's upper left corner."""
+    return f"{scene}_{row:05d}_{column:05d}"
+
+
+def patch_position(name: str) -> tuple[int, int]:
+    """Row and column of a patch from its name."""
+    row, column = name.rsplit("_", 2)[1:]
+    return int(row), int(column)
+
+
+def record_path(image_dir: Path | str, scene: Scene) -> Path:
+    """Where the record of a finished scene is."""
+    return Path(image_dir, RECORDS, f"{scene.key}.json")
+
+
+def read_record(image_dir: Path | str, scene: Scene) -> Record | None:
+    """The record of a finished scene, or None."""
+    path = record_path(image_dir, scene)
+    return _checked(path) if path.exists() else None
+
+
+def _records(image_dir: Path | str) -> list[Record]:
+    return [_checked(path) for path in sorted(Path(image_dir, RECORDS).glob("*.json"))]
+
+
+def _checked(path: Path) -> Record:
+    """The record at `path`; `UserError` if it is none, or names what is no patch."""
+    record = read_json(path)
+    fits = {name: isinstance(record.get(name), str) for name in ("biome", "scene")}
+    fits["split"] = record.get("split") in SPLITS
+    fits["cloud_share"] = isinstance(record.get("cloud_share"), int | float)
+    for folder in labels.CLASS_FOLDERS:
+        names = record.get(folder)
+        fits[folder] = isinstance(names, list) and all(
+            isinstance(name, str) and PATCH_NAME.fullmatch(name) for name in names
+        )
+    if wrong := [name for name, fit in fits.items() if not fit]:
+        raise UserError(
+            f"{path} is damaged ({', '.join(wrong)}); remove it and prepare the scene again"
+        )
+    from_plain(Cutting, record.get("cutting"), path)
+    return record
+
+
+def cutting_of(record: Record) -> Cutting:
+    """How the scene of a record was cut."""
+    return Cutting(**record["cutting"])
+
+
+def reference_of(image_dir: Path | str) -> str:
+    """What the patches in `image_dir` have their labels and their mask.tif from: `TRUTH` or `QA`.
+
+    Raises `UserError` if the records of the scenes differ.
+    """
+    found = {cutting_of(record).reference for record in _records(image_dir)}
+    if len(found) > 1:
+        raise UserError(
+            f"{image_dir} holds scenes labelled by manual masks and scenes labelled by QA bands; "
+            "prepare them into folders of their own (--output_dir)"
+        )
+    return found.pop() if found else TRUTH
+
+
+def scenes_of_split(scenes: Iterable[Scene], image_dir: Path | str, kind: str) -> list[Scene]:
+    """Those of `scenes` that were prepared into `image_dir` for the split `kind`.
+
+    Raises `UserError` if there are none, or one of them is not on disk any more.
+    """
+    records = _records(image_dir)
+    wanted = {record["scene"] for record in records if record["split"] == kind}
+    if not wanted:
+        others = ", ".join(sorted({record["split"] for record in records}))
+        raise UserError(
+            f"{image_dir} has no prepared {kind} scene"
+            + (f", only of the split {others}" if others else "")
+            + "; run python prepare_landsat8_biome.py"
+            + (" with more scenes or a --split_file, or choose another split" if others else "")
+        )
+    chosen = [scene for scene in scenes if scene.name in wanted]
+    if absent := sorted(wanted - {scene.name for scene in chosen}):
+        raise UserError(
+            f"{len(absent)} of the {len(wanted)} {kind} scenes of {image_dir} are not below "
+            f"--orig_image_dir: {', '.join(absent[:3])}"
+        )
+    return chosen
 
 
 def prepare(
@@ -33,13 +170,19 @@ def prepare(
 ) -> int:
     """Split the scenes and cut those that are not cut yet into `image_dir`; return the exit code.
 
-    split_file, seed, by_cloud: where the split comes from, see `choose_split`. workers: scenes cut
-    at the same time. A scene that cannot be cut is left out and named at the end. Raises
-    `UserError` if one was cut or split otherwise before.
+    split_file, seed, by_cloud: of `choose_split`. A scene that cannot be cut is left out and named
+    at the end. Raises `UserError` if one was cut or split otherwise before.
     """
     source = cutting.reference if by_cloud else None
     split = choose_split(scenes, image_dir, split_file, seed, source)
-    records = _finished(scenes, split, image_dir, cutting)
+    found = {scene.name: read_record(image_dir, scene) for scene in scenes}
+    records = {name: record for name, record in found.items() if record is not None}
+    for name, record in records.items():
+        if cutting_of(record) != cutting or record["split"] != split[name]:
+            raise UserError(
+                f"{image_dir} holds patches of {name} cut otherwise ({record['split']}, "
+                f"{record['cutting']}); remove it or choose another --output_dir"
+            )
     written = image_dir / SPLIT_FILE
     if split_file:
         write_text(written, split_file.read_text(encoding="utf-8-sig"))
@@ -52,33 +195,13 @@ def prepare(
         for scene in scenes
         if scene.name not in records
     }
-    failures = []
-    for name, result in parallel(jobs, workers, "cutting scenes"):
-        if isinstance(result, SceneError):
-            failures.append(result)
-        else:
-            records[name] = result
+    results = dict(parallel(jobs, workers, "cutting scenes"))
+    failures = [result for result in results.values() if isinstance(result, SceneError)]
+    records |= {name: result for name, result in results.items() if result not in failures}
     _print_balance(list(records.values()))
     for failure in failures:
         print(f"left out: {failure}", file=sys.stderr)
     return 1 if failures else 0
-
-
-def _finished(
-    scenes: list[Scene], split: dict[str, str], image_dir: Path, cutting: Cutting
-) -> dict[str, Record]:
-    """Records of the scenes cut before; `UserError` if one was cut or split otherwise."""
-    records = {}
-    for scene in scenes:
-        if (record := read_record(image_dir, scene)) is None:
-            continue
-        if cutting_of(record) != cutting or record["split"] != split[scene.name]:
-            raise UserError(
-                f"{image_dir} holds patches of {scene.name} cut otherwise ({record['split']}, "
-                f"{record['cutting']}); remove it or choose another --output_dir"
-            )
-        records[scene.name] = record
-    return records
 
 
 def _print_balance(records: list[Record]) -> None:
@@ -97,11 +220,9 @@ def _print_balance(records: list[Record]) -> None:
 def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Record:
     """Cut a scene into `<split>/<clear|cloudy>/<patch>/{image.tif, mask.tif}` and record it.
 
-    image.tif is (size, size, 10) uint16 DN, mask.tif (size, size) uint8 patch codes of
-    `cutting.reference`. Test scenes are only checked and pictured: they stay whole. Patches
-    appear at the end, all at once; the record `scenes/<biome>_<scene>.json` is written last and
-    says the scene is done.
-    Raises `SceneError` if the scene is incomplete or damaged.
+    image.tif is (size, size, 10) uint16 DN, mask.tif (size, size) uint8 patch codes. Test scenes
+    are only checked and pictured: they stay whole. Patches appear at the end, all at once; the
+    record, written last, says that it is done. Raises `SceneError` if it is incomplete or damaged.
     """
     reference = Reference(scene, cutting.reference)
     reference.check()
@@ -130,14 +251,8 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
                 (partial / folder / name).rename(target / name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    record = {
-        "biome": scene.biome,
-        "scene": scene.name,
-        "split": split,
-        "cutting": asdict(cutting),
-        "cloud_share": round(share, 4),
-        **patches,
-    }
+    record: Record = {"biome": scene.biome, "scene": scene.name, "split": split}
+    record |= {"cutting": asdict(cutting), "cloud_share": round(share, 4), **patches}
     write_json(record_path(image_dir, scene), record)
     return record
 
@@ -166,3 +281,40 @@ def _write_thumbnail(reader: SceneReader, reference: Reference, record: Path) ->
     picture = np.hstack([image, pictures.colour_mask(mask)])
     pictures.write_png(record.with_suffix(".png"), picture)
     return labels.cloud_share(mask)
+
+
+def parallel(
+    jobs: Mapping[str, Callable[[], Any]], workers: int, title: str
+) -> Iterator[tuple[str, Any]]:
+    """Run `jobs` in `workers` processes; yield name and result or `SceneError` as they end.
+
+    Raises `UserError` if one of the processes is killed.
+    """
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+        names = {pool.submit(job): name for name, job in jobs.items()}
+        done = as_completed(names)
+        try:
+            for future in tqdm(done, title, len(names), unit="scene", dynamic_ncols=True):
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    raise UserError(
+                        f"{title}: a process was killed, mostly for lack of memory; lower "
+                        "--num_workers and run the same command again, what is done is kept"
+                    ) from error
+                if error is not None and not isinstance(error, SceneError):
+                    raise error
+                yield names[future], error or future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the process that started it does, however it ends."""
+
+    def wait() -> None:
+        if parent := parent_process():
+            parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()

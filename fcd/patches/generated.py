@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
@@ -13,13 +12,13 @@ from rasterio.windows import Window
 
 from fcd import metrics
 from fcd.errors import SceneError, UserError
-from fcd.files import read_json, replacing, write_json
+from fcd.files import from_plain, read_json, replacing, write_json
 from fcd.landsat import labels
 from fcd.landsat.reference import QA
 from fcd.landsat.scenes import Scene
 from fcd.patches import store
-from fcd.patches.jobs import parallel
-from fcd.patches.records import Record, cutting_of, patch_position, read_record
+from fcd.patches.cutting import Record, cutting_of, parallel, patch_position, read_record
+from fcd.patches.supervision import Supervision
 
 GENERATED_MASK = "generated_mask.tif"
 PROVENANCE = "supervision.json"  # in a folder of generated masks: what labels they have cost
@@ -42,8 +41,7 @@ def add_masks(scenes: list[Scene], masks: Path, image_dir: Path, name: str, work
             f"{image_dir} holds no training patches of the scenes given; run "
             "python prepare_landsat8_biome.py without --generated_masks first"
         )
-    missing = [path for scene, _ in wanted if not (path := mask_tif(masks, scene)).exists()]
-    if missing:
+    if missing := [path for scene, _ in wanted if not (path := mask_tif(masks, scene)).exists()]:
         raise UserError(
             f"{missing[0]} is missing ({len(missing)} of {len(wanted)} masks); run "
             "python main.py --mode generate_masks first, or give its folder to --generated_masks"
@@ -74,10 +72,9 @@ def add_generated_masks(
 ) -> np.ndarray:
     """Cut a generated scene mask onto the scene's patches, as `name` beside their image.tif.
 
-    A patch whose image-level label is clear becomes all clear: the label already says so.
-    Pixels invalid in a manual mask stay invalid; those a QA band says nothing about, such as
-    the rims of clouds in Collection 2, become what the generated mask says. Returns the
-    confusion (2, 2) against mask.tif, for the log.
+    A patch labelled clear becomes all clear: the label already says so. Pixels invalid in a manual
+    mask stay invalid; those a QA band says nothing about, such as the rims of clouds in Collection
+    2, become what the generated mask says. Returns the confusion (2, 2) against mask.tif.
     Raises `UserError` if the mask cannot be read or has another size than the scene.
     """
     path, cutting = mask_tif(masks, scene), cutting_of(record)
@@ -111,8 +108,7 @@ def add_generated_masks(
     return counts
 
 
-def provenance_path(image_dir: Path | str, name: str) -> Path:
-    """Where it is written down what labels the masks `name` of the patches have cost."""
+def _provenance_path(image_dir: Path | str, name: str) -> Path:
     return Path(image_dir, Path(name).with_suffix(".json").name)
 
 
@@ -120,8 +116,8 @@ def provenance_path(image_dir: Path | str, name: str) -> Path:
 def recorded(image_dir: Path, name: str, masks: Path) -> Iterator[None]:
     """While the masks `name` of the patches are replaced by those in the folder `masks`.
 
-    What earlier masks have cost does not hold for these; what these have is written when all are
-    there. Raises `UserError` if the folder does not say so.
+    What these have cost is written when all are there; what earlier ones have is gone before.
+    Raises `UserError` if the folder does not say what its masks have cost.
     """
     if not (path := masks / PROVENANCE).exists():
         raise UserError(
@@ -129,20 +125,17 @@ def recorded(image_dir: Path, name: str, masks: Path) -> Iterator[None]:
             "along with the masks, or run python main.py --mode generate_masks again"
         )
     costs = read_json(path)
-    provenance_path(image_dir, name).unlink(missing_ok=True)
+    _provenance_path(image_dir, name).unlink(missing_ok=True)
     yield
-    write_json(provenance_path(image_dir, name), costs)
+    write_json(_provenance_path(image_dir, name), costs)
 
 
-def mask_provenance(image_dir: Path | str, name: str) -> dict[str, Any]:
-    """What labels the masks `name` of the patches have cost: fields of `Supervision`, of this room.
-
-    Raises `UserError` if nothing says so.
-    """
-    path = provenance_path(image_dir, name)
+def mask_provenance(image_dir: Path | str, name: str) -> Supervision:
+    """What labels the masks `name` of the patches have cost; `UserError` if nothing says so."""
+    path = _provenance_path(image_dir, name)
     if not path.exists():
         raise UserError(
             f"{path} is missing, so it is unknown what labels {name} has cost; run "
             "python prepare_landsat8_biome.py --generated_masks DIR"
         )
-    return read_json(path)
+    return from_plain(Supervision, read_json(path), path)

@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rasterio.errors import RasterioIOError
@@ -21,9 +21,9 @@ from fcd.errors import UserError
 from fcd.files import from_plain, read_json, write_json
 from fcd.landsat import labels
 from fcd.landsat.rasters import Grid, nodata_of, opened, write_raster
-from fcd.patches.imagery import MASK_ENDING, SUFFIXES, is_mask
+from fcd.patches.cutting import RECORDS, patch_name
 from fcd.patches.normalisation import DTYPES
-from fcd.patches.records import RECORDS, patch_name
+from fcd.patches.sources import MASK_ENDING, SUFFIXES, is_mask
 from fcd.patches.splits import csv_rows
 
 SPLITS = ("train", "val")
@@ -41,6 +41,17 @@ class Image:
         """The mask beside it, or None."""
         path = self.path.with_name(f"{self.path.stem}{MASK_ENDING}")
         return path if path.exists() else None
+
+
+@dataclass(frozen=True)
+class Record:
+    """How an image is cut, where its patches go, and how many there are; a JSON file says so."""
+
+    size: int  # of patches, in pixels
+    stride: int  # distance of patches in pixels
+    label: str
+    split: str
+    patches: int
 
 
 def read_labels(path: Path) -> list[Image]:
@@ -63,31 +74,26 @@ def read_labels(path: Path) -> list[Image]:
             raise UserError(f"{told}: {name!r} is a mask by its name; rename it")
         if file.stem in images:
             raise UserError(f"{told}: an image of the name {file.stem} is there before; rename one")
-        kinds.setdefault(_kind(file, told), line)
-        if len(kinds) > 1:
-            first, other = kinds
+        try:
+            with opened(file) as dataset:
+                bands, dtype, nodata = dataset.count, dataset.dtypes[0], nodata_of(dataset)
+        except RasterioIOError as error:
+            raise UserError(f"{told}: {file} cannot be read: {error}") from error
+        if dtype not in DTYPES:
             raise UserError(
-                f"{told}: {name} has {other[0]} bands of {other[1]}, nodata {other[2]}; that of "
+                f"{told}: {file} holds {dtype}; images hold {', '.join(DTYPES)}: convert it"
+            )
+        kinds.setdefault((bands, dtype, nodata), line)
+        if len(kinds) > 1:
+            first = next(iter(kinds))
+            raise UserError(
+                f"{told}: {name} has {bands} bands of {dtype}, nodata {nodata}; that of "
                 f"line {kinds[first]} has {first[0]} of {first[1]}, nodata {first[2]}"
             )
         images[file.stem] = Image(file, label)
     if not images:
         raise UserError(f"{path} lists no image")
     return list(images.values())
-
-
-def _kind(path: Path, told: str) -> tuple[int, str, float | None]:
-    """Bands, type and nodata of an image; `told` says where it is listed."""
-    try:
-        with opened(path) as dataset:
-            kind = dataset.count, dataset.dtypes[0], nodata_of(dataset)
-    except RasterioIOError as error:
-        raise UserError(f"{told}: {path} cannot be read: {error}") from error
-    if kind[1] not in DTYPES:
-        raise UserError(
-            f"{told}: {path} holds {kind[1]}; images hold {', '.join(DTYPES)}: convert it"
-        )
-    return kind
 
 
 def split_images(images: Sequence[Image], val_share: float, seed: int) -> dict[Path, str]:
@@ -110,25 +116,8 @@ def split_images(images: Sequence[Image], val_share: float, seed: int) -> dict[P
     return chosen
 
 
-@dataclass(frozen=True)
-class Cut:
-    """How an image is cut: patch side and distance in pixels, and where the patches go."""
-
-    size: int
-    stride: int
-    label: str
-    split: str
-
-
-@dataclass(frozen=True)
-class Record(Cut):
-    """An image that is cut, and into how many patches."""
-
-    patches: int
-
-
-def cut_image(image: Image, cut: Cut, output_dir: Path) -> int:
-    """Write the patches of an image that hold data; return how many.
+def cut_image(image: Image, cut: Record, output_dir: Path) -> int:
+    """Write the patches of an image that hold data, as `cut` says; return how many.
 
     The remainder at the right and the bottom is dropped. The record ``scenes/<name>.json``,
     written last, says that the image is done. Raises `UserError` if it is damaged, or its mask
@@ -163,7 +152,7 @@ def cut_image(image: Image, cut: Cut, output_dir: Path) -> int:
                 written += 1
     except RasterioIOError as error:
         raise UserError(f"{image.path} is damaged ({error}); get it again, or unlist it") from error
-    write_json(_record_path(image, output_dir), asdict(Record(**asdict(cut), patches=written)))
+    write_json(_record_path(image, output_dir), asdict(replace(cut, patches=written)))
     return written
 
 
@@ -171,23 +160,27 @@ def _record_path(image: Image, output_dir: Path) -> Path:
     return output_dir / RECORDS / f"{image.path.stem}.json"
 
 
-def cut_images(
-    images: Sequence[Image], split: dict[Path, str], output_dir: Path, size: int, stride: int
-) -> Counter[tuple[str, str]]:
-    """Cut the images that are not cut yet; return the number of patches by (split, label).
+def cut_labelled(
+    csv_path: Path, output_dir: Path, size: int, stride: int | None, val_share: float, seed: int
+) -> None:
+    """Split the images that a csv lists, cut those not cut yet and print how many patches.
 
-    Raises `UserError` before any work if one was cut otherwise before.
+    size, stride: of the patches, in pixels; None: no overlap. Raises `UserError` if no image has
+    a patch of that size, before any work if one was cut otherwise before, and what `read_labels`,
+    `split_images` and `cut_image` raise.
     """
-    counts: Counter[tuple[str, str]] = Counter()
-    todo: list[tuple[Image, Cut]] = []
+    images = read_labels(csv_path)
+    split = split_images(images, val_share, seed)
+    counts: Counter[tuple[str, str]] = Counter()  # of patches by (split, label)
+    todo: list[tuple[Image, Record]] = []
     for image in images:
-        cut = Cut(size, stride, image.label, split[image.path])
+        cut = Record(size, stride or size, image.label, split[image.path], 0)
         path = _record_path(image, output_dir)
         if not path.exists():
             todo.append((image, cut))
             continue
         record = from_plain(Record, read_json(path), path)
-        if record != Record(**asdict(cut), patches=record.patches):
+        if replace(record, patches=0) != cut:
             raise UserError(
                 f"{output_dir} holds patches of {image.path.name} that were cut otherwise or "
                 "belong to another split or label; remove it or choose another --output_dir"
@@ -197,20 +190,6 @@ def cut_images(
         print(f"{len(images) - len(todo)} images are cut already")
     for image, cut in tqdm(todo, "cutting images", unit="image", dynamic_ncols=True):
         counts[cut.split, cut.label] += cut_image(image, cut, output_dir)
-    return counts
-
-
-def cut_labelled(
-    csv_path: Path, output_dir: Path, size: int, stride: int | None, val_share: float, seed: int
-) -> None:
-    """Split the images that a csv lists, cut them into `output_dir` and print how many patches.
-
-    size, stride: of the patches, in pixels; None: no overlap. Raises `UserError` if no image has
-    a patch of that size, and what `read_labels`, `split_images` and `cut_images` raise.
-    """
-    images = read_labels(csv_path)
-    split = split_images(images, val_share, seed)
-    counts = cut_images(images, split, output_dir, size, stride or size)
     if not counts.total():
         raise UserError(
             f"no image of {csv_path} has a patch of {size} pixels; give a smaller --patch_size"

@@ -1,7 +1,8 @@
-"""DN to network input and back: the only home of normalisation."""
+"""DN to network input and back: the only home of normalisation, and of what is measured for it."""
 
 import math
 import operator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
@@ -17,26 +18,41 @@ FILL = -1.0  # what a fill pixel becomes, exactly
 # The smallest value a valid pixel can take, that of DN 1 in `paper` normalisation: a dark
 # valid pixel must stay distinct from fill, which the generator leaves untouched.
 VALID_MIN = 2 / DN_MAX - 1
+BINS = 65536  # of the range of a float32 band, to find its percentiles
 
 Nodata: TypeAlias = float | tuple[float | None, ...] | None
 Values = TypeVar("Values", torch.Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
-class Normalization:
-    """Linear map of each band from [low, high] in DN to [-1, 1]; nodata becomes exactly -1.
+class Kind:
+    """What all patches of a data set have in common. nodata: None if no value marks it."""
 
-    In floating-point sources NaN and infinity are nodata, too.
+    num_channels: int
+    image_size: int
+    dtype: str
+    nodata: float | None
+
+    def __str__(self) -> str:
+        nodata = "no nodata" if self.nodata is None else f"nodata {self.nodata:g}"
+        size = f"{self.image_size}x{self.image_size} pixels"
+        return f"{self.num_channels} bands of {self.dtype}, {size}, {nodata}"
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Linear map of each band from [low, high] in DN to [-1, 1]; values beyond are clipped.
+
+    Nodata becomes exactly -1; in floating-point sources NaN and infinity are nodata, too.
 
     ``paper``: DN / 65535, then (x - 0.5) / 0.5, the same for every band; of uint8 DN / 255, of
     float32 each band from the least to the greatest value in the training split.
-    ``stretch``: low and high are the 0.1 and 99.9 percentiles of the band in the training
-    split; thin cloud, a tenth of the DN range, then takes a far larger share of [-1, 1].
-    Values outside [low, high] are clipped.
+    ``stretch``: from the 0.1 to the 99.9 percentile of the band in the training split; thin
+    cloud, a tenth of the DN range, then takes a far larger share of [-1, 1].
 
-    nodata: the value of a pixel that holds no data, None if there is none; of a scene whose files
-    do not mark the same (`of`) a tuple of those of its bands. dtype: what the DN are, of `DTYPES`;
-    not part of `repr`, which tells trained weights apart, those of earlier versions too.
+    nodata: of a scene whose files do not mark the same (`of`) a tuple of those of its bands; None
+    if there is none. dtype: of `DTYPES`; not part of `repr`, which tells trained weights apart,
+    those of earlier versions too.
     """
 
     kind: str
@@ -49,15 +65,9 @@ class Normalization:
     def paper(
         cls, num_channels: int, dtype: str = "uint16", nodata: float | None = 0
     ) -> "Normalization":
-        """The paper's normalisation for `num_channels` bands of integers: by the type's range."""
+        """The paper's for `num_channels` bands of integers: by the type's range."""
         greatest = float(np.iinfo(dtype).max)
         return cls("paper", (0.0,) * num_channels, (greatest,) * num_channels, nodata, dtype)
-
-    @classmethod
-    def measured(cls, ranges: np.ndarray, nodata: float | None) -> "Normalization":
-        """That of float32 bands whose least and greatest values are `ranges` (2, C)."""
-        low, high = (tuple(map(float, values)) for values in ranges)
-        return cls("paper", low, high, nodata, "float32")._varying()
 
     @classmethod
     def stretch(
@@ -79,9 +89,10 @@ class Normalization:
             first, last = value[percentiles.clip(max=len(value) - 1)]
             low.append(float(first))
             high.append(float(last))
-        return cls("stretch", tuple(low), tuple(high), nodata, dtype)._varying()
+        return cls("stretch", tuple(low), tuple(high), nodata, dtype).varying()
 
-    def _varying(self) -> "Normalization":
+    def varying(self) -> "Normalization":
+        """Itself, or `UserError` if a band has no range."""
         for band, (low, high) in enumerate(zip(self.low, self.high, strict=True), 1):
             if not low < high:
                 raise UserError(
@@ -118,10 +129,9 @@ class Normalization:
     ) -> "Normalization":
         """The map of the raster `name`, whose pixels are `dtype` and whose files mark `nodata`.
 
-        nodata: a tuple if the bands differ. A file that marks none is read like the training
-        patches; if those had none, what the files mark counts, each for its own band. asked: what
-        counts for more than all that, of --nodata; `NO_NODATA` is no value. Raises `SceneError` if
-        the type is another one, or a file marks another value than the training patches do.
+        A file that marks none is read like the training patches; if those had none, what the files
+        mark counts, each for its own band; `asked` (--nodata; text is no value) for more than all
+        that. Raises `SceneError` for another type or value than the training patches have.
         """
         if dtype != self.dtype:
             raise SceneError(
@@ -158,11 +168,11 @@ class Normalization:
         if not isinstance(self.nodata, tuple):
             return self.nodata
         # NaN equals nothing. In float32, which holds all DN, values are what pixels hold.
-        values = np.array([math.nan if v is None else v for v in self.nodata], np.float32)
-        values = values.reshape(-1, 1, 1)
+        nodata = np.array([math.nan if v is None else v for v in self.nodata], np.float32)
+        nodata = nodata.reshape(-1, 1, 1)
         if isinstance(dn, torch.Tensor):
-            return to_device(torch.from_numpy(values), dn.device)
-        return values
+            return to_device(torch.from_numpy(nodata), dn.device)
+        return nodata
 
     def _bounds(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         bounds = torch.tensor([self.low, self.high], dtype=torch.float32)
@@ -196,3 +206,58 @@ def to_device(dn: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Move DN to `device`: as they are, or as float32 to MPS, which has no uint16."""
     dn = dn.float() if device.type == "mps" else dn
     return dn.to(device, non_blocking=True)
+
+
+def normalization(
+    kind: str, data: Kind, images: Callable[[], Iterable[np.ndarray]]
+) -> Normalization:
+    """`paper` or `stretch`, from what patches hold if more than the range of their type counts.
+
+    images: gives the patches (C, H, W) one by one, the same ones at each call.
+    """
+    nodata, dtype = data.nodata, data.dtype
+    if dtype == "float32":
+        low, high = map(tuple, value_ranges(images(), nodata).tolist())
+        measured = Normalization("paper", low, high, nodata, dtype).varying()
+        if kind == "paper":
+            return measured
+        return Normalization.stretch(*binned_counts(images(), measured), nodata, dtype)
+    if kind == "paper":
+        return Normalization.paper(data.num_channels, dtype, nodata)
+    return Normalization.stretch(dn_counts(images()), None, nodata, dtype)
+
+
+def dn_counts(images: Iterable[np.ndarray]) -> np.ndarray:
+    """How often each DN of an integer type occurs per band, (C, 256 or 65536) int64."""
+    counts = np.zeros((), np.int64)
+    for image in images:
+        size = np.iinfo(image.dtype).max + 1
+        counts = counts + np.stack([np.bincount(b.ravel(), minlength=size) for b in image])
+    return counts
+
+
+def value_ranges(images: Iterable[np.ndarray], nodata: float | None) -> np.ndarray:
+    """Least and greatest value of each band of float32 patches, (2, C); if none, inf and -inf."""
+    low, high = np.array(np.inf), np.array(-np.inf)
+    for image in images:
+        there = known(image, nodata)
+        low = np.minimum(low, image.min(axis=(1, 2), where=there, initial=np.inf))
+        high = np.maximum(high, image.max(axis=(1, 2), where=there, initial=-np.inf))
+    return np.stack([low, high])
+
+
+def binned_counts(
+    images: Iterable[np.ndarray], measured: Normalization
+) -> tuple[np.ndarray, np.ndarray]:
+    """How often values fall into bins of the ranges `measured`, and their middles: (C, BINS)."""
+    edges = np.linspace(measured.low, measured.high, BINS + 1, axis=1)
+    counts = np.zeros((), np.int64)
+    for image in images:
+        bands = zip(image, known(image, measured.nodata), edges, strict=True)
+        counts = counts + np.stack([np.histogram(b[there], e)[0] for b, there, e in bands])
+    return counts, (edges[:, :-1] + edges[:, 1:]) / 2
+
+
+def known(image: np.ndarray, nodata: Nodata) -> np.ndarray:
+    """Where float32 pixels are finite and not `nodata`, (C, H, W) bool."""
+    return np.isfinite(image) & (True if nodata is None else image != nodata)

@@ -24,23 +24,19 @@ def choose_split(
     by_cloud: what says how cloudy a scene is, to spread clear and cloudy scenes; None: nothing.
     Raises `UserError` if a scene on disk is not in the file.
     """
-    written = image_dir / SPLIT_FILE
-    source = split_file or (written if written.exists() else None)
-    if source is None:
+    source = split_file or image_dir / SPLIT_FILE
+    if not split_file and not source.exists():
         share = {s.name: _cloud_share(s, by_cloud) for s in scenes} if by_cloud else None
         return split_scenes(scenes, seed, share)
     split = read_split(source)
-    unknown = [scene.name for scene in scenes if scene.name not in split]
-    if unknown:
+    if unknown := [scene.name for scene in scenes if scene.name not in split]:
         raise UserError(
             f"{source} does not say where scene {unknown[0]} belongs ({len(unknown)} scenes "
             "are missing); add a line for each, or remove the file to draw a new split"
         )
     absent = len(split) - len(scenes)
-    print(
-        f"split from {source}, --seed and --stratify do not matter"
-        + (f"; {absent} of its scenes are not here" * bool(absent))
-    )
+    others = f"; {absent} of its scenes are not here" if absent else ""
+    print(f"split from {source}, --seed and --stratify do not matter{others}")
     return split
 
 
@@ -58,13 +54,13 @@ def split_scenes(
 ) -> dict[str, str]:
     """Scene name -> split, 3:1:2 train/val/test at random within each biome.
 
-    The result depends on the names and the seed alone, not on the order given. With
-    `cloud_share` (scene name -> share in [0, 1]) each biome is first cut into groups of six
-    scenes of similar cloud share, and each group is split 3:1:2.
+    Names and seed alone decide, not the order given. With `cloud_share` (scene name -> share in
+    [0, 1]) each biome is first cut into groups of six scenes of similar cloud share, and each
+    group is split 3:1:2.
     """
     by_biome = defaultdict(list)
-    for scene in sorted(scenes, key=lambda scene: (scene.biome, scene.name)):
-        by_biome[scene.biome].append(scene.name)
+    for biome, name in sorted((scene.biome, scene.name) for scene in scenes):
+        by_biome[biome].append(name)
     chosen: dict[str, str] = {}
     for biome, names in by_biome.items():
         generator, size = random.Random(f"{seed} {biome}"), len(names)

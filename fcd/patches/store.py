@@ -28,13 +28,13 @@ _DAMAGE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, Attribu
 class DamagedPatch(UserError):
     """A file of a patch that cannot be read, or that does not hold what was written."""
 
-    @classmethod
-    def of(cls, path: Path, reason: object) -> "DamagedPatch":
-        """The error that names the file and what can be done."""
-        return cls(
-            f"{path} is damaged ({reason}); cut its scene again (remove the scene's record in "
-            "scenes/ and run prepare_landsat8_biome.py)"
-        )
+
+def damaged(path: Path, reason: object) -> DamagedPatch:
+    """The error that names a file of a patch and what can be done."""
+    return DamagedPatch(
+        f"{path} is damaged ({reason}); cut its scene again (remove the scene's record in "
+        "scenes/ and run prepare_landsat8_biome.py)"
+    )
 
 
 def write(path: Path, array: np.ndarray) -> None:
@@ -66,30 +66,20 @@ def _head(shape: tuple[int, ...], dtype: str) -> bytes:
 
 @dataclass(frozen=True)
 class _Layout:
-    """A tif that is a head and then pixels, and nothing after them.
+    """A tif that is a head, in which `digits` are those of its checksum, and then pixels."""
 
-    before, after: the head around the digits of its checksum, of which there are `digits`.
-    """
-
-    before: bytes
-    digits: int
-    after: bytes
+    head: bytes  # without the digits
+    digits: slice
     shape: tuple[int, ...]
     dtype: np.dtype
 
-    def checksum(self, content: np.ndarray) -> tuple[bool, bytes]:
-        """Whether the bytes `content` begin as this layout does, and the digits in them."""
-        first, last = len(self.before), len(self.before) + self.digits
-        fits = (
-            content[:first].tobytes() == self.before
-            and content[last : last + len(self.after)].tobytes() == self.after
-        )
-        return fits, content[first:last].tobytes()
-
-    def pixels(self, content: np.ndarray) -> np.ndarray:
-        """The pixels of `content`, the bytes of such a file, or ValueError if they cannot be."""
-        size = self.dtype.itemsize * int(np.prod(self.shape))
-        return content[len(content) - size :].view(self.dtype).reshape(self.shape)
+    def read(self, content: np.ndarray) -> tuple[np.ndarray, bytes] | None:
+        """Pixels and digits of such a file, of the length of the first; None if it is none."""
+        size = len(self.head) + self.digits.stop - self.digits.start
+        head = content[:size].tobytes()
+        if head[: self.digits.start] + head[self.digits.stop :] != self.head:
+            return None
+        return content[size:].view(self.dtype).reshape(self.shape), head[self.digits]
 
 
 class PatchReader:
@@ -112,19 +102,15 @@ class PatchReader:
         try:
             content = np.fromfile(path, np.uint8)
             layout = self._layouts.get(len(content))
-            fits, digits = layout.checksum(content) if layout else (False, b"")
-            if layout and fits:
-                array = layout.pixels(content)
-            else:
-                array, digits = self._parsed(path, content)
+            known = layout.read(content) if layout else None
+            array, digits = known or self._parsed(path, content)
         except _DAMAGE as error:
-            raise DamagedPatch.of(path, str(error) or type(error).__name__) from error
+            raise damaged(path, str(error) or type(error).__name__) from error
         if array.ndim != dimensions or not array.size:
-            raise DamagedPatch.of(
-                path, f"its shape is {array.shape}, not pixels in {dimensions} dimensions"
-            )
+            told = f"its shape is {array.shape}, not pixels in {dimensions} dimensions"
+            raise damaged(path, told)
         if digits and _checksum(array) != digits:
-            raise DamagedPatch.of(path, "its pixels differ from their checksum")
+            raise damaged(path, "its pixels differ from their checksum")
         return array
 
     def _parsed(self, path: Path, content: np.ndarray) -> tuple[np.ndarray, bytes]:
@@ -134,19 +120,20 @@ class PatchReader:
             checksum = metadata[0].get(CHECKSUM) if metadata else None
             claimed, offset = tif.series[0].nbytes, tif.series[0].dataoffset
             if claimed > 16 * len(content) + (1 << 20):  # no patch is compressed that far
-                raise DamagedPatch.of(path, f"it claims to hold {claimed:,} bytes")
+                raise damaged(path, f"it claims to hold {claimed:,} bytes")
             native = tif.byteorder == {"little": "<", "big": ">"}[sys.byteorder]
             array = tif.asarray()
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         digits = b"" if checksum is None else str(checksum).encode()
-        if offset is not None and offset + array.nbytes == len(content):
+        simple = native and offset is not None and offset % array.itemsize == 0
+        if simple and offset + array.nbytes == len(content):
             head = content[:offset].tobytes()
-            before, _, after = (head, b"", b"") if checksum is None else head.partition(digits)
-            layout = _Layout(before, len(digits), after, array.shape, array.dtype)
-            simple = native and offset % array.itemsize == 0
-            simple = simple and layout.checksum(content) == (True, digits)
+            first = max(0, head.find(digits))
+            rest = head[:first] + head[first + len(digits) :]
+            layout = _Layout(rest, slice(first, first + len(digits)), array.shape, array.dtype)
+            again = layout.read(content)
             # Pixels that are stored in another order of bits are not these.
-            if simple and np.array_equal(layout.pixels(content), array):
+            if again and again[1] == digits and np.array_equal(again[0], array):
                 self._layouts[len(content)] = layout
         return array, digits
 

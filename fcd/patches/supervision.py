@@ -10,22 +10,19 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Supervision:
-    """What labels a run has seen, training and every choice after it."""
+    """What labels a run has seen, training and every choice after it.
 
-    image_labels: int
-    """Image-level labels (clear or cloudy) trained on."""
-    pixel_labels: int
-    """Labelled pixels the weights were trained on."""
+    Choices are told in words, such as "best macro F1 on 128 cloudy training patches". Labels of QA
+    bands count as image labels, never as pixel labels.
+    """
+
+    image_labels: int  # image-level labels (clear or cloudy) trained on
+    pixel_labels: int  # labelled pixels the weights were trained on
     threshold_chosen_by: str
-    """In words, such as "best macro F1 on 128 cloudy training patches"."""
-    threshold_pixel_labels: int
-    """Labelled pixels that the threshold was chosen with; 0 if it needed none."""
+    threshold_pixel_labels: int  # labelled pixels that it was chosen with; 0 if it needed none
     checkpoint_chosen_by: str
-    """In words, such as "best macro F1 on the validation patches"."""
-    checkpoint_pixel_labels: int
-    """Labelled pixels that the checkpoint was chosen with; 0 if it needed none."""
+    checkpoint_pixel_labels: int  # as of the threshold
     labels_from: str = NAMES[TRUTH]
-    """What the labels come from; those of QA bands count as image labels, never as pixel labels."""
 
     @classmethod
     def none(cls, labels_from: str) -> "Supervision":
@@ -47,32 +44,26 @@ class Supervision:
 
     def with_threshold(self, chosen_by: str, pixel_labels: int) -> "Supervision":
         """After the choice of the threshold of the scores."""
-        return replace(
-            self,
-            threshold_chosen_by=_joined(chosen_by, self.threshold_chosen_by),
-            threshold_pixel_labels=self.threshold_pixel_labels + pixel_labels,
-        )
+        by, cost = _joined(chosen_by, self.threshold_chosen_by), self.threshold_pixel_labels
+        return replace(self, threshold_chosen_by=by, threshold_pixel_labels=cost + pixel_labels)
 
     def with_checkpoint(self, chosen_by: str, pixel_labels: int) -> "Supervision":
         """After one more choice of a checkpoint."""
-        return replace(
-            self,
-            checkpoint_chosen_by=_joined(self.checkpoint_chosen_by, chosen_by),
-            checkpoint_pixel_labels=self.checkpoint_pixel_labels + pixel_labels,
-        )
+        by, cost = _joined(self.checkpoint_chosen_by, chosen_by), self.checkpoint_pixel_labels
+        return replace(self, checkpoint_chosen_by=by, checkpoint_pixel_labels=cost + pixel_labels)
 
     def with_masks(self, masks: "Supervision") -> "Supervision":
         """After training on generated masks that have cost `masks`."""
-        by, cost = masks.threshold_chosen_by, masks.threshold_pixel_labels
+        by = f"training masks: {masks.threshold_chosen_by}"
         seen = replace(
             self.with_source(masks.labels_from),
-            threshold_chosen_by=_joined(self.threshold_chosen_by, f"training masks: {by}"),
-            threshold_pixel_labels=self.threshold_pixel_labels + cost,
+            threshold_chosen_by=_joined(self.threshold_chosen_by, by),
+            threshold_pixel_labels=self.threshold_pixel_labels + masks.threshold_pixel_labels,
         )
         seen = seen.with_image_labels(masks.image_labels).with_pixel_labels(masks.pixel_labels)
-        by, cost = masks.checkpoint_chosen_by, masks.checkpoint_pixel_labels
-        return seen.with_checkpoint(f"training masks: {by}", cost)
+        by = f"training masks: {masks.checkpoint_chosen_by}"
+        return seen.with_checkpoint(by, masks.checkpoint_pixel_labels)
 
 
 def _joined(*parts: str) -> str:
-    return "; ".join(part for part in parts if part)
+    return "; ".join(filter(None, parts))

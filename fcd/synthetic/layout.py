@@ -16,7 +16,7 @@ from fcd.landsat import labels
 from fcd.landsat.bands import BANDS, RGB_BANDS
 from fcd.landsat.labels import TRUTH_THIN_CLOUD
 from fcd.landsat.rasters import raster_writer, write_raster
-from fcd.patches.imagery import MASK_ENDING
+from fcd.patches.sources import MASK_ENDING
 from fcd.synthetic.clouds import PIXEL_SIZE
 from fcd.synthetic.scene import MIN_SIZE, SyntheticScene, check_side, draw_scene, scene_name
 from fcd.synthetic.sensor import (

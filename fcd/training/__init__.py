@@ -5,8 +5,7 @@ report, cli and the top level may enter.
 
 losses         of the Fixed-Point GAN and of the supervised networks; the difference map
 augmentation   random changes of patches, by albumentations
-sampling       which patches each step sees
-readers        the processes that read patches
+batches        which patches each step sees, and the processes that read them
 run            a run: its folder and how it is carried out
 resumable      what a checkpoint holds, saved and taken over
 checkpoints    the files, checked

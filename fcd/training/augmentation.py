@@ -1,15 +1,14 @@
 """Random changes of training patches, by albumentations; what a patch becomes has no memory.
 
-Each sample's change depends on the seed, the step and its position in the batch alone: not on the
-process that reads it, on what was read before or on where a run was resumed. This is the home of
-every change that training makes to its patches: a new kind is a line of `_transforms`, of a
-transform of the library or, for what must know about bands (gain, contrast), of an
-`ImageOnlyTransform` of our own beside it.
+A sample's change depends on the seed, the step and its position in the batch alone: not on the
+process that reads it, on what was read before or on where a run was resumed. A new kind of change
+is a line of `Augmentation`, of a transform of the library or, for what must know about bands (gain,
+contrast), of an `ImageOnlyTransform` of our own beside it.
 """
 
 import os
 import random
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -29,8 +28,12 @@ class Augmentation:
     """
 
     def __init__(self, kind: Kind, seed: int) -> None:
+        import albumentations
+
+        transforms = {"flip": albumentations.HorizontalFlip(p=0.5), "d4": albumentations.D4(p=1)}
+        # The data set checks the shapes.
+        self._compose = albumentations.Compose([transforms[kind]], is_check_shapes=False)
         self._seed = seed
-        self._compose = _transforms(kind)
 
     def __call__(
         self, step: int, position: int, image: np.ndarray, **mask: np.ndarray
@@ -48,13 +51,3 @@ class Augmentation:
             parts.append(done["image"])
         changed = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
         return done | {"image": changed.transpose(2, 0, 1)}
-
-
-def _transforms(kind: Kind) -> Any:
-    import albumentations
-
-    transform = {
-        "flip": albumentations.HorizontalFlip(p=0.5),
-        "d4": albumentations.D4(p=1),
-    }[kind]
-    return albumentations.Compose([transform], is_check_shapes=False)  # the data set checks them

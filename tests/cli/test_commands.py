@@ -21,7 +21,7 @@ from fcd.cli.run_folder import describe
 from fcd.cli.settings import nodata_from
 from fcd.errors import UserError
 from fcd.landsat.scenes import find_scenes
-from fcd.patches import records
+from fcd.patches import cutting
 from fcd.training.run import RunFolder
 from tests.conftest import draw, write_scene
 from tests.whole import distributed_worker as worker
@@ -223,12 +223,12 @@ def test_a_split_file_is_kept_whole_and_absent_scenes_are_named(call, tmp_path):
     assert call(prepare_landsat8_biome, *common)[0] == 0
     assert (tmp_path / "p" / "split.csv").read_text() == (tmp_path / "mine.csv").read_text()
 
-    (found,) = records.scenes_of_split(find_scenes("scenes"), "p", "test")
+    (found,) = cutting.scenes_of_split(find_scenes("scenes"), "p", "test")
     assert found.name == "S1"
     with pytest.raises(UserError, match="p has no prepared train scene"):
-        records.scenes_of_split(find_scenes("scenes"), "p", "train")
+        cutting.scenes_of_split(find_scenes("scenes"), "p", "train")
     with pytest.raises(UserError, match=r"1 of the 1 test scenes of p are not below .* S1"):
-        records.scenes_of_split([], "p", "test")
+        cutting.scenes_of_split([], "p", "test")
 
 
 def test_a_split_that_does_not_fit_leaves_the_earlier_one(call, tmp_path):

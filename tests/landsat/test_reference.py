@@ -16,7 +16,7 @@ import supervised_main
 from fcd.errors import SceneError, UserError
 from fcd.landsat.reference import Reference
 from fcd.landsat.scenes import find_scenes
-from fcd.patches import records
+from fcd.patches import cutting
 from fcd.patches.cutting import cut_scene
 from fcd.patches.generated import add_generated_masks, mask_tif
 from tests.conftest import REAL, write_scene
@@ -56,7 +56,7 @@ def call(tmp_path, monkeypatch):
 
 
 def folders(record):
-    return {kind: {records.patch_position(n) for n in record[kind]} for kind in ("clear", "cloudy")}
+    return {kind: {cutting.patch_position(n) for n in record[kind]} for kind in ("clear", "cloudy")}
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
@@ -92,7 +92,7 @@ def test_labels_of_patches_are_those_of_the_band(tmp_path, call, generation):
         "clear": {(0, 0), (0, 10)},
         "cloudy": {(10, 0), (10, 10), (10, 30)},
     }
-    assert record["cutting"]["reference"] == records.reference_of("p") == "qa"
+    assert record["cutting"]["reference"] == cutting.reference_of("p") == "qa"
     assert record["split"] == "train"
     valid, flagged = np.count_nonzero(qa != fill), np.count_nonzero(np.isin(qa, (cloud, cirrus)))
     assert record["cloud_share"] == round(flagged / valid, 4)
@@ -110,7 +110,7 @@ def test_the_rims_of_collection_2_are_not_said_to_be_clear_but_may_be_learned(tm
     write_qa_scene(tmp_path / "s" / name, name, qa)
     (scene,) = find_scenes(tmp_path / "s")
     assert scene.biome == "Unknown"
-    record = cut_scene(scene, tmp_path / "p", "train", records.Cutting(10, 10, 0.01, 0.2, "qa"))
+    record = cut_scene(scene, tmp_path / "p", "train", cutting.Cutting(10, 10, 0.01, 0.2, "qa"))
     assert folders(record) == {"clear": {(0, 10)}, "cloudy": {(0, 0)}}
     cut = {kind: tmp_path / "p" / "train" / kind / record[kind][0] for kind in ("clear", "cloudy")}
     assert tifffile.imread(cut["cloudy"] / "mask.tif")[0].tolist() == [2, 2, 2, 2, 0] + [1] * 5
@@ -181,7 +181,7 @@ def test_labels_of_two_kinds_do_not_mix(tmp_path, call):
     del record["cutting"]["reference"]  # as patches were recorded before there was a choice
     (tmp_path / "p/scenes/Unknown_S2.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="p holds scenes labelled by manual masks and"):
-        records.reference_of("p")
+        cutting.reference_of("p")
 
 
 GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",

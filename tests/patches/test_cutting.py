@@ -5,9 +5,8 @@ import tifffile
 
 from fcd.landsat import labels
 from fcd.landsat.scenes import find_scenes
-from fcd.patches import records
-from fcd.patches.cutting import cut_scene
-from fcd.patches.records import Cutting
+from fcd.patches import cutting
+from fcd.patches.cutting import Cutting, cut_scene
 from tests.conftest import draw, write_scene
 
 
@@ -21,7 +20,7 @@ def test_patches_are_the_pixels_of_the_scene(scene, tmp_path):
         names = sorted(p.name for p in (out / "train" / folder).iterdir())
         assert names == sorted(record[folder])
         for name in names:
-            row, column = records.patch_position(name)
+            row, column = cutting.patch_position(name)
             seen.add((row, column))
             window = np.s_[row : row + 16, column : column + 16]
             image = tifffile.imread(out / "train" / folder / name / "image.tif")
@@ -33,8 +32,8 @@ def test_patches_are_the_pixels_of_the_scene(scene, tmp_path):
             assert (folder == "cloudy") == (mask[window] == 2).any()
     # 3 × 4 whole cells; the remainder at right and bottom is dropped.
     assert seen == {(r, c) for r in (0, 16, 32) for c in (0, 16, 32, 48)}
-    assert json.loads(records.record_path(out, scene).read_text())["split"] == "train"
-    assert records.record_path(out, scene).with_suffix(".png").exists()
+    assert json.loads(cutting.record_path(out, scene).read_text())["split"] == "train"
+    assert cutting.record_path(out, scene).with_suffix(".png").exists()
     assert not list(out.glob(".partial*"))
 
 
@@ -61,3 +60,13 @@ def test_a_pixel_that_is_fill_in_one_band_is_invalid(tmp_path):
     cut_scene(find_scenes(tmp_path / "s")[0], tmp_path / "p", "train", Cutting(16, 16))
     (mask,) = (tmp_path / "p").rglob("mask.tif")
     assert np.argwhere(tifffile.imread(mask) == 0).tolist() == [[15, 0]]
+
+
+def test_the_doubtful_middle_is_left_out():
+    cutting = Cutting(10, 10, clear_below=0.05, cloudy_above=0.2)
+
+    def label(cloudy_pixels):
+        return cutting.label(np.repeat([2, 1], [cloudy_pixels, 100 - cloudy_pixels]))
+
+    assert [label(n) for n in (0, 5, 6, 20, 21)] == [0, 0, None, None, 1]
+    assert cutting.label(np.zeros(100)) is None

@@ -9,10 +9,9 @@ from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.rasters import write_raster
 from fcd.landsat.scenes import find_scenes
-from fcd.patches import generated, records
-from fcd.patches.cutting import cut_scene
+from fcd.patches import cutting, generated
+from fcd.patches.cutting import Cutting, cut_scene
 from fcd.patches.generated import PROVENANCE, add_generated_masks, mask_tif
-from fcd.patches.records import Cutting
 from tests.conftest import draw, write_scene
 
 
@@ -31,7 +30,7 @@ def test_generated_masks_land_on_their_patches(scene, tmp_path):
     total = 0
     for folder in labels.CLASS_FOLDERS:
         for name in record[folder]:
-            row, column = records.patch_position(name)
+            row, column = cutting.patch_position(name)
             window = np.s_[row : row + 16, column : column + 16]
             mask = tifffile.imread(out / "train" / folder / name / "generated_mask.tif")
             expected = {

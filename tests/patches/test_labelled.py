@@ -10,8 +10,8 @@ import rasterio
 from fcd.cli import cut
 from fcd.errors import UserError
 from fcd.patches import labelled
-from fcd.patches.imagery import RasterPatches
 from fcd.patches.labelled import Image, split_images
+from fcd.patches.sources import RasterPatches
 from tests.conftest import write_tif
 
 
@@ -148,7 +148,7 @@ def test_other_columns_masks_of_another_size_and_images_too_small(tmp_path, imag
     with pytest.raises(UserError, match=r"i1_mask\.tif is 4x4 pixels, its image 28x20"):
         labelled.cut_image(
             Image(tmp_path / "images/i1.tif", "clear"),
-            labelled.Cut(8, 8, "clear", "train"),
+            labelled.Record(8, 8, "clear", "train", 0),
             tmp_path,
         )
     write_labels(tmp_path, [], ("file", "class"))

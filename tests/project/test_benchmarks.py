@@ -17,8 +17,8 @@ from data_loader import PatchDataset, collate
 from fcd.landsat.scenes import find_scenes
 from fcd.masks.scoring import Tiles
 from fcd.patches import cutting
+from fcd.patches.cutting import Cutting
 from fcd.patches.normalisation import Normalization
-from fcd.patches.records import Cutting
 from fcd.report import plots
 from fcd.training.run import Run, RunFolder
 

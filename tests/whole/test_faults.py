@@ -27,7 +27,7 @@ from fcd.landsat.rasters import raster_writer
 from fcd.landsat.scenes import find_scenes
 from fcd.masks.tiling import score_strips
 from fcd.patches import cutting, store
-from fcd.patches.jobs import parallel
+from fcd.patches.cutting import parallel
 from fcd.patches.normalisation import Normalization
 from fcd.training import checkpoints
 from tests.conftest import ROOT, draw, write_scene, write_tif

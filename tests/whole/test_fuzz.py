@@ -31,15 +31,13 @@ from fcd.cli.parser import parse
 from fcd.cli.run_folder import start_run
 from fcd.cli.settings import GANTraining
 from fcd.errors import UserError
-from fcd.files import from_plain
 from fcd.landsat import archives
 from fcd.landsat.products import expand, scene_from
 from fcd.landsat.reference import QA, TRUTH, Collection, Reference, mask_from_qa
 from fcd.landsat.scenes import find_scenes, parse_mtl
 from fcd.masks import thresholds
-from fcd.patches import cutting, generated, records, splits, store
+from fcd.patches import cutting, generated, splits, store
 from fcd.patches.normalisation import Normalization
-from fcd.patches.supervision import Supervision
 from fcd.report import comparison
 from fcd.training import checkpoints
 from fcd.training.run import Run, RunFolder
@@ -188,7 +186,7 @@ def test_bands_masks_and_qa(place, part):
             read_scenes("s")
         with only_our_errors(f"scene: {part}"):
             scene = find_scenes("s")[0]
-            cutting.cut_scene(scene, place / "p", "train", records.Cutting(8, 8))
+            cutting.cut_scene(scene, place / "p", "train", cutting.Cutting(8, 8))
         shutil.rmtree(place / "p", ignore_errors=True)
 
     check()
@@ -446,20 +444,20 @@ def test_metrics(place):
 def test_records_of_scenes(place):
     write_scene(place / "s" / "Water" / "S1", "S1", *draw(24, 20, 0))
     (scene,) = find_scenes("s")
-    path = records.record_path(place / "p", scene)
+    path = cutting.record_path(place / "p", scene)
 
     @repeatable
     @given(CHANGES)
     def check(changes):
         write_changed(path, good_records()["record"], *changes)
         with only_our_errors("scenes/*.json"):
-            records.reference_of(place / "p")
-            records.scenes_of_split([scene], place / "p", "train")
-            record = records.read_record(place / "p", scene)
-            records.cutting_of(record)
+            cutting.reference_of(place / "p")
+            cutting.scenes_of_split([scene], place / "p", "train")
+            record = cutting.read_record(place / "p", scene)
+            cutting.cutting_of(record)
             for name in record["clear"] + record["cloudy"]:
                 assert Path(name).name == name
-                records.patch_position(name)
+                cutting.patch_position(name)
 
     check()
 
@@ -490,8 +488,7 @@ def test_records_of_runs(place, name, capsys):
                 thresholds.known(solver.scorer())
                 solver.choose_threshold(0.5, place, 1, 1)
             else:
-                seen = generated.mask_provenance(place, "supervision.tif")
-                from_plain(Supervision, seen, path)
+                generated.mask_provenance(place, "supervision.tif")
 
     check()
 

@@ -22,7 +22,7 @@ from fcd.landsat.products import scene_from
 from fcd.masks import thresholds
 from fcd.masks.generated import generate_masks
 from fcd.masks.scoring import Tiles, strips
-from fcd.patches.imagery import RasterPatches
+from fcd.patches.sources import RasterPatches
 from fcd.synthetic import layout
 from fcd.training import checkpoints
 from fcd.training.run import RunFolder

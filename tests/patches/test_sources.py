@@ -16,8 +16,8 @@ from fcd.cli.settings import nodata_from
 from fcd.errors import SceneError, UserError
 from fcd.landsat import labels
 from fcd.landsat.rasters import Grid, write_raster
-from fcd.patches.imagery import RasterPatches
 from fcd.patches.normalisation import FILL, VALID_MIN, Normalization
+from fcd.patches.sources import RasterPatches
 from tests.conftest import write_tif
 
 SIDE = 8

@@ -1,0 +1,297 @@
+"""Where patches are and how they are read: those we cut, and those of any imagery.
+
+The latter are a GeoTIFF each, square, of one size, type and number of bands:
+
+    DIR/{train,val,test}/{clear,cloudy}/<name>.tif
+    DIR/{train,val,test}/{clear,cloudy}/<name>_mask.tif             where there is one
+    DIR/{train,val,test}/{clear,cloudy}/<name>_generated_mask.tif   by main.py --mode generate_masks
+
+Masks have one band of uint8 in the codes of the masks that this project writes: 0 invalid, 128
+clear, 255 cloud (`fcd.landsat.labels`).
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import filterfalse
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioIOError
+from tqdm import tqdm
+
+from fcd.errors import UserError
+from fcd.landsat import labels
+from fcd.landsat.bands import FILL_DN
+from fcd.landsat.rasters import Grid, nodata_of, opened, write_raster
+from fcd.landsat.reference import NAMES, TRUTH
+from fcd.landsat.scenes import Band, File, Scene, find_scenes
+from fcd.patches import generated, store
+from fcd.patches.cutting import reference_of, scenes_of_split
+from fcd.patches.normalisation import DTYPES, Kind, known
+from fcd.patches.store import DamagedPatch
+
+SUFFIXES = (".tif", ".tiff")
+MASK_ENDING = "_mask.tif"  # of the file of a mask
+NO_NODATA = "none"
+
+
+@dataclass(frozen=True)
+class PreparedPatches:
+    """The patches of prepare_landsat8_biome.py below `root`, a folder each."""
+
+    root: Path
+
+    nodata = None  # no choice of the user: fill
+    masks_are_optional = False
+    mask_hint = "run python prepare_landsat8_biome.py --generated_masks DIR"
+    damaged = staticmethod(store.damaged)
+
+    @property
+    def absent(self) -> str:
+        """What to do if there are no patches."""
+        return f"run python prepare_landsat8_biome.py --output_dir {self.root}"
+
+    @cached_property
+    def reference(self) -> str:
+        """What labels and mask.tif come from: `TRUTH` or `QA`; records are read once."""
+        return reference_of(self.root)
+
+    @property
+    def labels_from(self) -> str:
+        """What the labels come from, in words."""
+        return NAMES[self.reference]
+
+    def find(self, split: str, folder: str) -> list[Path]:
+        """The patches of a split in the folder `clear` or `cloudy`, sorted by name."""
+        place = self.root / split / folder
+        return sorted(place.iterdir()) if place.is_dir() else []
+
+    def image_path(self, patch: Path) -> Path:
+        """Where the image of a patch is."""
+        return patch / "image.tif"
+
+    def mask_path(self, patch: Path, mask_file: str) -> Path:
+        """Where the mask `mask_file`, such as mask.tif, of a patch is."""
+        return patch / mask_file
+
+    def read(self, patch: Path, mask_file: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Image (C, H, W), and patch codes (H, W) uint8 of its mask; `DamagedPatch` if it is."""
+        image = store.read(self.image_path(patch), 3).transpose(2, 0, 1)
+        return image, None if mask_file is None else self.mask(patch, mask_file)
+
+    def mask(self, patch: Path, mask_file: str) -> np.ndarray:
+        """Patch codes (H, W) uint8 of the mask of a patch."""
+        path = self.mask_path(patch, mask_file)
+        mask = store.read(path, 2)
+        if mask.dtype != np.uint8 or mask.max() > labels.CLOUD:
+            raise store.damaged(path, f"it holds {mask.dtype} up to {mask.max()}, no patch codes")
+        return mask
+
+    def kind(self, found: list[Path]) -> Kind:
+        """What the patches `found` have in common, from the first one that can be read.
+
+        Raises `UserError` if none can be, or its pixels are of a type that no network takes.
+        """
+        for patch in found:
+            with suppress(DamagedPatch):
+                image, _ = self.read(patch, None)
+                if image.dtype.name not in DTYPES:
+                    raise UserError(
+                        f"{self.image_path(patch)} holds {image.dtype}; patches hold "
+                        f"{', '.join(DTYPES)}: prepare their scenes anew into another --output_dir"
+                    )
+                return Kind(len(image), image.shape[-1], image.dtype.name, FILL_DN)
+        raise UserError(f"every patch is damaged, such as {found[0]}")
+
+    def scenes(self, split: str, scene_dir: Path | str, *, masked: bool) -> list[Scene]:
+        """The scenes below `scene_dir` that were prepared for `split`; all have a reference."""
+        return scenes_of_split(find_scenes(scene_dir), self.root, split)
+
+
+def is_mask(path: Path) -> bool:
+    """Whether a raster is a mask by its name, never a patch."""
+    return path.stem.endswith(Path(MASK_ENDING).stem)
+
+
+def _damaged(path: Path, reason: object) -> DamagedPatch:
+    return DamagedPatch(f"{path} cannot be read ({reason}); take it out or get it again")
+
+
+def _opened(path: Path) -> rasterio.DatasetReader:
+    try:
+        return opened(path)
+    except RasterioIOError as error:
+        raise _damaged(path, error) from error
+
+
+@dataclass(frozen=True)
+class RasterPatches:
+    """The patches below `root`, a GeoTIFF each.
+
+    nodata: None takes what the files say, `NO_NODATA` none, a number that one.
+    """
+
+    root: Path
+    nodata: float | str | None = None
+
+    reference = TRUTH
+    labels_from = "folder names"
+    masks_are_optional = True
+    mask_hint = (
+        "<name>.tif has its mask beside it as <name>_mask.tif; main.py --mode generate_masks "
+        "writes <name>_generated_mask.tif, for --train_mask_file generated_mask.tif"
+    )
+    absent = f"folders with {' or '.join(SUFFIXES)} files are expected"
+    damaged = staticmethod(_damaged)
+
+    def find(self, split: str, folder: str) -> list[Path]:
+        """The patches of a split in the folder `clear` or `cloudy`, sorted by name.
+
+        Raises `UserError` if two have one name, or a mask has no patch or another ending.
+        """
+        place = self.root / split / folder
+        files = sorted(place.iterdir()) if place.is_dir() else []
+        rasters = [f for f in files if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
+        found: dict[str, Path] = {}
+        for path in filterfalse(is_mask, rasters):
+            if (other := found.setdefault(path.stem, path)) is not path:
+                raise UserError(f"{path} and {other.name} have one name; rename one")
+        for path in filter(is_mask, rasters):
+            if not path.name.endswith(MASK_ENDING):
+                raise UserError(
+                    f"{path} is a mask by its name; masks end in {MASK_ENDING}: rename it"
+                )
+            # <stem>_mask.tif, <stem>_generated_mask.tif, …: what comes before one of the _.
+            words = path.stem.split("_")
+            if not any("_".join(words[:count]) in found for count in range(1, len(words))):
+                raise UserError(
+                    f"{path} is a mask by its name, but there is no patch it belongs to; "
+                    "rename it or remove it"
+                )
+        return list(found.values())
+
+    def image_path(self, patch: Path) -> Path:
+        """Where the image of a patch is."""
+        return patch
+
+    def mask_path(self, patch: Path, mask_file: str) -> Path:
+        """Where the mask `mask_file`, such as mask.tif, of a patch is.
+
+        Raises `UserError` if masks of that name would be taken for patches.
+        """
+        if not f"_{mask_file}".endswith(MASK_ENDING):
+            raise UserError(
+                f"--train_mask_file {mask_file}: with --dataset Patches its name must end in "
+                "mask.tif, or the masks would be taken for patches"
+            )
+        return patch.with_name(f"{patch.stem}_{mask_file}")
+
+    def read(self, patch: Path, mask_file: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Image (C, H, W), and patch codes (H, W) uint8 of its mask: invalid where nodata."""
+        if mask_file is not None:
+            return self._masked(patch, mask_file)
+        return self._pixels(patch)[0], None
+
+    def mask(self, patch: Path, mask_file: str) -> np.ndarray:
+        """Patch codes (H, W) uint8 of the mask of a patch: invalid where nodata."""
+        return self._masked(patch, mask_file)[1]
+
+    def _masked(self, patch: Path, mask_file: str) -> tuple[np.ndarray, np.ndarray]:
+        path = self.mask_path(patch, mask_file)
+        (image, nodata), (codes, _) = self._pixels(patch), self._pixels(path)
+        if codes.shape != (1, *image.shape[1:]):
+            ours, others = (
+                f"{width}x{height} pixels with {bands} bands"
+                for bands, height, width in (codes.shape, image.shape)
+            )
+            raise UserError(
+                f"{path} is {ours}, its patch {others}; a mask has one band and the size of its "
+                "patch"
+            )
+        mask = labels.patch_from_truth(codes[0], str(path))
+        mask[~known(image, nodata).all(axis=0)] = labels.INVALID
+        return image, mask
+
+    def _pixels(self, path: Path) -> tuple[np.ndarray, float | None]:
+        with _opened(path) as dataset:
+            try:
+                return dataset.read(), self._nodata(dataset)
+            except RasterioIOError as error:
+                raise _damaged(path, error.__cause__ or error) from error
+
+    def _nodata(self, dataset: rasterio.DatasetReader) -> float | None:
+        if self.nodata is None:
+            return nodata_of(dataset)
+        return None if isinstance(self.nodata, str) else self.nodata
+
+    def kind(self, found: list[Path]) -> Kind:
+        """What the patches `found` have in common; `UserError` names one that differs."""
+        kinds: dict[Kind, Path] = {}
+        for path in tqdm(found, "checking patches", unit="patch", leave=False, dynamic_ncols=True):
+            with _opened(path) as dataset:
+                types = set(dataset.dtypes)
+                if len(types) > 1 or not types <= set(DTYPES):
+                    raise UserError(
+                        f"{path} holds {', '.join(sorted(types))}; patches hold "
+                        f"{', '.join(DTYPES)}: convert it, such as by gdal_translate -ot Float32"
+                    )
+                if dataset.width != dataset.height:
+                    raise UserError(
+                        f"{path} is {dataset.width}x{dataset.height} pixels; patches are square "
+                        "(python -m fcd.cut cuts larger images into such)"
+                    )
+                size, nodata = dataset.width, self._nodata(dataset)
+                kinds.setdefault(Kind(dataset.count, size, types.pop(), nodata), path)
+            if len(kinds) > 1:
+                (common, first), (kind, _) = kinds.items()
+                raise UserError(
+                    f"{path} has {kind}, {first.name} has {common}; all patches "
+                    "must be alike (--nodata says what is nodata in all of them)"
+                )
+        return next(iter(kinds))
+
+    def scenes(self, split: str, scene_dir: Path | str, *, masked: bool) -> list[Scene]:
+        """The patches of `split` as scenes, each whole; `masked`: those that have a mask.
+
+        The label takes the place of the biome. Raises `UserError` if there are none.
+        """
+        found = [(p, folder) for folder in labels.CLASS_FOLDERS for p in self.find(split, folder)]
+        scenes = [self._scene(path, folder) for path, folder in found]
+        chosen = [scene for scene in scenes if scene.truth] if masked else scenes
+        if not chosen:
+            raise UserError(
+                f"{self.root / split} has no patch{' with a mask' * masked}; "
+                "choose another --test_split, or put <name>_mask.tif beside the patches"
+            )
+        if len(chosen) < len(scenes):
+            print(f"{len(chosen)} of the {len(scenes)} {split} patches have a mask to compare with")
+        return chosen
+
+    def _scene(self, path: Path, folder: str) -> Scene:
+        with _opened(path) as dataset:
+            files: dict[str, File] = {str(n): Band(path, n) for n in dataset.indexes}
+        bands, mask = tuple(files), self.mask_path(path, "mask.tif")
+        if mask.exists():
+            files["FIXEDMASK"] = mask
+        return Scene(path.stem, folder, path.parent, files, bands)
+
+    def add_generated_masks(self, masks: Path, scenes: list[Scene]) -> None:
+        """Put the masks in the folder `masks` beside the patches, which are `scenes`.
+
+        They are all clear where the label is: it already says so. Nodata stays invalid.
+        """
+        with generated.recorded(self.root, generated.GENERATED_MASK, masks):
+            for scene in tqdm(scenes, "adding masks", unit="patch", dynamic_ncols=True):
+                with _opened(generated.mask_tif(masks, scene)) as dataset:
+                    mask, grid = dataset.read(1), Grid.of(dataset)
+                if scene.biome == labels.CLASS_FOLDERS[labels.LABEL_CLEAR]:
+                    mask[mask != labels.TIF_NODATA] = labels.TIF_CLEAR
+                path = scene.folder / f"{scene.name}_{generated.GENERATED_MASK}"
+                write_raster(path, mask[None], grid, labels.TIF_NODATA)
+
+
+Source: TypeAlias = PreparedPatches | RasterPatches
+"""The data sets of patches, which answer to the same names."""
