@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rasterio.transform import Affine
 
 from fcd.cli import entry
 from fcd.landsat.bands import BANDS
+from fcd.patches import jobs
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("FCD_REAL_DATA", ROOT.parent / "shared" / "data"))
@@ -83,6 +85,32 @@ def threads_restored():
     os.environ["OMP_NUM_THREADS"] = variable
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+
+
+class ThisProcess(Executor):
+    """In place of a pool of processes, each of which imports PyTorch first: a job is done at once.
+
+    A job that takes the test along, as one that kills its process would, needs the real thing:
+    `@pytest.mark.processes`.
+    """
+
+    def __init__(self, workers, context, initializer):
+        pass
+
+    def submit(self, job):
+        done = Future()
+        try:
+            done.set_result(job())
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+@pytest.fixture(autouse=True)
+def scenes_are_cut_here(request, monkeypatch):
+    """Most tests of the cutting are about what is cut."""
+    if not request.node.get_closest_marker("processes"):
+        monkeypatch.setattr(jobs, "ProcessPoolExecutor", ThisProcess)
 
 
 @pytest.fixture

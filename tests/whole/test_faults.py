@@ -276,6 +276,7 @@ def _killed():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.processes
 def test_a_killed_cutting_process_is_told():
     jobs = {"S1": _killed}
     with pytest.raises(UserError, match="cutting scenes: a process was killed, mostly for lack"):
