@@ -16,10 +16,10 @@ from benchmarks.measure import Comparison
 from benchmarks.scene import build
 from benchmarks.train_step import SIZES, Size
 from fcd.cli import entry
-from fcd.cli.device import compiles, use_device
+from fcd.cli.entry import compiles, use_device
 from fcd.cli.parser import positive
 from fcd.errors import UserError
-from fcd.masks.export import DNScore, onnx_score
+from fcd.masks.runtime import DNScore, onnx_score
 from fcd.patches.normalisation import VALID_MIN, Normalization
 from fcd.training.run import RunFolder
 from solver import FCDSolver, Run, Solver

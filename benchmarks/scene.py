@@ -20,13 +20,13 @@ from benchmarks.measure import Comparison
 from benchmarks.scenes import write_scene
 from benchmarks.train_step import SIZES, Size
 from fcd.cli import entry
-from fcd.cli.device import compiles, use_device
+from fcd.cli.entry import compiles, use_device
 from fcd.cli.parser import boolean, natural, non_negative, positive
 from fcd.files import write_text
 from fcd.landsat.labels import LABEL_CLOUDY, TIF_CLOUD
 from fcd.landsat.scenes import Scene, find_scenes
-from fcd.masks.export import PYTORCH, RUNTIMES
 from fcd.masks.prediction import predict_scene
+from fcd.masks.runtime import PYTORCH, RUNTIMES
 from fcd.masks.scoring import ArrayScene, Tiles, strips
 from fcd.patches.normalisation import Normalization
 from fcd.report import plots

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_loader import StepBatches
 from fcd import processes
-from fcd.cli.device import use_device
+from fcd.cli.entry import use_device
 from fcd.errors import UserError
 from fcd.processes import Part, Processes
 from fcd.training import checkpoints

@@ -7,10 +7,8 @@ losses         of the Fixed-Point GAN and of the supervised networks; the differ
 augmentation   random changes of patches, by albumentations
 sampling       which patches each step sees
 readers        the processes that read patches
-run            a run: its folder and how it is carried out
-resumable      what a checkpoint holds, saved and taken over
+run            a run: its folder, how it is carried out, what of it a checkpoint holds
 checkpoints    the files, checked
-loop           bar, log, stop signals, randomness of a step
-samples        pictures of translations
+loop           bar, log, pictures of translations, stop signals, randomness of a step
 profiling      where the time of a step goes
 """
