@@ -1,6 +1,5 @@
 """Fixed-Point GAN for cloud detection: train, generate masks, test, look at translations."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Annotated, Literal
@@ -16,8 +15,8 @@ from fcd.errors import UserError
 from fcd.files import write_json
 from fcd.landsat.reference import QA, collection_of, method_name
 from fcd.landsat.scenes import find_scenes
-from fcd.masks import qa as qa_masks
 from fcd.masks.generated import generate_masks
+from fcd.masks.scoring import qa_predictions
 from fcd.patches import cutting, generated
 from fcd.patches.sources import RasterPatches
 from fcd.patches.supervision import Supervision
@@ -63,13 +62,8 @@ def train(settings: Settings, run: Run) -> int:
     except ValueError as error:
         raise UserError(f"{error}; change --image_size or --d_repeat_num") from error
     solver.use_rgb(data.rgb_bands(train_set.num_channels))
-    training = replace(training, select=select)
-    return carry_out(
-        lambda: solver.train(training, train_set, val_set),
-        run,
-        settings,
-        summaries(train_set, val_set),
-    )
+    learn = partial(solver.train, replace(training, select=select), train_set, val_set)
+    return carry_out(learn, run, settings, summaries(train_set, val_set))
 
 
 def trained(settings: Settings, run: Run) -> FCDSolver:
@@ -99,13 +93,8 @@ def mask_training_scenes(settings: Settings, run: Run) -> int:
 def visualize(settings: Settings, run: Run) -> int:
     """`--mode visualize`."""
     solver, data = trained(settings, run), settings.data
-    dataset = PatchDataset(
-        data.patches(settings.mode),
-        "train",
-        "mask.tif",
-        skip_bad=data.skip_bad,
-        masks_optional=True,
-    )
+    source, skip_bad = data.patches(settings.mode), data.skip_bad
+    dataset = PatchDataset(source, "train", "mask.tif", skip_bad=skip_bad, masks_optional=True)
     print(f"pictures: {solver.visualize(dataset, settings.num_pictures)}")
     return 0
 
@@ -132,16 +121,16 @@ def score_qa_bands(settings: Settings, run: Run) -> int:
     supervision = Supervision(0, 0, "none needed", 0, "none needed", 0)
     evaluation = Evaluation(run.folder.results, method, None, supervision)
     config = run_config(run.folder, None, settings)
-    evaluate(scenes, qa_masks.predictions, evaluation, config, run.processes)
+    evaluate(scenes, qa_predictions, evaluation, config, run.processes)
     return 0
 
 
-MODES: dict[str, Callable[[Settings, Run], int]] = {
+MODES: dict[str, modes.Mode[Settings]] = {
     "train": train,
     "generate_masks": mask_training_scenes,
     "visualize": visualize,
     "cfmask": score_qa_bands,
-    **{name: partial(mode, load=trained) for name, mode in modes.AFTER_TRAINING.items()},
+    **modes.after_training(trained),
 }
 
 

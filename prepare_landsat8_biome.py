@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Interval
+from annotated_types import Ge
 
 from fcd.cli import entry
 from fcd.cli.parser import Flag, parse
-from fcd.cli.settings import IMAGE_DIR, SCENE_DIR
+from fcd.cli.settings import IMAGE_DIR, SCENE_DIR, UNIT, PatchSize, Stride
 from fcd.landsat.reference import QA, TRUTH
 from fcd.landsat.scenes import find_scenes
 from fcd.patches.cutting import MARGINS, Cutting, prepare
@@ -43,10 +43,8 @@ class Settings:
         "similar cloud share over the splits",
     ] = "biome"
     seed: Annotated[int, Ge(0), "seed of the split"] = 1337
-    patch_size: Annotated[int, Ge(1), "patch side in pixels"] = 128
-    stride: Annotated[
-        int | None, Ge(1), "distance of patches in pixels; None: the patch size, no overlap"
-    ] = None
+    patch_size: PatchSize = 128
+    stride: Stride = None
     labels: Annotated[
         Literal["truth", "qa"],
         "where the patches' labels come from; truth: the manual masks (_fixedmask.img); qa: the "
@@ -56,13 +54,13 @@ class Settings:
     ] = "truth"
     clear_below: Annotated[
         float | None,
-        Interval(ge=0, le=1),
+        UNIT,
         "a patch is clear if its share of cloud pixels is at most this; "
         f"None: {MARGINS[TRUTH][0]}, with --labels qa {MARGINS[QA][0]}",
     ] = None
     cloudy_above: Annotated[
         float | None,
-        Interval(ge=0, le=1),
+        UNIT,
         "a patch is cloudy if its share of cloud pixels exceeds this; between the two it is left "
         f"out; None: {MARGINS[TRUTH][1]}, with --labels qa {MARGINS[QA][1]}",
     ] = None

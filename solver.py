@@ -1,6 +1,6 @@
 """Training of the Fixed-Point GAN and of the supervised networks, and the scorers they become."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 from tqdm import tqdm
 from typing_extensions import Self
 
@@ -24,7 +24,7 @@ from data_loader import (
     training_batches,
 )
 from fcd import metrics, pictures
-from fcd.cli.device import use_device
+from fcd.cli.entry import use_device
 from fcd.cli.settings import GANTraining, SupervisedTraining, TrainingSettings
 from fcd.files import from_plain
 from fcd.interruption import Interruption
@@ -42,20 +42,18 @@ from fcd.processes import Part
 from fcd.training import checkpoints, losses
 from fcd.training.batches import batches_per_epoch
 from fcd.training.checkpoints import Choice, Select, another_kind, image_side, rgb_of
-from fcd.training.loop import Log, log_parts, seed_step, training_loop
+from fcd.training.loop import Log, seed_step, training_loop, translations
 from fcd.training.losses import Parts, detached, difference_map
 from fcd.training.profiling import profiled
-from fcd.training.resumable import Resumable
-from fcd.training.run import Run, RunFolder
-from fcd.training.samples import translations
+from fcd.training.run import Resumable, Run, RunFolder
 from model import GANSize, Task, build_resnet50, completed
 
 
 class Solver(Resumable):
-    """The frame of a run: device, folder, checkpoints, randomness, log, stop.
+    """The frame of a run: device, folder, checkpoints, the loop, randomness, log, stop.
 
     A subclass has `networks`, by the name they have in a checkpoint, of which `network` is the one
-    that scores; it says how a pixel is scored (`score`) and how the networks learn (`train`).
+    that scores; it says how a pixel is scored (`score`) and how the networks learn (`step_on`).
     """
 
     network: nn.Module
@@ -65,6 +63,7 @@ class Solver(Resumable):
     score_name: str  # what `score` is
     natural_threshold: float | None = None  # of a score that is a probability
     not_exportable = ""  # what is scored by, if it cannot be written as ONNX, in words
+    shown: tuple[str, ...]  # the loss parts beside the bar
 
     def __init__(self, run: Run, image_size: int, normalization: Normalization) -> None:
         super().__init__(run)
@@ -86,16 +85,31 @@ class Solver(Resumable):
         """A solver of the networks that `state`, the checkpoint `path`, is of."""
         raise NotImplementedError
 
-    def validation(self, settings: Any) -> tuple[Select, float | None]:
-        """What validation counts, `pixel` or `image`, and the threshold; None: the best one."""
+    def start(
+        self, settings: Any, train_set: PatchDataset, val_set: PatchDataset | None
+    ) -> tuple[int, int]:
+        """Make ready to train; return the steps of the run, and those between validations."""
         raise NotImplementedError
 
+    def step_on(self, settings: Any, batch: dict, part: Part, generator: torch.Generator) -> Parts:
+        """Learn from this process's `part` of a batch; return its share of the loss parts."""
+        raise NotImplementedError
+
+    def show(self, settings: Any, log: Log) -> None:
+        """Log pictures, if it is time."""
+
+    def validation(self, settings: Any) -> tuple[Select, float | None]:
+        """What validation counts, `pixel` or `image`, and the threshold; None: the best one."""
+        return settings.select, None
+
     def ready_to_score(self) -> None:
-        """After training, and after loading: evaluation mode, where it matters."""
+        """After loading: evaluation mode, where it matters."""
 
     def image_score(self, x: Tensor) -> Tensor:
         """(N, C, h, w) float32 in [-1, 1] -> (N,) how cloudy each patch is, in [0, 1]."""
         return self.score(x).mean(dim=(1, 2))
+
+    # Checkpoints:
 
     def state(self) -> dict[str, Any]:
         """See `Resumable.state`."""
@@ -126,13 +140,18 @@ class Solver(Resumable):
         solver.ready_to_score()
         return solver
 
+    def use_rgb(self, bands: tuple[int, ...] | None) -> None:
+        """Show `bands`, from 0, as red, green and blue; None: those of the checkpoint."""
+        self._asked_rgb = bands
+        self.rgb = bands or self.rgb
+
     # What others take from a run:
 
     def scorer(self) -> Scorer:
         """The score with the weights as they are, and all that has to be known of it."""
-        results = (self.run.folder.results, self.source.parent.parent / "results")
+        folder = self.run.folder
         return Scorer(
-            experiment=self.run.folder.experiment,
+            experiment=folder.experiment,
             name=self.score_name,
             score=self.score,
             network=self.network,
@@ -142,7 +161,7 @@ class Solver(Resumable):
             multiple=self.tile_multiple,
             device=self.device,
             identify=self.fingerprint,
-            results=results,
+            results=(folder.results, self.source.parent.parent / "results"),
             natural_threshold=self.natural_threshold,
             not_exportable=self.not_exportable and f"{self.source} is {self.not_exportable}",
             compiled=self.run.compile,
@@ -150,11 +169,7 @@ class Solver(Resumable):
         )
 
     def predictor(self, threshold: float | None = None, tiles: Tiles | None = None) -> Predictor:
-        """What `fcd.masks.prediction.predict_scenes` needs.
-
-        threshold: None takes the one chosen for these weights before; tiles: None those of
-        `Tiles.of`.
-        """
+        """What `predict_scenes` needs; by default with the threshold chosen for these weights."""
         scorer = self.scorer()
         tiles = tiles or Tiles.of(scorer)
         if threshold is None:
@@ -179,11 +194,11 @@ class Solver(Resumable):
         choice = self.natural_threshold if choice is None else choice
         choice = threshold_choice(source) if choice is None else choice
 
-        def cloudy() -> tuple[DataLoader, int]:
-            otsu = choice == "otsu"
-            found = cloudy_patches(source, skip_bad=skip_bad, masks_optional=otsu)
+        def cloudy() -> tuple[np.ndarray, int]:
+            found = cloudy_patches(source, skip_bad=skip_bad, masks_optional=choice == "otsu")
             chosen = Subset(found, thresholds.sample(len(found), sample))
-            return self._own_batches(chosen, batch_size), len(chosen)
+            score = self.autocast(amp)(self.score)
+            return self._histogram(chosen, batch_size, score, thresholds.mask_of), len(chosen)
 
         asked = {
             "checkpoint": asdict(self.choice),
@@ -215,13 +230,6 @@ class Solver(Resumable):
             return profiled(batches, run.profile, run.folder.logs)
         return batches
 
-    def _own_batches(self, dataset: PatchDataset | Subset, batch_size: int) -> DataLoader:
-        """Batches of the patches of `dataset` that this process scores."""
-        processes = self.run.processes
-        if processes.count > 1:
-            dataset = Subset(dataset, processes.share(range(len(dataset))))
-        return get_loader(dataset, batch_size, **self._reading)
-
     def inputs(self, batch: dict) -> Tensor:
         """Images of a batch as network input, normalised on the device."""
         return self.normalization.normalize(to_device(batch["image"], self.device).contiguous())
@@ -230,20 +238,67 @@ class Solver(Resumable):
         """With `amp` the networks compute in bfloat16 where that is safe."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=amp)
 
+    def _histogram(
+        self,
+        dataset: PatchDataset | Subset,
+        batch_size: int,
+        score: Callable[[Tensor], Tensor],
+        truth: Callable[[dict, Tensor], np.ndarray],
+    ) -> np.ndarray:
+        """`thresholds.histogram` of all patches, which the processes share."""
+        processes = self.run.processes
+        if processes.count > 1:
+            dataset = Subset(dataset, processes.share(range(len(dataset))))
+        batches = get_loader(dataset, batch_size, **self._reading)
+        return thresholds.histogram(batches, self.inputs, score, truth, processes)
+
     # The loop:
+
+    def train(self, settings: Any, train_set: PatchDataset, val_set: PatchDataset | None) -> None:
+        """Train to the last step, continuing from `latest.pt` if there is one.
+
+        The best checkpoint is the one with the best macro F1 on the validation masks
+        (`settings.select` "pixel", the paper's protocol: it uses pixel labels) or on the validation
+        patches' image-level labels ("image", and where they are the target); without `val_set` it
+        is the last one. With several processes batch norm takes the statistics of each process's
+        part of a batch; all else is as with one. Raises `Stopped` on Ctrl-C or SIGTERM, `UserError`
+        if a loss is no longer finite.
+        """
+        stop, every = self.start(settings, train_set, val_set)
+        self.resume()
+        batches = self.batches(train_set, settings, stop)
+        parts: Parts = {}
+        with self.loop(stop) as (bar, log, interruption):
+            for batch, part in batches:
+                self.step += 1
+                generator = seed_step(self.run.seed, self.step, self.run.processes.rank)
+                parts |= self.step_on(settings, batch, part, generator)
+                bar.update()
+                if self.step % self.run.log_step == 0:
+                    self.log_parts(log, bar, parts)
+                self.show(settings, log)
+                if self.step % every == 0 or self.step == stop:
+                    self.check_finite(parts)
+                    self.synchronize()
+                    self.validate_and_save(log, settings, val_set)
+                self.stop_if_asked(interruption)
+        self.network.eval()
 
     def loop(self, stop: int) -> AbstractContextManager[tuple[tqdm, Log, Interruption]]:
         """See `training_loop`."""
         self.check_equal()
         return training_loop(self.step, stop, self.run.folder.logs, self.run.processes)
 
-    def log_parts(
-        self, log: Log, bar: tqdm, parts: Parts, lr: float, shown: tuple[str, ...]
-    ) -> None:
-        """Log the loss parts, of which `parts` is this process's share; see `loop.log_parts`."""
+    def log_parts(self, log: Log, bar: tqdm, parts: Parts) -> None:
+        """Log the loss parts, of which `parts` is this process's share, and the learning rate."""
         parts = self.run.processes.sum_parts(parts)
         self.check_finite(parts)
-        log_parts(self.step, parts, lr, shown, log, bar)
+        values = dict(zip(parts, torch.stack(list(parts.values())).tolist(), strict=True))
+        lr = next(iter(self.optimizers.values())).param_groups[0]["lr"]
+        for name, value in (values | {"lr": lr}).items():
+            log.add_scalar(name, value, self.step)
+        shown = {name: f"{values[name]:.3f}" for name in self.shown if name in values}
+        bar.set_postfix(shown, refresh=False)
 
     def validate(
         self, dataset: PatchDataset, batch_size: int, select: Select, threshold: float | None
@@ -253,14 +308,11 @@ class Solver(Resumable):
         batch_size: of all processes; select: `pixel` or `image`; threshold: None takes the one
         with the best macro F1. Raises `UserError` if no pixel counts.
         """
-        pixel, processes = select == "pixel", self.run.processes
-        counts = thresholds.histogram(
-            self._own_batches(dataset, processes.per_process(batch_size)),
-            self.inputs,
-            self.score if pixel else self.image_score,
-            thresholds.mask_of if pixel else thresholds.label_of,
-            processes,
-        )
+        pixel = select == "pixel"
+        score = self.score if pixel else self.image_score
+        truth = thresholds.mask_of if pixel else thresholds.label_of
+        per_process = self.run.processes.per_process(batch_size)
+        counts = self._histogram(dataset, per_process, score, truth)
         thresholds.require_pixels(counts, "validation")
         if threshold is None:
             threshold, _ = metrics.best_threshold(counts)
@@ -294,11 +346,6 @@ class Solver(Resumable):
             self.choice = replace(choice, by=f"last step, learning rate by {choice.by}")
         self.save("latest")  # which is not chosen at all
 
-    def use_rgb(self, bands: tuple[int, ...] | None) -> None:
-        """Show `bands`, from 0, as red, green and blue; None: those of the checkpoint."""
-        self._asked_rgb = bands
-        self.rgb = bands or self.rgb
-
 
 class FCDSolver(Solver):
     """Fixed-Point GAN: trained on image-level labels, scores pixels by the difference map."""
@@ -306,6 +353,7 @@ class FCDSolver(Solver):
     tile_multiple = 4
     score_name = "difference map"
     needs = ("G", "D")
+    shown = ("D/loss_cls", "G/loss_cls", "G/loss_id")
 
     def __init__(
         self, run: Run, size: GANSize, image_size: int, normalization: Normalization
@@ -334,11 +382,8 @@ class FCDSolver(Solver):
 
     def state(self) -> dict[str, Any]:
         """See `Solver.state`."""
-        return super().state() | {
-            "size": asdict(self.size),
-            "image_labels": self.seen.image_labels,
-            "labels_from": self.seen.labels_from,
-        }
+        seen = {"image_labels": self.seen.image_labels, "labels_from": self.seen.labels_from}
+        return super().state() | {"size": asdict(self.size)} | seen
 
     def restore(self, state: dict[str, Any], source: Path) -> None:
         """See `Solver.restore`."""
@@ -347,45 +392,14 @@ class FCDSolver(Solver):
         source_of_labels = state.get("labels_from", NAMES[TRUTH])
         self.seen = Supervision.none(source_of_labels).with_image_labels(state["image_labels"])
 
-    def train(
+    def start(
         self, settings: GANTraining, train_set: PatchDataset, val_set: PatchDataset | None
-    ) -> None:
-        """Train to `settings.num_iters` steps, continuing from `latest.pt` if there is one.
-
-        The best checkpoint is the one with the best macro F1 on the validation masks
-        (`settings.select` "pixel", the paper's protocol: it uses pixel labels) or on the
-        validation patches' image-level labels ("image"); without `val_set` it is the last one.
-        Raises `Stopped` on Ctrl-C or SIGTERM, `UserError` if a loss is no longer finite.
-        """
+    ) -> tuple[int, int]:
+        """See `Solver.start`."""
         self.start_optimizers(settings)
         self.seen = Supervision.none(train_set.labels_from).with_image_labels(len(train_set))
-        self.resume()
-        shown = self._sample_patches(val_set or train_set)
-        batches = self.batches(train_set, settings, settings.num_iters)
-        parts: Parts = {}
-        with self.loop(settings.num_iters) as (bar, log, interruption):
-            for batch, part in batches:
-                self.step += 1
-                generator = seed_step(self.run.seed, self.step, self.run.processes.rank)
-                x_real = self.inputs(batch)
-                c_org = batch["label"].to(self.device, non_blocking=True)
-                order = torch.randperm(part.size, generator=generator)[part.rows]
-                c_trg = batch["all_labels"][order].to(self.device, non_blocking=True)
-                alpha = part.uniform(generator, 1, 1, 1).to(self.device, non_blocking=True)
-                self._set_learning_rate(settings)
-                parts |= self.learn(settings, x_real, c_org, c_trg, alpha, part.weight)
-
-                bar.update()
-                if self.step % self.run.log_step == 0:
-                    lr = self.optimizers["g_optimizer"].param_groups[0]["lr"]
-                    self.log_parts(log, bar, parts, lr, ("D/loss_cls", "G/loss_cls", "G/loss_id"))
-                if self.step % settings.sample_step == 0 and self.run.processes.first:
-                    self._show(log, shown)
-                if self.step % settings.model_save_step == 0 or self.step == settings.num_iters:
-                    self.check_finite(parts)
-                    self.synchronize()
-                    self.validate_and_save(log, settings, val_set)
-                self.stop_if_asked(interruption)
+        self._to_show = self._sample_patches(val_set or train_set)
+        return settings.num_iters, settings.model_save_step
 
     def start_optimizers(self, settings: GANTraining) -> None:
         """Make the optimisers that `learn` uses."""
@@ -395,6 +409,21 @@ class FCDSolver(Solver):
             "g_optimizer": Adam(self.G.parameters(), settings.g_lr, betas, fused=True),
             "d_optimizer": Adam(self.D.parameters(), settings.d_lr, betas, fused=True),
         }
+
+    def step_on(
+        self, settings: GANTraining, batch: dict, part: Part, generator: torch.Generator
+    ) -> Parts:
+        """See `Solver.step_on`: target domains are the labels of the batch in another order."""
+        x_real = self.inputs(batch)
+        c_org = batch["label"].to(self.device, non_blocking=True)
+        order = torch.randperm(part.size, generator=generator)[part.rows]
+        c_trg = batch["all_labels"][order].to(self.device, non_blocking=True)
+        alpha = part.uniform(generator, 1, 1, 1).to(self.device, non_blocking=True)
+        decay = min(settings.num_iters_decay, settings.num_iters)
+        factor = losses.learning_rate_factor(self.step, settings.num_iters, decay)
+        for name, lr in (("g_optimizer", settings.g_lr), ("d_optimizer", settings.d_lr)):
+            self.optimizers[name].param_groups[0]["lr"] = lr * factor
+        return self.learn(settings, x_real, c_org, c_trg, alpha, part.weight)
 
     def learn(
         self,
@@ -433,15 +462,19 @@ class FCDSolver(Solver):
         self.update(self.optimizers["g_optimizer"], g_loss, weight, list(self.G.parameters()))
         return parts | detached(g_parts, weight)
 
-    def _set_learning_rate(self, settings: GANTraining) -> None:
-        decay = min(settings.num_iters_decay, settings.num_iters)
-        factor = losses.learning_rate_factor(self.step, settings.num_iters, decay)
-        self.optimizers["g_optimizer"].param_groups[0]["lr"] = settings.g_lr * factor
-        self.optimizers["d_optimizer"].param_groups[0]["lr"] = settings.d_lr * factor
+    def show(self, settings: GANTraining, log: Log) -> None:
+        """See `Solver.show`: translations, to a file too."""
+        if self.step % settings.sample_step == 0 and self.run.processes.first:
+            picture = self._translations(self._to_show)
+            log.add_image("translations", picture, self.step, dataformats="HWC")
+            pictures.write_png(self.run.folder.samples / f"{self.step:06d}.png", picture)
 
-    def validation(self, settings: GANTraining) -> tuple[Select, float | None]:
-        """See `Solver.validation`."""
-        return settings.select, None
+    def visualize(self, dataset: PatchDataset, count: int) -> Path:
+        """Write the translations of `count` patches to samples/translations.png."""
+        path = self.run.folder.samples / "translations.png"
+        if self.run.processes.first:
+            pictures.write_png(path, self._translations(self._sample_patches(dataset, count)))
+        return path
 
     def _sample_patches(self, dataset: PatchDataset, count: int = 8) -> dict:
         """A fixed batch for pictures, spread over the data set (clear to cloudy)."""
@@ -452,18 +485,6 @@ class FCDSolver(Solver):
         masks = batch["mask"].numpy() if "mask" in batch else None
         return translations(self.G, self.inputs(batch), masks, self.normalization, self.rgb)
 
-    def _show(self, log: Log, batch: dict) -> None:
-        picture = self._translations(batch)
-        log.add_image("translations", picture, self.step, dataformats="HWC")
-        pictures.write_png(self.run.folder.samples / f"{self.step:06d}.png", picture)
-
-    def visualize(self, dataset: PatchDataset, count: int) -> Path:
-        """Write the translations of `count` patches to samples/translations.png."""
-        path = self.run.folder.samples / "translations.png"
-        if self.run.processes.first:
-            pictures.write_png(path, self._translations(self._sample_patches(dataset, count)))
-        return path
-
 
 class SupervisedSolver(Solver):
     """A network trained on masks or image labels: FCD+, fully supervised, Pre, the CAM family."""
@@ -471,19 +492,19 @@ class SupervisedSolver(Solver):
     network: Any  # of segmentation-models-pytorch, or a `model.PooledClassifier`
     tile_multiple = 32
     needs = ("network", "task", "image_size", "normalization")
+    shown = ("train/loss_mask", "train/loss_label")
 
     def __init__(self, run: Run, task: Task, image_size: int, normalization: Normalization) -> None:
         super().__init__(run, image_size, normalization)
-        self.task = task
+        self.task, self.seen = task, Supervision.none("")
         self.cam_method: Method = "cam"
-        self.score_name = "probability" if task.network == "unet" else self.cam_method
-        self.natural_threshold = 0.5 if task.network == "unet" else None
+        self.score_name, self.natural_threshold = "probability", 0.5
         if task.network != "unet":
+            self.score_name, self.natural_threshold = self.cam_method, None
             self.not_exportable = (
                 f"a {task.network}: as ONNX there are U-Nets, but no class activation maps, most "
                 "of which take gradients"
             )
-        self.seen = Supervision.none("")
         self.network = task.build(normalization.num_channels).to(self.device)
         self.networks = {"network": self.network}
         if run.compile:
@@ -515,6 +536,11 @@ class SupervisedSolver(Solver):
         """
         self.network.eval().to(memory_format=torch.channels_last)
 
+    def use_cam(self, method: Method) -> None:
+        """Score by the class activation map `method`, if the network is scored by one."""
+        if self.task.network != "unet":
+            self.cam_method = self.score_name = method
+
     def _masks(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """U-Net: logits (N, 2, H, W), and the image logit (N, 1) if there is a head for it."""
         output = self.network(x)
@@ -529,10 +555,7 @@ class SupervisedSolver(Solver):
 
     def state(self) -> dict[str, Any]:
         """See `Solver.state`."""
-        return super().state() | {
-            "task": asdict(self.task),
-            "supervision": asdict(self.seen),
-        }
+        return super().state() | {"task": asdict(self.task), "supervision": asdict(self.seen)}
 
     def restore(self, state: dict[str, Any], source: Path) -> None:
         """See `Solver.restore`."""
@@ -560,21 +583,13 @@ class SupervisedSolver(Solver):
         seen = from_plain(Supervision, state["supervision"], path)
         self.seen = seen.with_checkpoint(f"weights: {choice.by}", choice.pixel_labels)
 
-    def use_cam(self, method: Method) -> None:
-        """Score by the class activation map `method`, if the network is scored by one."""
-        if self.task.network != "unet":
-            self.cam_method = self.score_name = method
-
     def start_from_imagenet(self) -> None:
         """Begin with the ImageNet weights of the ResNet-50; see `model.build_resnet50`."""
         weights = build_resnet50(self.normalization.num_channels, "imagenet").state_dict()
         self.network.load_state_dict(weights)
 
     def add_labels(self, train_set: PatchDataset, masks: Supervision | None) -> None:
-        """Count the labels of `train_set`; `masks`: what generated masks have cost, if it has some.
-
-        Manual masks are counted pixel by pixel.
-        """
+        """Count the labels of `train_set`, or `masks`, what its generated masks have cost."""
         seen = self.seen.with_source(train_set.labels_from)
         if self.task.target == "label" or self.task.classifier_head:
             seen = seen.with_image_labels(len(train_set))
@@ -584,41 +599,13 @@ class SupervisedSolver(Solver):
             seen = seen.with_pixel_labels(train_set.labelled_pixels())
         self.seen = seen
 
-    def train(
+    def start(
         self, settings: SupervisedTraining, train_set: PatchDataset, val_set: PatchDataset | None
-    ) -> None:
-        """Train `settings.n_epochs` epochs, continuing from `latest.pt` if there is one.
-
-        After each epoch the macro F1 on `val_set` chooses the best checkpoint and lowers the
-        learning rate on a plateau: of the pixels, or of the image labels if the target is
-        `label` or `settings.select` is "image". Without `val_set` the last epoch is the best.
-
-        With several processes batch norm takes the statistics of each process's part of a
-        batch; all else is as with one process.
-        """
+    ) -> tuple[int, int]:
+        """See `Solver.start`: after each epoch validation chooses and lowers the learning rate."""
         self.start_optimizers(settings)
-        self.resume()
         per_epoch = batches_per_epoch(len(train_set), settings.batch_size)
-        stop = settings.n_epochs * per_epoch
-        batches = self.batches(train_set, settings, stop)
-        with self.loop(stop) as (bar, log, interruption):
-            for batch, part in batches:
-                self.step += 1
-                seed_step(self.run.seed, self.step, self.run.processes.rank)
-                label = batch["label"].to(self.device, non_blocking=True)
-                mask = batch["mask"].to(self.device) if self.task.target == "mask" else None
-                parts = self.learn(settings, self.inputs(batch), mask, label, part)
-
-                bar.update()
-                if self.step % self.run.log_step == 0:
-                    lr = self.optimizers["optimizer"].param_groups[0]["lr"]
-                    self.log_parts(log, bar, parts, lr, tuple(parts))
-                if self.step % per_epoch == 0:
-                    self.check_finite(parts)
-                    self.synchronize()
-                    self.validate_and_save(log, settings, val_set)
-                self.stop_if_asked(interruption)
-        self.network.eval()
+        return settings.n_epochs * per_epoch, per_epoch
 
     def start_optimizers(self, settings: SupervisedTraining) -> None:
         """Make the optimiser that `learn` uses, of what is to be trained, and its schedule."""
@@ -626,10 +613,17 @@ class SupervisedSolver(Solver):
             self.network.encoder.requires_grad_(False)
         trained = [p for p in self.network.parameters() if p.requires_grad]
         optimizer = Adam(trained, settings.lr, fused=True)  # see FCDSolver.start_optimizers
-        schedule = ReduceLROnPlateau(
-            optimizer, "max", settings.plateau_factor, settings.plateau_patience
-        )
+        plateau = (settings.plateau_factor, settings.plateau_patience)
+        schedule = ReduceLROnPlateau(optimizer, "max", *plateau)
         self.optimizers = {"optimizer": optimizer, "scheduler": schedule}
+
+    def step_on(
+        self, settings: SupervisedTraining, batch: dict, part: Part, generator: torch.Generator
+    ) -> Parts:
+        """See `Solver.step_on`."""
+        label = batch["label"].to(self.device, non_blocking=True)
+        mask = batch["mask"].to(self.device) if self.task.target == "mask" else None
+        return self.learn(settings, self.inputs(batch), mask, label, part)
 
     def learn(
         self,
@@ -639,40 +633,29 @@ class SupervisedSolver(Solver):
         label: Tensor,
         part: Part,
     ) -> Parts:
-        """One step on this process's part of a batch.
+        """One step on this process's part of a batch; returns the loss parts times `part.weight`.
 
-        x (N, C, H, W) in [-1, 1]; mask (N, H, W) patch codes, None if labels are the target; label
-        (N, 1). Returns the loss parts times `part.weight`.
+        x (N, C, H, W) in [-1, 1]; mask (N, H, W) patch codes, None to learn labels; label (N, 1).
         """
         self.network.train()
         if settings.freeze_encoder:
             self.network.encoder.eval()  # frozen means the batch-norm statistics too
+        pixels = None
+        if mask is not None and self.run.processes.count > 1:
+            # The batch's loss is a mean over its valid pixels, of which a part may have more or
+            # less than its share, while it is weighted as its samples are.
+            own = (mask != labels.INVALID).sum() * (part.weight > 0)
+            pixels = self.run.processes.sum(own).clamp(min=1) * (part.weight or 1)
         with self.autocast(settings.amp):
-            loss, parts = self._loss(x, mask, label, part)
+            if mask is None:
+                loss = losses.label_loss(self._image_logit(x), label)
+                parts = {"train/loss_label": loss}
+            else:
+                logits, image_logit = self._masks(x)
+                loss, parts = losses.segmentation_loss(logits, mask, image_logit, label, pixels)
         optimizer = self.optimizers["optimizer"]
         self.update(optimizer, loss, part.weight, optimizer.param_groups[0]["params"])
         return detached(parts, part.weight)
-
-    def _loss(
-        self, x: Tensor, mask: Tensor | None, label: Tensor, part: Part
-    ) -> tuple[Tensor, Parts]:
-        """Loss of this part of a batch; times `part.weight`, summed, it is the batch's."""
-        if mask is None:
-            loss = losses.label_loss(self._image_logit(x), label)
-            return loss, {"train/loss_label": loss}
-        logits, image_logit = self._masks(x)
-        return losses.segmentation_loss(logits, mask, image_logit, label, self._pixels(mask, part))
-
-    def _pixels(self, mask: Tensor, part: Part) -> Tensor | None:
-        """What to divide the loss of this part's pixels by: it is weighted as the samples are.
-
-        The whole batch's loss is a mean over its valid pixels, of which a part may have more or
-        less than its share.
-        """
-        if self.run.processes.count == 1:
-            return None
-        own = (mask != labels.INVALID).sum() * (part.weight > 0)
-        return self.run.processes.sum(own).clamp(min=1) * (part.weight or 1)
 
     def validation(self, settings: SupervisedTraining) -> tuple[Select, float | None]:
         """See `Solver.validation`."""
@@ -689,11 +672,9 @@ def load_solver(checkpoint: Path | str, device: str = "auto") -> FCDSolver | Sup
     checkpoint: `outputs/<name>/models/best.pt` or a copy of it. Raises `UserError` if it is none.
     """
     path = Path(checkpoint)
-    place = path.resolve()
-    name = (
-        place.parents[1].name.replace("Plus", "+") if place.parent.name == "models" else path.stem
-    )
+    folder, name = path.resolve().parent, path.stem
+    if folder.name == "models":
+        name = folder.parent.name.replace("Plus", "+")
     run = Run(RunFolder(name), use_device(device))
-    state = checkpoints.load(path)
-    kind = FCDSolver if "G" in state else SupervisedSolver
+    kind = FCDSolver if "G" in checkpoints.load(path) else SupervisedSolver
     return kind.load(run, path)

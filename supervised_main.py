@@ -1,18 +1,15 @@
 """Networks trained on masks or image labels: FCD+, fully supervised, pre-training, CAM family."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Interval
-
 from data_loader import PatchDataset, summaries, training_normalization, validation_set
 from fcd.cli import entry, modes
 from fcd.cli.parser import MAY_CHANGE, Flag, parse
 from fcd.cli.run_folder import carry_out
-from fcd.cli.settings import CommandSettings, RunSettings, SupervisedTraining
+from fcd.cli.settings import UNIT, CommandSettings, RunSettings, SupervisedTraining
 from fcd.errors import UserError
 from fcd.masks.cam import Method
 from fcd.patches import generated
@@ -39,9 +36,7 @@ class NetworkSettings:
     encoder_weights: Annotated[
         Path | None, "begin with the encoder of this checkpoint (of --train_encoder_only)"
     ] = None
-    train_encoder_only: Annotated[bool, "pre-train the encoder on the image-level labels alone"] = (
-        False
-    )
+    train_encoder_only: Annotated[bool, "pre-train the encoder on image-level labels alone"] = False
     cam_method: Annotated[
         Method, MAY_CHANGE, "class activation map of --network resnet50 or ucam"
     ] = "cam"
@@ -60,12 +55,10 @@ class Settings(CommandSettings):
         "probability of cloud",
     ] = "train"
     train_mask_file: Annotated[
-        str,
-        Flag(metavar="NAME"),
-        "mask to train on: mask.tif (pixel labels) or generated_mask.tif",
+        str, Flag(metavar="NAME"), "mask to learn: mask.tif (pixel labels) or generated_mask.tif"
     ] = "mask.tif"
     keep_ratio: Annotated[
-        float, Interval(ge=0, le=1), "share of the training patches used, always the same ones"
+        float, UNIT, "share of the training patches used, always the same ones"
     ] = 1.0
     run: RunSettings = field(default_factory=lambda: RunSettings(experiment_name="FCD+"))
     training: SupervisedTraining = field(default_factory=SupervisedTraining)
@@ -97,10 +90,8 @@ def train(settings: Settings, run: Run) -> int:
     data, net, training = settings.data, settings.net, settings.training
     labels_only = net.train_encoder_only or net.network != "unet"
     mask_file = None if labels_only else settings.train_mask_file
-    source = data.patches("train")
-    train_set = PatchDataset(
-        source, "train", mask_file, settings.keep_ratio, skip_bad=data.skip_bad
-    )
+    source, ratio = data.patches("train"), settings.keep_ratio
+    train_set = PatchDataset(source, "train", mask_file, ratio, skip_bad=data.skip_bad)
     asked = "image" if labels_only else training.select
     val_set, select = validation_set(train_set, asked, data.skip_bad)
     _check_batches(run.processes.per_process(training.batch_size), settings, train_set)
@@ -109,12 +100,9 @@ def train(settings: Settings, run: Run) -> int:
             f"the patches in {data.image_dir} are {train_set.image_size} pixels wide; the U-Net "
             f"needs a multiple of {SupervisedSolver.tile_multiple}"
         )
-    task = Task(
-        net.network,
-        "label" if labels_only else "mask",
-        net.encoder,
-        net.network == "unet" and (net.classifier_head or net.train_encoder_only),
-    )
+    target = "label" if labels_only else "mask"
+    head = net.network == "unet" and (net.classifier_head or net.train_encoder_only)
+    task = Task(net.network, target, net.encoder, head)
     normalization = training_normalization(data.normalize, train_set)
     solver = SupervisedSolver(run, task, train_set.image_size, normalization)
     solver.use_rgb(data.rgb_bands(train_set.num_channels))
@@ -124,13 +112,8 @@ def train(settings: Settings, run: Run) -> int:
         if path:
             solver.start_from(path, encoder_only=encoder_only, nodata=source.nodata)
     solver.add_labels(train_set, _cost_of(mask_file, data.image_dir))
-    training = replace(training, select=select)
-    return carry_out(
-        lambda: solver.train(training, train_set, val_set),
-        run,
-        settings,
-        summaries(train_set, val_set),
-    )
+    learn = partial(solver.train, replace(training, select=select), train_set, val_set)
+    return carry_out(learn, run, settings, summaries(train_set, val_set))
 
 
 def _cost_of(mask_file: str | None, image_dir: str) -> Supervision | None:
@@ -159,10 +142,7 @@ def trained(settings: Settings, run: Run) -> SupervisedSolver:
     return solver
 
 
-MODES: dict[str, Callable[[Settings, Run], int]] = {
-    "train": train,
-    **{name: partial(mode, load=trained) for name, mode in modes.AFTER_TRAINING.items()},
-}
+MODES: dict[str, modes.Mode[Settings]] = {"train": train, **modes.after_training(trained)}
 
 
 def main() -> int:

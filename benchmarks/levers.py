@@ -14,10 +14,9 @@ from benchmarks.measure import Comparison
 from benchmarks.scene import build
 from benchmarks.train_step import SIZES, Size, SizeName
 from fcd.cli import entry
-from fcd.cli.device import compiles, use_device
+from fcd.cli.entry import compiles, use_device
 from fcd.errors import UserError
-from fcd.masks.export import DNScore
-from fcd.masks.runtime import onnx_score
+from fcd.masks.runtime import DNScore, onnx_score
 from fcd.patches.normalisation import VALID_MIN, Normalization
 from fcd.training.run import Run, RunFolder
 from solver import FCDSolver

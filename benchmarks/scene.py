@@ -18,7 +18,7 @@ from benchmarks.measure import Comparison
 from benchmarks.scenes import write_scene
 from benchmarks.train_step import SIZES, Size, SizeName
 from fcd.cli import entry
-from fcd.cli.device import compiles, use_device
+from fcd.cli.entry import compiles, use_device
 from fcd.cli.parser import Flag
 from fcd.files import write_text
 from fcd.landsat.labels import LABEL_CLOUDY, TIF_CLOUD

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from fcd.cli import entry
-from fcd.cli.device import compiles, use_device
+from fcd.cli.entry import compiles, use_device
 from fcd.cli.settings import GANTraining, SupervisedTraining
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Part

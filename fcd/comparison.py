@@ -1,6 +1,6 @@
 """`python -m fcd.comparison`."""
 
-from fcd.cli import compare, entry
+from fcd.cli import commands, entry
 
 if __name__ == "__main__":
-    entry.run(compare.main)
+    entry.run(commands.compare)

@@ -1,6 +1,6 @@
 """`python -m fcd.cut`."""
 
-from fcd.cli import cut, entry
+from fcd.cli import commands, entry
 
 if __name__ == "__main__":
-    entry.run(cut.main)
+    entry.run(commands.cut)

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fcd import processes
-from fcd.cli.device import use_device
+from fcd.cli.entry import use_device
 from fcd.errors import UserError
 from fcd.processes import Part, Processes
 from fcd.training import checkpoints

@@ -2,23 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
-from fcd.cli.device import compiles, use_device
+from fcd.cli.entry import compiles, use_device
 from fcd.cli.run_folder import git_commit, run_config
 from fcd.cli.settings import CommandSettings
 from fcd.errors import UserError
 from fcd.landsat.products import expand
 from fcd.landsat.reference import TRUTH
 from fcd.landsat.sparcs import SPARCS, find_sparcs
-from fcd.masks import thresholds
-from fcd.masks.export import export as write_onnx
+from fcd.masks import scoring, thresholds
 from fcd.masks.prediction import predict_scenes, predictor_of
-from fcd.masks.scoring import Scorer, Tiles, predictions
-from fcd.patches.sources import Source
+from fcd.masks.scoring import Scorer, Tiles
 from fcd.patches.supervision import Supervision
 from fcd.processes import joined
 from fcd.report.evaluation import Evaluation, evaluate
@@ -36,36 +35,23 @@ class Trained(Protocol):
     def supervision(self, threshold: thresholds.Record) -> Supervision:
         """What labels it has cost."""
 
-    def choose_threshold(
-        self,
-        choice: str | float | None,
-        source: Source,
-        sample: int,
-        batch_size: int,
-        skip_bad: bool,
-        amp: bool,
-    ) -> thresholds.Record:
-        """The threshold of the score, from the patches of `source`."""
+    def choose_threshold(self, *asked: Any, **more: Any) -> thresholds.Record:
+        """See `solver.Solver.choose_threshold`."""
 
 
-def carry_out(settings: S, modes: Mapping[str, Callable[[S, Run], int]]) -> int:
+Mode = Callable[[S, Run], int]
+Load = Callable[[S, Run], Trained]
+
+
+def carry_out(settings: S, modes: Mapping[str, Mode[S]]) -> int:
     """Carry out the mode that `settings` name, on their device; return the exit code."""
-    folder = RunFolder(settings.run.experiment_name)
-    device = use_device(settings.run.device)
+    asked = settings.run
+    folder, device = RunFolder(asked.experiment_name), use_device(asked.device)
     with joined(device) as processes:
         # Some modes have no network to speed up.
-        compiled = settings.run.compile and settings.mode not in ("export", "cfmask")
-        run = Run(
-            folder,
-            device,
-            settings.run.seed,
-            settings.run.num_workers,
-            settings.run.log_step,
-            settings.run.profile,
-            processes,
-            compiles(compiled, device),
-        )
-        return modes[settings.mode](settings, run)
+        compiled = compiles(asked.compile and settings.mode not in ("export", "cfmask"), device)
+        how = (asked.seed, asked.num_workers, asked.log_step, asked.profile, processes, compiled)
+        return modes[settings.mode](settings, Run(folder, device, *how))
 
 
 def weights(settings: CommandSettings, run: Run) -> Path:
@@ -76,15 +62,8 @@ def weights(settings: CommandSettings, run: Run) -> Path:
 def tiles(settings: CommandSettings, scorer: Scorer) -> Tiles:
     """How scenes are scored; `UserError` if they cannot be."""
     asked, training = settings.whole_scenes, settings.training
-    return Tiles.of(
-        scorer,
-        asked.tile_size,
-        asked.overlap,
-        training.batch_size,
-        training.amp,
-        settings.data.nodata,
-        asked.runtime,
-    )
+    side, precision = (asked.tile_size, asked.overlap), (training.batch_size, training.amp)
+    return Tiles.of(scorer, *side, *precision, settings.data.nodata, asked.runtime)
 
 
 def chosen_threshold(settings: CommandSettings, solver: Trained) -> thresholds.Record:
@@ -93,53 +72,49 @@ def chosen_threshold(settings: CommandSettings, solver: Trained) -> thresholds.R
     On a data set that nothing may be chosen on it is the number given or the one chosen before;
     `UserError` if the flag asks for another choice.
     """
-    asked, amp = settings.whole_scenes.threshold, settings.training.amp
-    amp = amp and settings.mode != "export"  # what is exported computes in float32
+    asked, training = settings.whole_scenes, settings.training
+    amp = training.amp and settings.mode != "export"  # what is exported computes in float32
     if settings.data.dataset != SPARCS:
         record = solver.choose_threshold(
-            asked,
+            asked.threshold,
             settings.data.patches(settings.mode),
-            settings.whole_scenes.threshold_patches,
-            settings.training.batch_size,
+            asked.threshold_patches,
+            training.batch_size,
             settings.data.skip_bad,
             amp,
         )
-    elif asked is None:
+    elif asked.threshold is None:
         record = thresholds.known(solver.scorer(), amp)
-    elif isinstance(asked, str):
+    elif isinstance(asked.threshold, str):
         raise UserError(
-            f"--threshold {asked}: on --dataset {SPARCS} nothing is chosen; leave it "
+            f"--threshold {asked.threshold}: on --dataset {SPARCS} nothing is chosen; leave it "
             "out to take the threshold chosen before, or give a number"
         )
     else:
-        record = thresholds.fixed(asked)
+        record = thresholds.fixed(asked.threshold)
     print(f"threshold {record['threshold']:.4f}: {record['chosen_by']}")
     return record
 
 
-def test(settings: S, run: Run, load: Callable[[S, Run], Trained]) -> int:
-    """`--mode test`: compare masks of the scenes with their reference; return the exit code.
-
-    The threshold is chosen last, because that may take long.
-    """
+def test(settings: S, run: Run, load: Load[S]) -> int:
+    """`--mode test`: compare masks of the scenes with their reference; return the exit code."""
     solver = load(settings, run)
-    scorer = solver.scorer()
-    used_tiles, data = tiles(settings, scorer), settings.data
+    scorer, data = solver.scorer(), settings.data
+    used_tiles = tiles(settings, scorer)
     if data.dataset == SPARCS:
         scenes, reference = find_sparcs(data.orig_image_dir), TRUTH
         results = run.folder.results / SPARCS
     else:
-        source = data.patches(settings.mode)
-        split = settings.whole_scenes.test_split
+        source, split = data.patches(settings.mode), settings.whole_scenes.test_split
         scenes = source.scenes(split, data.orig_image_dir, masked=True)
         reference, results = source.reference, run.folder.results
     config = run_config(run.folder, weights(settings, run), settings)
     method = settings.run.method or settings.run.experiment_name
-    record = chosen_threshold(settings, solver)
+    record = chosen_threshold(settings, solver)  # last, because it may take long
     threshold = record["threshold"]
     evaluate(
         scenes,
-        lambda scene: predictions(scorer, scene, used_tiles, threshold),
+        lambda scene: scoring.predictions(scorer, scene, used_tiles, threshold),
         Evaluation(results, method, threshold, solver.supervision(record), reference),
         config,
         run.processes,
@@ -147,18 +122,18 @@ def test(settings: S, run: Run, load: Callable[[S, Run], Trained]) -> int:
     return 0
 
 
-def predict(settings: S, run: Run, load: Callable[[S, Run], Trained]) -> int:
+def predict(settings: S, run: Run, load: Load[S]) -> int:
     """`--mode predict`: mask the scenes of `--scenes`; return the exit code.
 
     A threshold is chosen only if `--threshold` says how; else it is the one chosen before.
     """
-    asked = settings.prediction
+    asked, threshold = settings.prediction, settings.whole_scenes.threshold
     if not asked.scenes:
         raise UserError("--mode predict needs --scenes PATH …: folders, archives or GeoTIFFs")
     paths = expand(asked.scenes)
     solver = load(settings, run)
     scorer = solver.scorer()
-    used_tiles, threshold = tiles(settings, scorer), settings.whole_scenes.threshold
+    used_tiles = tiles(settings, scorer)
     if isinstance(threshold, str):
         threshold = chosen_threshold(settings, solver)["threshold"]
     if threshold is None:
@@ -175,14 +150,17 @@ def predict(settings: S, run: Run, load: Callable[[S, Run], Trained]) -> int:
     return int(failed > 0)
 
 
-def export(settings: S, run: Run, load: Callable[[S, Run], Trained]) -> int:
+def export(settings: S, run: Run, load: Load[S]) -> int:
     """`--mode export`, on the CPU; return the exit code."""
     solver = load(settings, replace(run, device=torch.device("cpu")))
     scorer = solver.scorer()
     scorer.check_exportable()
-    threshold = chosen_threshold(settings, solver)["threshold"]
-    write_onnx(scorer, run.folder.onnx(settings.run.checkpoint), threshold, git_commit())
+    path = run.folder.models / f"{settings.run.checkpoint}.onnx"
+    scoring.export(scorer, path, chosen_threshold(settings, solver)["threshold"], git_commit())
     return 0
 
 
-AFTER_TRAINING: dict[str, Callable[..., int]] = {"test": test, "predict": predict, "export": export}
+def after_training(load: Load[S]) -> dict[str, Mode[S]]:
+    """The modes of a network that `load` loads, by name."""
+    modes = {"test": test, "predict": predict, "export": export}
+    return {name: partial(mode, load=load) for name, mode in modes.items()}

@@ -2,17 +2,16 @@
 
 A field says everything about its flag once: name, type and default, and in `Annotated` its range
 (of annotated_types), what reads its text (a function), its other names (`Flag`) and, as a plain
-string, the sentence of `--help`. `MAY_CHANGE` marks what a run that goes on may have otherwise.
-A field that is a dataclass is a group, whose flags stand beside the others.
+string, the sentence of `--help`, such as
 
-    @dataclass(frozen=True)
-    class Cut:
-        csv: Annotated[Path, "columns path and label"]
-        patch_size: Annotated[int, Ge(1), "patch side in pixels"] = 128
+    patch_size: Annotated[int, Ge(1), "patch side in pixels"] = 128
 
-jsonargparse and simple-parsing were tried: the first takes `yes` for True, no list of words and no
-other names, and says errors in several lines; the second adds a --noX to each boolean and reads
-`--nodata` without a value.
+`MAY_CHANGE` marks what a run that goes on may have otherwise. A field that is a dataclass is a
+group, whose flags stand beside the others.
+
+Of libraries, jsonargparse takes `yes` for True, no list of words and no other names, and says
+errors in several lines; simple-parsing adds a --noX to each boolean and reads `--nodata` without a
+value.
 """
 
 import argparse
@@ -90,10 +89,9 @@ def _add(parser: Any, name: str, hint: Any, default: Any) -> None:
 
 def boolean(text: str) -> bool:
     """`True` or `False` in any case; anything else is refused."""
-    values = {"true": True, "false": False}
-    if text.lower() not in values:
+    if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
-    return values[text.lower()]
+    return text.lower() == "true"
 
 
 def number(kind: type, notes: Sequence[Any], text: str) -> Any:
@@ -115,12 +113,10 @@ def number(kind: type, notes: Sequence[Any], text: str) -> Any:
 
 def _built(kind: type[T], values: dict[str, Any]) -> T:
     """The dataclass `kind`, groups and all, of the values of its flags."""
-    return kind(
-        **{
-            name: _built(hint, values) if is_dataclass(hint) else values[name]  # type: ignore[arg-type]
-            for name, hint in get_type_hints(kind).items()
-        }
-    )
+    built = {}
+    for name, hint in get_type_hints(kind).items():
+        built[name] = _built(hint, values) if is_dataclass(hint) else values[name]  # type: ignore[arg-type]
+    return kind(**built)
 
 
 def flat(settings: Any) -> dict[str, Any]:
@@ -142,8 +138,10 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line with exit code 2, and whose help shows defaults."""
 
     def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
-        super().__init__(allow_abbrev=False, **kwargs)
+        shown = argparse.ArgumentDefaultsHelpFormatter
+        super().__init__(allow_abbrev=False, formatter_class=shown, **kwargs)
+        # Before Python 3.14 argparse takes a negative number with an exponent for a flag.
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
         """Print `message` in one line and exit with code 2."""
@@ -172,34 +170,11 @@ def parse(kind: type[T], args: Sequence[str] | None = None, prog: str | None = N
     A setting `config` names the config.json of a run, whose flags come before those of `args`.
     """
     parser = build_parser(kind, prog)
-    args = _with_numbers_joined(sys.argv[1:] if args is None else args)
+    args = sys.argv[1:] if args is None else args
     flags = parser.parse_args(args)
     if getattr(flags, "config", None) is not None:
-        stored = _with_numbers_joined(_stored_arguments(flags.config))
-        flags = parser.parse_args([*stored, *args])
+        flags = parser.parse_args([*_stored_arguments(flags.config), *args])
     return _built(kind, vars(flags))
-
-
-def _with_numbers_joined(args: Sequence[str]) -> list[str]:
-    """`args` with ``--flag -1e20`` written ``--flag=-1e20``.
-
-    Before Python 3.14 argparse takes a negative number with an exponent for a flag.
-    """
-    joined: list[str] = []
-    for text in args:
-        if joined and re.fullmatch(r"--\w+", joined[-1]) and _is_negative_number(text):
-            joined[-1] += f"={text}"
-        else:
-            joined.append(text)
-    return joined
-
-
-def _is_negative_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return text.startswith("-")
 
 
 def flags_of(config: dict[str, Any], path: Path) -> dict[str, Any]:

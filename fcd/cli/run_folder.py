@@ -34,13 +34,15 @@ def describe(
 ) -> dict[str, Any]:
     """Everything a run is described by: flags, git commit, library versions, device, processes."""
     packages = ("torch", "torchvision", "segmentation-models-pytorch", "rasterio", "numpy")
-    cuda = used_device.type == "cuda"
+    versions = {package: metadata.version(package) for package in packages}
+    device = str(used_device)
+    if used_device.type == "cuda":
+        device += f" ({torch.cuda.get_device_name(used_device)})"
     return {
         "flags": flags,
         "commit": git_commit(),
-        "versions": {"python": platform.python_version()}
-        | {package: metadata.version(package) for package in packages},
-        "device": f"{used_device}{f' ({torch.cuda.get_device_name(used_device)})' if cuda else ''}",
+        "versions": {"python": platform.python_version()} | versions,
+        "device": device,
         "processes": processes,
     }
 
@@ -48,13 +50,11 @@ def describe(
 def start_run(run: Run, settings: Any, data: dict[str, Any]) -> None:
     """Write `config.json` before the first step of a training run.
 
-    settings: those of the command, `--overwrite` among them. data: what is trained on, by split
-    (`data_loader.PatchDataset.summary`).
-
-    A run that is continued keeps the config.json it began with, to which `continued` adds
-    commit, versions, device and processes if they are others now. With `--overwrite True` what an
-    earlier run left is removed. Otherwise raises `UserError` if the folder holds checkpoints of
-    a run with other settings or patches. The first of the processes does it, the others wait.
+    data: what is trained on, by split (`data_loader.PatchDataset.summary`). A run that is
+    continued keeps the config.json it began with, to which `continued` adds commit, versions,
+    device and processes if they are others now. With `--overwrite True` what an earlier run left is
+    removed. Otherwise raises `UserError` if the folder holds checkpoints of a run with other
+    settings or patches. The first of the processes does it, the others wait.
     """
     folder, processes = run.folder, run.processes
     if processes.first:
@@ -64,45 +64,41 @@ def start_run(run: Run, settings: Any, data: dict[str, Any]) -> None:
             for left in (folder.models, folder.samples, folder.results, folder.logs):
                 shutil.rmtree(left, ignore_errors=True)
         if path.exists() and folder.resumable():
-            described = _continued(folder, read_json(path), described, type(settings))
+            described = _continued(path, described, type(settings))
         write_json(path, described)
     processes.wait()
 
 
-def _continued(
-    folder: RunFolder, config: dict[str, Any], described: dict[str, Any], kind: type
-) -> dict[str, Any]:
-    """`config`, that of a run, with what is different as it goes on; `UserError` if it cannot.
+def _continued(path: Path, described: dict[str, Any], kind: type) -> dict[str, Any]:
+    """What the config.json `path` holds, with what is different as the run goes on.
 
     kind: of the settings, whose defaults stand in for those that earlier versions did not have.
+    Raises `UserError` if the run cannot go on.
     """
-    path = folder.root / "config.json"
+    config, data = read_json(path), described["data"]
     before = {name: default for _, name, _, default in settings_of(kind)} | flags_of(config, path)
-    fixed = {name: v for name, v in described["flags"].items() if name not in may_change(kind)}
     changed = [
         f"--{name} {before[name]} then, {value} now"
-        for name, value in fixed.items()
-        if before[name] != value
+        for name, value in described["flags"].items()
+        if name not in may_change(kind) and before[name] != value
     ]
     if changed:
         raise UserError(
-            f"{folder.root} holds a run with other settings ({'; '.join(changed)}); choose "
+            f"{path.parent} holds a run with other settings ({'; '.join(changed)}); choose "
             "another --experiment_name, or --overwrite True to train it anew"
         )
-    data = described["data"]
-    then = config.get("data", data)  # runs of earlier versions do not say
     continued = config.get("continued", [])
     if not isinstance(continued, list) or not all(isinstance(c, dict) for c in continued):
         raise UserError(f"{path} is damaged (continued); --overwrite True trains anew")
-    if then != data:
+    if (then := config.get("data", data)) != data:  # runs of earlier versions do not say
         raise UserError(
-            f"{folder.root} was trained on other patches ({_in_words(then)} then, "
+            f"{path.parent} was trained on other patches ({_in_words(then)} then, "
             f"{_in_words(data)} now); bring them back, or choose another --experiment_name"
         )
-    now = {name: v for name, v in described.items() if name not in ("flags", "data")}
+    now = {name: value for name, value in described.items() if name not in ("flags", "data")}
     last = [config, *continued][-1]
-    changed_now = any(last.get(name) != value for name, value in now.items())
-    return config | ({"continued": [*continued, now]} if changed_now else {})
+    same = all(last.get(name) == value for name, value in now.items())
+    return config if same else config | {"continued": [*continued, now]}
 
 
 def _in_words(data: Any) -> str:
@@ -115,11 +111,8 @@ def _in_words(data: Any) -> str:
 def run_config(folder: RunFolder, checkpoint: Path | None, settings: Any) -> dict[str, Any]:
     """What a report says of a run: the config of `checkpoint`, if any, and the test's flags."""
     path = checkpoint.resolve().parent.parent / "config.json" if checkpoint else None
-    return {
-        "experiment_name": folder.experiment,
-        "trained": read_json(path) if path and path.exists() else None,
-        "tested": flat(settings),
-    }
+    trained = read_json(path) if path and path.exists() else None
+    return {"experiment_name": folder.experiment, "trained": trained, "tested": flat(settings)}
 
 
 def carry_out(train: Callable[[], None], run: Run, settings: Any, data: dict[str, Any]) -> int:

@@ -28,13 +28,21 @@ DataSet = Literal["L8Biome", "Patches", "L8Sparcs"]
 PREPARED: DataSet = "L8Biome"
 OWN: DataSet = "Patches"
 IMAGE_DIR, SCENE_DIR = "data/L8Biome", "data/landsat8-biome"
+Split = Literal["train", "val", "test"]
+UNIT = Interval(ge=0, le=1)
+# Settings of several commands, sentence and all.
+PatchSize = Annotated[int, Ge(1), "patch side in pixels"]
+Stride = Annotated[
+    int | None, Ge(1), "distance of patches in pixels; None: the patch size, no overlap"
+]
+BatchSize = Annotated[
+    int, Ge(1), "patches per step, of all processes together; tiles that a process scores at a time"
+]
 
 
 def threshold_from(text: str) -> str | float:
     """`f1`, `otsu` or a number from 0 to 1."""
-    if text in ("f1", "otsu"):
-        return text
-    return number(float, [Interval(ge=0, le=1)], text)
+    return text if text in ("f1", "otsu") else number(float, [UNIT], text)
 
 
 def nodata_from(text: str) -> float | str:
@@ -54,14 +62,9 @@ def nodata_from(text: str) -> float | str:
 class RunSettings:
     """Run."""
 
-    experiment_name: Annotated[
-        str, "the run lives in outputs/NAME and runs/NAME, with + written Plus"
-    ] = "FCD"
+    experiment_name: Annotated[str, "the run is in outputs/NAME and runs/NAME, + as Plus"] = "FCD"
     config: Annotated[
-        Path | None,
-        Flag(metavar="FILE"),
-        MAY_CHANGE,
-        "config.json of an earlier run: its flags, except those given beside this one",
+        Path | None, Flag(metavar="FILE"), MAY_CHANGE, "config.json of a run: flags not given here"
     ] = None
     device: Annotated[
         str,
@@ -71,29 +74,22 @@ class RunSettings:
     ] = "auto"
     seed: Annotated[int, Ge(0), "seed of weights, batches and augmentation"] = 0
     num_workers: Annotated[
-        int, Ge(0), MAY_CHANGE, "processes that read patches, for each that computes"
+        int, Ge(0), MAY_CHANGE, "processes that read, for each that computes"
     ] = 4
     overwrite: Annotated[
-        bool,
-        MAY_CHANGE,
-        "train: begin anew even if the run folder holds a checkpoint; predict: mask scenes anew "
-        "that are masked already",
+        bool, MAY_CHANGE, "train: begin anew despite a checkpoint; predict: mask scenes anew"
     ] = False
     checkpoint: Annotated[
         Literal["best", "latest"], MAY_CHANGE, "which checkpoint the modes after training use"
     ] = "best"
     method: Annotated[
-        str | None,
-        MAY_CHANGE,
-        "name of the method in tables, shared by runs that differ by seed; None: the experiment's "
-        "name",
+        str | None, MAY_CHANGE, "name in tables, which runs of other seeds share; None: NAME"
     ] = None
     compile: Annotated[
         bool,
         MAY_CHANGE,
-        "compile the generator, or the network that learns masks, for this device "
-        "(torch.compile): takes minutes at the start, and a C++ compiler on CPUs; see "
-        "docs/performance.md",
+        "compile the generator, or the network that learns masks, for this device (torch.compile): "
+        "takes minutes, and on CPUs a C++ compiler; see docs/performance.md",
     ] = False
     log_step: Annotated[int, Ge(1), MAY_CHANGE, "steps between log entries"] = 10
     profile: Annotated[
@@ -101,12 +97,12 @@ class RunSettings:
         Ge(0),
         Flag(metavar="STEPS"),
         MAY_CHANGE,
-        "training: profile this many steps, the first three left out; the trace goes to runs/NAME "
-        "for TensorBoard, the costliest operations are printed",
+        "profile so many training steps after the first three: a trace for TensorBoard in "
+        "runs/NAME, the costliest operations printed",
     ] = 0
     model_weights: Annotated[
         Path | None,
-        "the modes after training use this checkpoint instead of the run's own; supervised_main.py "
+        "checkpoint that the modes after training use instead of the run's own; supervised_main.py "
         "--mode train begins with its weights (fine-tuning)",
     ] = None
 
@@ -123,10 +119,7 @@ class DataSettings:
     ] = PREPARED
     image_dir: Annotated[str, Flag("--l8biome_image_dir"), "folder of patches"] = IMAGE_DIR
     orig_image_dir: Annotated[
-        str,
-        Flag("--data_path"),
-        MAY_CHANGE,
-        f"whole scenes, <biome>/<scene>/…; with --dataset {SPARCS} <scene>_data.tif",
+        str, Flag("--data_path"), MAY_CHANGE, "scenes, <biome>/<scene>/…; SPARCS: <scene>_data.tif"
     ] = SCENE_DIR
     nodata: Annotated[
         float | str | None,
@@ -139,8 +132,8 @@ class DataSettings:
         str | None,
         Flag(metavar="R,G,B"),
         MAY_CHANGE,
-        "numbers, from 1, of the bands that pictures show as red, green and blue; None: 4,3,2 of "
-        "Landsat, 1,2,3 of three bands, 3,2,1 of more; kept in the checkpoint",
+        "bands, from 1, that pictures show as red, green and blue; None: 4,3,2 of Landsat, 1,2,3 "
+        "of three bands, 3,2,1 of more; kept in the checkpoint",
     ] = None
     normalize: Annotated[
         Literal["paper", "stretch"],
@@ -181,23 +174,13 @@ class DataSettings:
         return tuple(number - 1 for number in numbers)
 
 
-BatchSize = Annotated[
-    int,
-    Ge(1),
-    "patches per training step, of all processes together; tiles that a process scores at a time "
-    "in the other modes",
-]
-
-
 @dataclass(frozen=True)
 class TrainingSettings:
     """Training."""
 
     batch_size: BatchSize = 16
     augment: Annotated[
-        Kind,
-        "what is done to training patches: flip: mirrored left to right or not, as the paper; d4: "
-        "turned and mirrored, all eight symmetries; none",
+        Kind, "flip: mirror half of the patches, as the paper; d4: all eight symmetries; none"
     ] = "flip"
     balance: Annotated[bool, "draw clear and cloudy patches equally often in training"] = False
     select: Annotated[
@@ -207,9 +190,8 @@ class TrainingSettings:
     ] = "pixel"
     amp: Annotated[
         bool,
-        "train and score in bfloat16 where that is safe: faster on GPUs and on processors with "
-        "AMX, slower on others, up to ten times on those without bfloat16; scores differ by about "
-        "0.01, so a threshold is chosen anew",
+        "train and score in bfloat16 where that is safe: faster on GPUs and processors with AMX, "
+        "up to ten times slower without bfloat16; scores differ by about 0.01, thresholds too",
     ] = False
 
 
@@ -224,11 +206,9 @@ class GANTraining(TrainingSettings):
     n_critic: Annotated[int, Ge(1), "discriminator steps per generator step"] = 5
     g_lr: Annotated[float, Ge(0), "learning rate of the generator"] = 1e-4
     d_lr: Annotated[float, Ge(0), "learning rate of the discriminator"] = 1e-4
-    beta1: Annotated[float, Interval(ge=0, le=1), "Adam's β1"] = 0.5
-    beta2: Annotated[float, Interval(ge=0, le=1), "Adam's β2"] = 0.999
-    same_domain: Annotated[
-        bool, "the same-domain half of the generator's loss; False is StarGAN"
-    ] = True
+    beta1: Annotated[float, UNIT, "Adam's β1"] = 0.5
+    beta2: Annotated[float, UNIT, "Adam's β2"] = 0.999
+    same_domain: Annotated[bool, "same-domain half of the generator's loss; False: StarGAN"] = True
     sample_step: Annotated[int, Ge(1), MAY_CHANGE, "steps between sample pictures"] = 1000
     model_save_step: Annotated[int, Ge(1), "steps between validations and checkpoints"] = 10_000
     weights: LossWeights = field(default_factory=LossWeights)
@@ -242,16 +222,12 @@ class SupervisedTraining(TrainingSettings):
     n_epochs: Annotated[int, Ge(1), "passes over the training patches"] = 10
     lr: Annotated[float, Ge(0), "learning rate of Adam"] = 1e-4
     plateau_factor: Annotated[
-        float,
-        Interval(ge=0, le=1),
-        "what the learning rate is multiplied by when validation F1 stalls",
+        float, UNIT, "what the learning rate is multiplied by when validation F1 stalls"
     ] = 0.1
     plateau_patience: Annotated[
         int, Ge(0), "epochs without a better validation F1 before the learning rate falls"
     ] = 3
-    freeze_encoder: Annotated[
-        bool, "keep the encoder as it is, weights and batch-norm statistics"
-    ] = False
+    freeze_encoder: Annotated[bool, "keep the encoder's weights and batch-norm statistics"] = False
 
 
 @dataclass(frozen=True)
@@ -259,28 +235,19 @@ class SceneSettings:
     """Whole scenes."""
 
     test_split: Annotated[
-        Literal["train", "val", "test"],
-        MAY_CHANGE,
-        "scenes that --mode test scores; the scores of other splits are no test of anything "
-        "learned or chosen on them",
+        Split, MAY_CHANGE, "scenes that --mode test scores; train and val were learned or chosen on"
     ] = "test"
     tile_size: Annotated[
-        int | None,
-        Ge(1),
-        MAY_CHANGE,
-        "side of the tiles a scene is scored in, pixels; None: that of the training patches",
+        int | None, Ge(1), MAY_CHANGE, "side of a scene's tiles, pixels; None: that of the patches"
     ] = None
     overlap: Annotated[
-        int | None,
-        Ge(0),
-        MAY_CHANGE,
-        "pixels by which tiles overlap and are blended; None: 32, at most half a tile",
+        int | None, Ge(0), MAY_CHANGE, "pixels blended between tiles; None: 32, at most half a tile"
     ] = None
     runtime: Annotated[
         Runtime,
         MAY_CHANGE,
-        "what computes the scores of scenes; onnx: ONNX Runtime, on the CPU, after half a minute "
-        "or less of preparation; the masks are the same, see docs/performance.md",
+        "what scores scenes; onnx: ONNX Runtime, on the CPU, after up to half a minute of "
+        "preparation; the masks are the same, see docs/performance.md",
     ] = "pytorch"
     threshold: Annotated[
         str | float | None,
@@ -315,9 +282,7 @@ class PredictionSettings:
         "SR_B1,SR_B2",
     ] = None
     write_score: Annotated[
-        Scores,
-        MAY_CHANGE,
-        "write the score beside the mask: uint8 (0 nodata, 1 to 255 for 0 to 1) or float32",
+        Scores, MAY_CHANGE, "score beside the mask: uint8 (0 nodata, 1 to 255 for 0 to 1), float32"
     ] = "none"
 
 

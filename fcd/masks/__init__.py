@@ -3,14 +3,11 @@
 In: a `Scorer`, which a solver hands out, and scenes. Out: scores in [0, 1], masks, their files. It
 stands on patches; report, cli and the top level may enter.
 
-scoring      the scorer, and whole scenes scored by it
+scoring      the scorer, whole scenes scored by it or by their QA band, the ONNX file
 tiling       a raster of any size in bounded memory
-thresholds   chosen, written down, found again
+runtime      networks as ONNX files, scores by ONNX Runtime
 cam          class activation maps
-qa           the scene's own quality band as a mask
+thresholds   chosen, written down, found again
 prediction   masks of any scenes, as files
 generated    masks and difference maps of the training scenes
-rasters      the files of masks and scores
-runtime      scores by ONNX Runtime
-export       a network as an ONNX file
 """

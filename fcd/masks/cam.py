@@ -23,8 +23,7 @@ Method = Literal["cam", "gradcam", "gradcampp"]
 class Classifier(Protocol):
     """What the maps need of a network; no step may mix the samples of a batch."""
 
-    classifier: nn.Conv2d
-    """1×1 convolution without bias (K -> classes); CAM's weights."""
+    classifier: nn.Conv2d  # 1×1, without bias (K -> classes); CAM's weights
 
     def features(self, x: Tensor) -> Tensor:
         """(N, C, h, w) in [-1, 1] -> (N, K, h', w'), not negative."""
@@ -34,20 +33,17 @@ class Classifier(Protocol):
 
 
 def cam_score(method: Method, network: Classifier, x: Tensor) -> Tensor:
-    """Cloud score of the map `method` (a key of `CHANNEL_WEIGHTS`).
+    """Cloud score: x (N, C, h, w) float32 in [-1, 1] -> (N, h, w) float32 in [0, 1].
 
     The weighted sum of the features through ReLU, upsampled bilinearly to the size of `x`,
-    divided by its maximum, times the probability that the sample is cloudy.
+    divided by its maximum, times the probability that the sample is cloudy. The maximum is what
+    the papers' thresholds refer to (20 % of it for CAM, 15 % for Grad-CAM); subtracting the minimum
+    as well would make clear pixels of an overcast sample. The probability stands for the
+    image-level label, which a new scene has not: without it the noise of a clear sample would
+    reach 1. A map that is zero everywhere stays zero.
 
-    The maximum is what the papers' thresholds refer to (20 % of it for CAM, 15 % for Grad-CAM);
-    subtracting the minimum as well would make clear pixels of an overcast sample. The
-    probability stands for the image-level label, which chooses the maps to look at but is not
-    there for a new scene: without it the noise of a clear sample would reach 1. A map that is
-    zero everywhere stays zero.
-
-    x (N, C, h, w) float32 in [-1, 1] -> (N, h, w) float32 in [0, 1], without gradients. The
-    network is used in the mode it is in (evaluation, as a rule) and left as it is, also in its
-    gradients. The caller's `torch.inference_mode` or `torch.no_grad` does not matter.
+    The network is used in the mode it is in (evaluation, as a rule); its gradients stay as they
+    are, and `torch.inference_mode` or `torch.no_grad` around it does not matter.
     """
     with torch.no_grad():
         features = network.features(x)
@@ -68,9 +64,6 @@ def _gradient(network: Classifier, features: Tensor) -> Tensor:
         # The sum keeps samples apart: no other logit depends on a sample's features.
         (gradient,) = torch.autograd.grad(logit.sum(), leaf)
     return gradient
-
-
-# Weights of the channels: features (N, K, h', w') -> (N, K).
 
 
 def _cam(network: Classifier, features: Tensor) -> Tensor:
@@ -94,6 +87,7 @@ def _gradcampp(network: Classifier, features: Tensor) -> Tensor:
     return (alpha * positive).sum(dim=(2, 3))
 
 
+# Weights (N, K) of the channels of features (N, K, h', w').
 CHANNEL_WEIGHTS: dict[Method, Callable[[Classifier, Tensor], Tensor]] = {
     "cam": _cam,
     "gradcam": _gradcam,

@@ -13,14 +13,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from math import nan
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
 
 import numpy as np
 import rasterio
+from rasterio.errors import RasterioIOError
 from tqdm import tqdm
 
 import fcd
@@ -29,15 +32,22 @@ from fcd.errors import OutputError, SceneError, UserError
 from fcd.files import locked, replacing
 from fcd.landsat import labels
 from fcd.landsat.products import scene_from
+from fcd.landsat.rasters import Grid, raster_writer
 from fcd.landsat.scenes import Scene
-from fcd.masks.rasters import encoded, has_tags, mask_writer, score_writer
 from fcd.masks.scoring import ArrayScene, Prediction, Scorer, Tiles, predictions
 from fcd.processes import ALONE, Processes
 
 SUMMARY = "summary.csv"
 QUICKLOOK_SIZE = 1024  # longest side of each of the two pictures, pixels
 GDAL_CACHE = 128 << 20  # bytes of blocks that GDAL keeps; a share of all memory unless it is told
+COLOURS = {
+    labels.TIF_NODATA: (0, 0, 0, 0),  # transparent
+    labels.TIF_CLEAR: (*pictures.MASK_COLOURS["clear"], 255),
+    labels.TIF_CLOUD: (*pictures.MASK_COLOURS["cloud"], 255),
+}
 Scores = Literal["none", "uint8", "float32"]
+"""How the score is written beside the mask: not at all; 0 nodata, 1 to 255 for 0 to 1; NaN nodata,
+0 to 1."""
 _COLUMNS = (
     "scene", "path", "cloud_fraction", "valid_fraction", "threshold", "seconds", "status",
 )  # fmt: skip
@@ -49,9 +59,8 @@ class Predictor:
 
     num_channels: int
     threshold: float
-    tags: dict[str, str]
-    """What the masks are made with, for their metadata; other tags, another mask."""
-    predict: Callable[["Scene | ArrayScene"], Iterator[Prediction]]
+    tags: dict[str, str]  # what the masks are made with, for their metadata
+    predict: Callable[[Scene | ArrayScene], Iterator[Prediction]]
 
 
 def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
@@ -100,7 +109,7 @@ def predict_scenes(
     output_dir: Path | str,
     *,
     bands: str | None = None,
-    write_score: str = "none",
+    write_score: Scores = "none",
     overwrite: bool = False,
     progress: bool = True,
     processes: Processes = ALONE,
@@ -108,12 +117,11 @@ def predict_scenes(
     """Write mask, quicklook and, if asked, score of each scene; return how many failed.
 
     paths: scene folders, archives, MTL files or GeoTIFFs (see `fcd.landsat.products.scene_from`,
-    also for `bands`). write_score: `none`, `uint8` (0 nodata, 1 to 255 for 0 to 1) or `float32`.
-    Files are those of `predict_scene`; summary.csv gets a line a scene. A scene whose files are
-    there already, made with the same weights and settings, is skipped unless `overwrite`. A scene
-    that cannot be read is told on stderr and in summary.csv, and the others go on. progress: show a
-    bar. processes: each masks its share of the scenes; what is returned counts those of all. Raises
-    `UserError` if `output_dir` cannot be written to.
+    also for `bands`). Files are those of `predict_scene`; summary.csv gets a line a scene. A scene
+    whose files are there already, made with the same weights and settings, is skipped unless
+    `overwrite`. A scene that cannot be read is told on stderr and in summary.csv, and the others go
+    on. progress: show a bar. processes: each masks its share of the scenes; what is returned counts
+    those of all. Raises `UserError` if `output_dir` cannot be written to.
     """
     output_dir = Path(output_dir)
     try:
@@ -132,7 +140,7 @@ def predict_scenes(
             if (first := claim(scene.name, path)) != path:
                 raise SceneError(f"{path} has the name {scene.name}, as {first}; rename one")
             name = scene.name
-            if not overwrite and _is_done(scene, predictor, output_dir, write_score):
+            if not overwrite and _is_done(name, predictor.tags, output_dir, write_score):
                 skipped += 1
                 continue
             row = predict_scene(scene, predictor, output_dir, write_score)
@@ -150,7 +158,7 @@ def predict_scenes(
 
 
 def predict_scene(
-    scene: Scene, predictor: Predictor, output_dir: Path, write_score: str = "none"
+    scene: Scene, predictor: Predictor, output_dir: Path, write_score: Scores = "none"
 ) -> dict[str, str]:
     """Write the files of one scene; return its fractions, threshold, seconds and status.
 
@@ -165,26 +173,13 @@ def predict_scene(
     counts = np.zeros(3, np.int64)
     step = -(-max(grid.height, grid.width) // QUICKLOOK_SIZE)
     image, codes = pictures.Shrunk(step), []
-    with ExitStack() as stack:
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE))
-        # Left in the opposite order: the mask, which says that a scene is done, comes last.
-        path, tags = _mask_path(output_dir, scene), predictor.tags
-        mask_tif = stack.enter_context(mask_writer(path, grid, tags, cloud_optimised=True))
-        score_tif = None
-        if write_score != "none":
-            path = output_dir / f"{scene.name}_score.tif"
-            score_tif = stack.enter_context(
-                score_writer(path, grid, tags, write_score, cloud_optimised=True)
-            )
-
-        def write(part: Prediction) -> None:
-            window = ((part.row, part.row + len(part.mask)), (0, grid.width))
-            mask_tif.write(labels.tif_from_patch(part.mask), 1, window=window)
-            if score_tif and part.score is not None:
-                valid = part.mask != labels.INVALID
-                score_tif.write(encoded(part.score, valid, write_score), 1, window=window)
-
-        pool = stack.enter_context(ThreadPoolExecutor(1))
+    mask_tif, score_tif = (output_dir / f"{scene.name}_{kind}.tif" for kind in ("mask", "score"))
+    files = mask_files(mask_tif, score_tif, grid, predictor.tags, write_score, as_cog=True)
+    with (
+        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE),
+        files as write,
+        ThreadPoolExecutor(1) as pool,
+    ):
         writing: Future | None = None
         for part in predictor.predict(scene):
             counts += np.bincount(part.mask.ravel(), minlength=3)
@@ -193,7 +188,7 @@ def predict_scene(
             # One strip is written while the next is scored, no more: memory stays bounded.
             if writing:
                 writing.result()
-            writing = pool.submit(write, part)
+            writing = pool.submit(write, part.row, part.mask, part.score)
         if writing:
             writing.result()
         mask = np.concatenate(codes)
@@ -210,19 +205,62 @@ def predict_scene(
     }
 
 
-def _mask_path(output_dir: Path, scene: Scene) -> Path:
-    return output_dir / f"{scene.name}_mask.tif"
+@contextmanager
+def mask_files(
+    mask: Path,
+    score: Path,
+    grid: Grid,
+    tags: dict[str, str],
+    scores: Scores,
+    *,
+    as_cog: bool = False,
+) -> Iterator[Callable[[int, np.ndarray, np.ndarray | None], None]]:
+    """What writes rows of a mask and, unless `scores` is `none`, of its score to these files.
+
+    It takes the first row, patch codes (h, W) and score (h, W) in [0, 1]. The files appear when
+    they are whole, the mask last: where it is, the score is too. Raises `OutputError` if they
+    cannot be written.
+    """
+    writer = partial(raster_writer, grid=grid, tags=tags, cloud_optimised=as_cog)
+    with ExitStack() as stack:
+        mask_tif = stack.enter_context(
+            writer(mask, dtype="uint8", nodata=labels.TIF_NODATA, colormap=COLOURS)
+        )
+        if scores != "none":
+            # What is in bytes, scale and offset in the file undo.
+            whole = scores == "uint8"
+            nodata, scale, offset = (0, 1 / 254, -1 / 254) if whole else (nan, 1, 0)
+            score_tif = stack.enter_context(
+                writer(score, dtype=scores, nodata=nodata, scale=scale, offset=offset)
+            )
+
+        def write(row: int, codes: np.ndarray, values: np.ndarray | None) -> None:
+            window = ((row, row + len(codes)), (0, grid.width))
+            mask_tif.write(labels.tif_from_patch(codes), 1, window=window)
+            if scores != "none" and values is not None:
+                values = np.rint(values * 254) + 1 if whole else values
+                values = np.where(codes == labels.INVALID, nodata, values).astype(scores)
+                score_tif.write(values, 1, window=window)
+
+        yield write
 
 
-def _is_done(scene: Scene, predictor: Predictor, output_dir: Path, write_score: str) -> bool:
-    path = _mask_path(output_dir, scene)
-    if write_score != "none":
-        score = output_dir / f"{scene.name}_score.tif"
-        if not has_tags(score, predictor.tags, write_score):
-            return False
-    return has_tags(path, predictor.tags, "uint8") and scene.name in {
-        row["scene"] for row in _read_summary(output_dir / SUMMARY)
-    }
+def has_tags(path: Path, tags: dict[str, str], dtype: str | None = None) -> bool:
+    """Whether the raster `path` is there, whole, and carries `tags` (and holds `dtype`)."""
+    if not path.exists():
+        return False
+    try:
+        with rasterio.open(path) as dataset:
+            return tags.items() <= dataset.tags().items() and dtype in (None, *dataset.dtypes)
+    except RasterioIOError:
+        return False  # damaged: to be made again
+
+
+def _is_done(name: str, tags: dict[str, str], output_dir: Path, write_score: Scores) -> bool:
+    files = {"mask": "uint8"} | ({} if write_score == "none" else {"score": write_score})
+    return all(
+        has_tags(output_dir / f"{name}_{kind}.tif", tags, dtype) for kind, dtype in files.items()
+    ) and name in {row["scene"] for row in _read_summary(output_dir / SUMMARY)}
 
 
 def _read_summary(path: Path) -> list[dict[str, str]]:

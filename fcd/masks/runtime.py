@@ -1,4 +1,4 @@
-"""Scores computed by ONNX Runtime in place of PyTorch."""
+"""Networks as ONNX files, and scores computed by ONNX Runtime in place of PyTorch."""
 
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fcd.errors import UserError
 from fcd.files import replacing
 from fcd.masks.tiling import Score
-from fcd.patches.normalisation import FILL
+from fcd.patches.normalisation import FILL, Normalization
 
 Runtime = Literal["pytorch", "onnx"]
 PYTORCH: Runtime = "pytorch"
@@ -22,16 +22,12 @@ TOLERANCE = 1e-4  # largest difference of a score between PyTorch and ONNX Runti
 
 
 class Scored(nn.Module):
-    """`score` with the network that it uses, as one module.
+    """`score`, (N, C, H, W) in [-1, 1] -> (N, H, W), and the network it uses as one module.
 
-    Args:
-        network: what `score` uses, in evaluation mode afterwards.
-        score: (N, C, H, W) in [-1, 1] -> (N, H, W).
-        num_channels: C.
+    `num_channels` is C. The network is in evaluation mode afterwards.
     """
 
-    input = "x"
-    """The name of the argument in ONNX."""
+    input = "x"  # the name of the argument in ONNX
 
     def __init__(self, network: nn.Module, score: Score, num_channels: int) -> None:
         super().__init__()
@@ -50,34 +46,52 @@ class Scored(nn.Module):
         return x
 
 
-def onnx_score(module: Scored, multiple: int) -> Score:
-    """The same as `module`, by ONNX Runtime on the CPU.
+class DNScore(Scored):
+    """DN (N, C, H, W) float32 -> cloud score (N, H, W) float32 in [0, 1], as `fcd.masks.tiling`.
 
-    For batches whose sides are multiples of `multiple`. Raises the errors of `write_onnx`.
+    For programs that know nothing of this one: the normalisation is inside, and a pixel of which
+    any band holds the nodata value scores 0.
     """
+
+    input = "dn"
+
+    def __init__(self, network: nn.Module, score: Score, normalization: Normalization) -> None:
+        super().__init__(network, score, normalization.num_channels)
+        self.normalization = normalization
+
+    def forward(self, dn: Tensor) -> Tensor:
+        """(N, C, H, W) float32 DN -> (N, H, W) float32 in [0, 1]."""
+        valid = ~self.normalization.is_nodata(dn).any(dim=1)
+        return self.score(self.normalization.normalize(dn)).clamp(0.0, 1.0) * valid
+
+    def example(self, batch: int, height: int, width: int) -> Tensor:
+        """Seeded DN (batch, C, height, width) float32 with nodata in a corner of one band."""
+        return self.normalization.denormalize(super().example(batch, height, width))
+
+
+def onnx_score(module: Scored, multiple: int) -> Score:
+    """The same as `module`, by ONNX Runtime on the CPU; see `write_onnx` for what it takes."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "network.onnx")
         write_onnx(path, module, multiple, {})
-        return load_score(path)
+        return _load_score(path)
 
 
 def write_onnx(path: Path, module: Scored, multiple: int, properties: dict[str, str]) -> float:
     """Write `module` to `path`; return the largest difference of a score to PyTorch's.
 
-    The file takes any batch, and any height and width that are multiples of `multiple`. It is
-    run by ONNX Runtime at several sizes before it gets its name. `properties` become its
-    metadata. Raises `UserError` if a library is missing or the scores differ by more than
-    `TOLERANCE`.
+    The file takes any batch, and any height and width that are multiples of `multiple`;
+    `properties` become its metadata. ONNX Runtime runs it at several sizes before it gets its name.
+    Raises `UserError` if a library is missing or the scores differ by more than `TOLERANCE`.
     """
     onnx = libraries()[0]
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
-    shapes = ({0: batch, 2: multiple * height, 3: multiple * width},)
     with torch.no_grad():
         program = torch.onnx.export(
             module,
             (module.example(2, 2 * multiple, 3 * multiple),),
             dynamo=True,
-            dynamic_shapes=shapes,
+            dynamic_shapes=({0: batch, 2: multiple * height, 3: multiple * width},),
             opset_version=OPSET,
             input_names=[module.input],
             output_names=[OUTPUT],
@@ -88,7 +102,7 @@ def write_onnx(path: Path, module: Scored, multiple: int, properties: dict[str, 
     onnx.helper.set_model_props(model, properties)
     with replacing(path) as temporary:
         onnx.save(model, temporary)
-        score = load_score(temporary)
+        score = _load_score(temporary)
         sizes = [(1, 4, 4), (2, 2, 3), (3, 3, 2)]
         batches = [module.example(n, multiple * h, multiple * w) for n, h, w in sizes]
         difference = max(_difference(score, module, batch) for batch in batches)
@@ -101,11 +115,8 @@ def write_onnx(path: Path, module: Scored, multiple: int, properties: dict[str, 
     return difference
 
 
-def load_score(path: Path) -> Score:
-    """What an exported file computes, by ONNX Runtime on the CPU in PyTorch's number of threads.
-
-    Raises `UserError` without the library.
-    """
+def _load_score(path: Path) -> Score:
+    """What an exported file computes, on the CPU in PyTorch's number of threads."""
     onnxruntime = libraries()[1]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -121,13 +132,13 @@ def load_score(path: Path) -> Score:
 def libraries() -> tuple[Any, Any]:
     """The modules onnx and onnxruntime, or `UserError`; PyTorch itself needs onnxscript."""
     try:
-        modules = [import_module(name) for name in ("onnxscript", "onnx", "onnxruntime")]
+        _, onnx, onnxruntime = map(import_module, ("onnxscript", "onnx", "onnxruntime"))
     except ImportError as error:
         raise UserError(
             f"ONNX needs libraries that are not installed ({error}): "
             "pip install onnx onnxscript onnxruntime"
         ) from error
-    return modules[1], modules[2]
+    return onnx, onnxruntime
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """A trained method as the rest of the program sees it, and whole scenes scored by it."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,16 +10,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from rasterio.transform import Affine
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
+import fcd
 from fcd.errors import UserError
-from fcd.landsat import labels
+from fcd.landsat import labels, reference
+from fcd.landsat.bands import FILL_DN, RGB_BANDS, band_names
 from fcd.landsat.rasters import Grid
 from fcd.landsat.scenes import Scene
-from fcd.masks.runtime import ONNX, PYTORCH, Runtime, Scored, libraries, onnx_score
+from fcd.masks.runtime import (
+    ONNX,
+    PYTORCH,
+    DNScore,
+    Runtime,
+    Scored,
+    libraries,
+    onnx_score,
+    write_onnx,
+)  # fmt: skip
 from fcd.masks.tiling import Score, Strip, score_strips
-from fcd.patches.normalisation import Normalization, to_device
+from fcd.patches.normalisation import Normalization
 from fcd.processes import ALONE, Processes
 
 # The networks' zero padding writes a frame of about this many pixels into the scores of a tile.
@@ -30,27 +42,18 @@ class Scorer:
     """A score and all that has to be known of it; a solver hands it out (`Solver.scorer`)."""
 
     experiment: str
-    name: str
-    """What the score is, such as "difference map"."""
+    name: str  # what the score is, such as "difference map"
     score: Score
-    network: nn.Module
-    """What `score` uses."""
+    network: nn.Module  # what `score` uses
     normalization: Normalization
-    rgb: tuple[int, ...]
-    """Red, green and blue among the bands, from 0."""
-    image_size: int
-    """Side of the patches it was trained on, pixels."""
-    multiple: int
-    """Tile sides are multiples of this, pixels."""
+    rgb: tuple[int, ...]  # red, green and blue among the bands, from 0
+    image_size: int  # side of the patches it was trained on, pixels
+    multiple: int  # tile sides are multiples of this, pixels
     device: torch.device
-    identify: Callable[[], str]
-    """What `fingerprint` is read from."""
-    results: tuple[Path, ...]
-    """Where its threshold may be written down; it is written to the first."""
-    natural_threshold: float | None = None
-    """Of a score that is a probability."""
-    not_exportable: str = ""
-    """Why it cannot be written as ONNX, in words."""
+    identify: Callable[[], str]  # what `fingerprint` is read from
+    results: tuple[Path, ...]  # where its threshold may be written down; it is written to the first
+    natural_threshold: float | None = None  # of a score that is a probability
+    not_exportable: str = ""  # why it cannot be written as ONNX, in words
     compiled: bool = False
     processes: Processes = ALONE
 
@@ -58,14 +61,6 @@ class Scorer:
     def fingerprint(self) -> str:
         """Twelve hex digits that tell these weights and this normalisation from others."""
         return self.identify()
-
-    def inputs(self, batch: dict) -> Tensor:
-        """Images of a batch as network input, normalised on the device."""
-        return self.normalization.normalize(to_device(batch["image"], self.device).contiguous())
-
-    def autocast(self, amp: bool) -> torch.autocast:
-        """With `amp` the network computes in bfloat16 where that is safe."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=amp)
 
     def check_exportable(self) -> None:
         """Raise `UserError` if `score` cannot be written as ONNX."""
@@ -80,6 +75,35 @@ class Scorer:
             return onnx_score(module, self.multiple)
 
 
+def export(scorer: Scorer, path: Path, threshold: float, commit: str | None) -> None:
+    """Write the score, on the CPU, as an ONNX file that takes DN; say how well it agrees.
+
+    The first process does. What a user of the file has to know, `threshold` and the `commit` of
+    this code among it, goes into its metadata. Raises the errors of `write_onnx`.
+    """
+    if not scorer.processes.first:
+        return
+    normalization = scorer.normalization
+    properties = {
+        "model": f"{scorer.experiment}: {scorer.name}",
+        "threshold": repr(threshold),
+        "bands": ",".join(band_names(normalization.num_channels)),
+        "dtype": normalization.dtype,
+        "normalization": json.dumps(normalization.state()),
+        "image_size": str(scorer.image_size),
+        "multiple": str(scorer.multiple),
+        "weights": scorer.fingerprint,
+        "fcd_version": fcd.__version__,
+        "fcd_commit": commit or "unknown",
+    }
+    module = DNScore(scorer.network, scorer.score, normalization)
+    difference = write_onnx(path, module, scorer.multiple, properties)
+    print(
+        f"exported: {path}, cloud above a score of {threshold:.4g}; "
+        f"largest difference to PyTorch {difference:.1e}"
+    )
+
+
 @dataclass(frozen=True)
 class Tiles:
     """How whole scenes are scored: tile side, overlap (pixels) and tiles per batch."""
@@ -87,12 +111,10 @@ class Tiles:
     size: int
     overlap: int
     batch_size: int
-    amp: bool = False
-    """Whether the networks compute in bfloat16 where that is safe."""
+    amp: bool = False  # whether the networks compute in bfloat16 where that is safe
+    # Of all scenes, whatever their files say; None: what they say, "none": no value.
     nodata: float | str | None = None
-    """Of all scenes, whatever their files say; None: what they say, "none": no value."""
-    runtime: Runtime = PYTORCH
-    """What computes the scores."""
+    runtime: Runtime = PYTORCH  # what computes the scores
 
     @classmethod
     def of(
@@ -116,25 +138,22 @@ class Tiles:
         if overlap > size // 2:
             raise UserError(f"--overlap {overlap} exceeds half the tile ({size // 2} pixels)")
         if runtime == ONNX:
-            _check_onnx(scorer, amp)
+            if scorer.device.type != "cpu":
+                raise UserError(f"--runtime {ONNX} scores on the CPU: add --device cpu")
+            if amp:
+                raise UserError(f"--runtime {ONNX} computes in float32: leave --amp out")
+            if scorer.compiled:
+                raise UserError(
+                    f"--runtime {ONNX} compiles the network itself: leave --compile out"
+                )
+            scorer.check_exportable()
+            libraries()
         return cls(size, overlap, batch_size, amp, nodata, runtime)
-
-
-def _check_onnx(scorer: Scorer, amp: bool) -> None:
-    """Raise `UserError` if ONNX Runtime cannot score."""
-    if scorer.device.type != "cpu":
-        raise UserError(f"--runtime {ONNX} scores on the CPU: add --device cpu")
-    if amp:
-        raise UserError(f"--runtime {ONNX} computes in float32: leave --amp out")
-    if scorer.compiled:
-        raise UserError(f"--runtime {ONNX} compiles the network itself: leave --compile out")
-    scorer.check_exportable()
-    libraries()
 
 
 @dataclass(frozen=True)
 class ArrayScene:
-    """DN in memory, (C, H, W), as much of a `Scene` as is asked for here.
+    """DN (C, H, W) in memory, as much of a `Scene` as is asked for here.
 
     Or (N, C, H, W), those of N scenes of one size (`fcd.masks.tiling.score_strips`).
     """
@@ -168,36 +187,29 @@ class ArrayScene:
 class Prediction:
     """Some full-width rows of a predicted mask."""
 
-    row: int
-    """First row in the scene."""
-    rgb: np.ndarray
-    """(3, h, W) DN."""
-    mask: np.ndarray
-    """(h, W) uint8 patch codes."""
-    score: np.ndarray | None
-    """(h, W) in [0, 1], or None for a method without a score."""
+    row: int  # the first one in the scene
+    rgb: np.ndarray  # (3, h, W) DN
+    mask: np.ndarray  # (h, W) uint8 patch codes
+    score: np.ndarray | None  # (h, W) in [0, 1], or None for a method without a score
 
 
 @torch.inference_mode()
 def strips(scorer: Scorer, scene: Scene | ArrayScene, tiles: Tiles) -> Iterator[Strip]:
     """Score a whole scene; see `fcd.masks.tiling.score_strips`."""
-
-    def by_pytorch(x: Tensor) -> Tensor:
-        with scorer.autocast(tiles.amp):
-            return scorer.score(x)
-
+    if tiles.runtime == ONNX:
+        score = scorer.onnx_score
+    else:
+        score = torch.autocast(scorer.device.type, torch.bfloat16, tiles.amp)(scorer.score)
     with scene.open() as reader:
         height, width = reader.grid.height, reader.grid.width
-        silent = not scorer.processes.first
+        source, silent = f"scene {scene.key}", not scorer.processes.first
         with tqdm(total=height, desc=scene.key, unit="row", leave=False, disable=silent) as bar:
             for strip in score_strips(
                 reader.bands,
                 height,
                 width,
-                scorer.onnx_score if tiles.runtime == ONNX else by_pytorch,
-                scorer.normalization.of(
-                    reader.dtype, reader.nodata, f"scene {scene.key}", tiles.nodata
-                ),
+                score,
+                scorer.normalization.of(reader.dtype, reader.nodata, source, tiles.nodata),
                 scorer.device,
                 tile=tiles.size,
                 overlap=tiles.overlap,
@@ -214,3 +226,15 @@ def predictions(
     for strip in strips(scorer, scene, tiles):
         mask = labels.patch_from_score(strip.score, strip.valid, threshold)
         yield Prediction(strip.row, strip.dn[list(scorer.rgb)], mask, strip.score)
+
+
+def qa_predictions(scene: Scene, rows: int = 512) -> Iterator[Prediction]:
+    """The scene's own quality band as a mask, the rule-based baseline: `rows` rows at a time."""
+    collection = reference.collection_of(scene)
+    with scene.open() as reader:
+        for row in range(0, reader.grid.height, rows):
+            stop = min(row + rows, reader.grid.height)
+            dn = reader.bands(row, stop)
+            mask = reference.mask_from_qa(reader.qa(row, stop), collection)
+            mask[(dn == FILL_DN).any(axis=0)] = labels.INVALID
+            yield Prediction(row, dn[list(RGB_BANDS)], mask, None)

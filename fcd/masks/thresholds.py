@@ -55,16 +55,6 @@ def label_of(batch: dict, _: Tensor) -> np.ndarray:
     return np.array([metrics.CLEAR, metrics.CLOUD])[batch["label"][:, 0].long().numpy()]
 
 
-def patch_histogram(scorer: Scorer, batches: Iterable[dict], amp: bool = False) -> np.ndarray:
-    """`histogram` of the scores of all pixels; amp: computed in bfloat16 where that is safe."""
-
-    def score(x: Tensor) -> Tensor:
-        with scorer.autocast(amp):
-            return scorer.score(x)
-
-    return histogram(batches, scorer.inputs, score, mask_of, scorer.processes)
-
-
 def require_pixels(counts: np.ndarray, which: str) -> None:
     """Raise `UserError` if `counts`, those of the patches called `which`, are all zero."""
     if not counts.any():
@@ -80,54 +70,49 @@ def sample(patches: int, count: int) -> list[int]:
 
 
 def choose(
-    scorer: Scorer,
-    choice: str | float,
-    asked: Record,
-    cloudy: Callable[[], tuple[Iterable[dict], int]],
+    scorer: Scorer, choice: str | float, asked: Record, cloudy: Callable[[], tuple[np.ndarray, int]]
 ) -> Record:
     """The threshold of the score, and how many pixel labels it took.
 
     choice: `f1` (the paper's: best macro F1 on the masks of cloudy training patches; those of QA
     bands count as no pixel label), `otsu` (Otsu's on the same patches, without any mask), or a
-    number in [0, 1]. asked: what else the threshold depends on (`reference` and `amp` among it).
-    cloudy: this process's batches of these patches, and how many all processes have. The result
-    is kept in threshold.json and used again while weights, choice and `asked` stay the same.
+    number in [0, 1]. asked: what else the threshold depends on (`reference` among it). cloudy: the
+    `histogram` of these patches, and how many they are. The result is kept in threshold.json and
+    used again while weights, choice and `asked` stay the same.
     """
-    path = scorer.results[0] / "threshold.json"
+    path, processes = scorer.results[0] / "threshold.json", scorer.processes
     asked = asked | {"choice": choice, "score": scorer.name, "weights": scorer.fingerprint}
-    known = _read(path) if scorer.processes.first else None
-    known = scorer.processes.broadcast(known)
+    known = processes.broadcast(_read(path) if processes.first else None)
     if known and all(known.get(name) == value for name, value in asked.items()):
         return known
-    record = asked | {"pixel_labels": 0}
     if isinstance(choice, float):
-        record |= fixed(choice)
+        record = asked | fixed(choice)
     else:
-        batches, count = cloudy()
-        counts = patch_histogram(scorer, batches, asked["amp"])
+        counts, count = cloudy()
         require_pixels(counts, "cloudy training")
         where = f"the scores of {count} cloudy training patches"
         if choice == "otsu":
             value = metrics.otsu_threshold(counts.sum(axis=0))
-            record |= {"threshold": value, "chosen_by": f"Otsu on {where}"}
+            chosen = {"pixel_labels": 0, "threshold": value, "chosen_by": f"Otsu on {where}"}
         else:
             value, f1 = metrics.best_threshold(counts)
             manual = asked["reference"] == TRUTH
             against = "pixel labels" if manual else "scenes' QA bands"
-            record |= {
+            chosen = {
+                "pixel_labels": int(counts.sum()) if manual else 0,
                 "threshold": value,
                 "chosen_by": f"best macro F1 on {where}, against their {against}",
                 "macro_f1": f1,
-                "pixel_labels": int(counts.sum()) if manual else 0,
             }
-    if scorer.processes.first:
+        record = asked | chosen
+    if processes.first:
         write_json(path, record)
     return record
 
 
 def fixed(value: float) -> Record:
     """The record of a threshold that was not chosen."""
-    return {"threshold": value, "chosen_by": f"{value:g}, fixed", "pixel_labels": 0}
+    return {"pixel_labels": 0, "threshold": value, "chosen_by": f"{value:g}, fixed"}
 
 
 def known(scorer: Scorer, amp: bool = False) -> Record:

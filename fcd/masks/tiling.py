@@ -17,14 +17,10 @@ Score = Callable[[torch.Tensor], torch.Tensor]
 class Strip:
     """Finished rows of a scored raster; h rows by the full width W. Of N rasters (N, …)."""
 
-    row: int
-    """First row in the raster."""
-    dn: np.ndarray
-    """(C, h, W) digital numbers as read."""
-    score: np.ndarray
-    """(h, W) float32 in [0, 1]; 0 where not valid."""
-    valid: np.ndarray
-    """(h, W) bool: no band holds the nodata value, NaN or infinity."""
+    row: int  # the first one in the raster
+    dn: np.ndarray  # (C, h, W) digital numbers as read
+    score: np.ndarray  # (h, W) float32 in [0, 1]; 0 where not valid
+    valid: np.ndarray  # (h, W) bool: no band holds the nodata value, NaN or infinity
 
 
 def score_strips(
@@ -42,13 +38,11 @@ def score_strips(
     """Score a raster and yield its rows from top to bottom.
 
     `read(start, stop)` returns the rows as (C, stop - start, width) DN, or as (N, C, …) those of N
-    rasters, whose tiles then share batches: of small ones that is faster. Square tiles of
-    `tile` pixels overlap by `overlap`; their scores are blended with weights that rise
-    linearly over the overlap and add up to one, because each tile is normalised by its own
-    statistics (instance norm) and would otherwise end in a seam. The raster is padded by
-    reflection, so that the networks' zero padding never touches a pixel that counts.
-    Tiles without a valid pixel are not scored. The rows of the next strip are read, in a thread,
-    while one is scored.
+    rasters, whose tiles then share batches: of small ones that is faster. Square tiles of `tile`
+    pixels overlap by `overlap`; their scores are blended with weights that rise linearly over the
+    overlap and add up to one: each tile is normalised by its own statistics (instance norm) and
+    would otherwise end in a seam. The raster is padded by reflection, so that the networks' zero
+    padding never touches a pixel that counts. Tiles without a valid pixel are not scored.
     """
     if not 0 <= overlap <= tile // 2:
         raise ValueError(f"overlap must be 0 to half the tile ({tile // 2}), not {overlap}")
@@ -59,12 +53,7 @@ def score_strips(
     tile_columns = range(0, width + overlap, stride)
     columns = _reflected(range(-overlap, tile_columns[-1] + tile - overlap), width)
     total: np.ndarray | None = None
-
-    def read_rows(top: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = _reflected(range(top, top + tile), height)
-        return rows, read(rows.min(), rows.max() + 1)
-
-    for top, (rows, dn) in _ahead(read_rows, range(-overlap, height, stride)):
+    for top, rows, dn in _read_ahead(read, range(-overlap, height, stride), tile, height):
         first = rows.min()
         padded = dn[..., rows - first, :][..., columns]
         valid = normalization.is_valid(padded)
@@ -96,17 +85,24 @@ def score_strips(
         total[..., overlap:, :] = 0
 
 
-def _ahead(
-    read: Callable[[int], tuple[np.ndarray, np.ndarray]], tops: range
-) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-    """Each of `tops` with what `read` makes of it, the next one being read meanwhile."""
+def _read_ahead(
+    read: Callable[[int, int], np.ndarray], tops: range, tile: int, height: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Each of `tops`, the rows of a tile that begins there, reflected, and the DN these are among.
+
+    The next ones are read, in a thread, meanwhile.
+    """
+
+    def read_rows(top: int) -> tuple[int, np.ndarray, np.ndarray]:
+        rows = _reflected(range(top, top + tile), height)
+        return top, rows, read(rows.min(), rows.max() + 1)
+
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(read, tops[0])
-        for top, after in zip(tops, [*tops[1:], None], strict=True):
-            present = coming.result()
-            if after is not None:
-                coming = pool.submit(read, after)
-            yield top, present
+        coming = pool.submit(read_rows, tops[0])
+        for after in tops[1:]:
+            present, coming = coming.result(), pool.submit(read_rows, after)
+            yield present
+        yield coming.result()
 
 
 def _reflected(positions: range, size: int) -> np.ndarray:

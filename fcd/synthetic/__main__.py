@@ -1,5 +1,5 @@
 """`python -m fcd.synthetic`."""
 
-from fcd.cli import draw, entry
+from fcd.cli import commands, entry
 
-entry.run(draw.main)
+entry.run(commands.draw)

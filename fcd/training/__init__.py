@@ -6,10 +6,8 @@ report, cli and the top level may enter.
 losses         of the Fixed-Point GAN and of the supervised networks; the difference map
 augmentation   random changes of patches, by albumentations
 batches        which patches each step sees, and the processes that read them
-run            a run: its folder and how it is carried out
-resumable      what a checkpoint holds, saved and taken over
+run            a run: its folder, how it is carried out, what of it a checkpoint holds
 checkpoints    the files, checked
-loop           bar, log, stop signals, randomness of a step
-samples        pictures of translations
+loop           bar, log, pictures of translations, stop signals, randomness of a step
 profiling      where the time of a step goes
 """

@@ -26,19 +26,13 @@ MAX_IMAGE_SIZE = 16_384  # of a checkpoint that is believed, pixels
 # The authors' checkpoints hold their validation score as a NumPy number, under the name that
 # NumPy's function had before version 2.
 _SCALAR = np.float64(0).__reduce__()[0]  # numpy._core.multiarray.scalar
-_NUMPY_SCALARS = [
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    _SCALAR,
-    np.dtype,
-    np.dtypes.Float64DType,
-]
-
+_OLD_SCALAR = (_SCALAR, "numpy.core.multiarray.scalar")
+_NUMPY_SCALARS = [_OLD_SCALAR, _SCALAR, np.dtype, np.dtypes.Float64DType]
 
 # What PyTorch raises on a file that is no checkpoint, depending on where it is none.
 _DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
            ArithmeticError, MemoryError, RuntimeError, NotImplementedError, struct.error,
            pickle.UnpicklingError)  # fmt: skip
-
 
 Select = Literal["pixel", "image"]
 """What chooses the best checkpoint: the validation masks, or the image-level labels."""
@@ -53,10 +47,9 @@ class Choice:
 
     @classmethod
     def of(cls, select: Select, reference: str, pixels: int) -> "Choice":
-        """By the best macro F1 on the validation patches.
+        """By the best macro F1 on the validation patches, whose masks come from `reference`.
 
         select: on their labelled `pixels` ("pixel") or their image-level labels ("image").
-        reference: what their masks come from, `fcd.landsat.reference.TRUTH` or `QA`.
         """
         if select == "image":
             return cls("best macro F1 on the validation patches' image-level labels", 0)
@@ -148,14 +141,11 @@ def _check_sums(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
             if unpacked > path.stat().st_size:  # PyTorch compresses nothing
-                raise DamagedCheckpoint(
-                    f"{path} is damaged (it would unpack to {unpacked:,} bytes)"
-                )
-            damaged = archive.testzip()
+                raise ValueError(f"it would unpack to {unpacked:,} bytes")
+            if damaged := archive.testzip():
+                raise ValueError(f"checksum of {damaged}")
     except (zipfile.BadZipFile, zlib.error, *_DAMAGE) as error:
         raise DamagedCheckpoint(f"{path} is damaged ({error})") from error
-    if damaged:
-        raise DamagedCheckpoint(f"{path} is damaged (checksum of {damaged})")
 
 
 def part_of(

@@ -50,23 +50,17 @@ def discriminator_loss(
     """-E[D(x)] + E[D(G(x, c'))] + λ_cls BCE(D_cls(x), c) + λ_gp GP.
 
     x_real, x_fake (N, C, S, S); c_org (N, 1); alpha (N, 1, 1, 1) in [0, 1], the share of the
-    real patch in the interpolate. Returns the loss and its unweighted parts.
+    real patch in the interpolate.
     """
     source, domain = map(_full, discriminator(torch.cat([x_real, x_fake])))
-    real, fake = source.chunk(2)
-    parts = {
-        "D/loss_real": -real.mean(),
-        "D/loss_fake": fake.mean(),
-        "D/loss_cls": F.binary_cross_entropy_with_logits(domain[: len(x_real)], c_org),
-        "D/loss_gp": gradient_penalty(discriminator, alpha * x_real + (1 - alpha) * x_fake),
-    }
-    loss = (
-        parts["D/loss_real"]
-        + parts["D/loss_fake"]
-        + weights.lambda_cls * parts["D/loss_cls"]
-        + weights.lambda_gp * parts["D/loss_gp"]
-    )
-    return loss, parts
+    of_real, of_fake = source.chunk(2)
+    parts: Parts = {}
+    real = parts["D/loss_real"] = -of_real.mean()
+    fake = parts["D/loss_fake"] = of_fake.mean()
+    classified = parts["D/loss_cls"] = label_loss(domain[: len(x_real)], c_org)
+    x_hat = alpha * x_real + (1 - alpha) * x_fake
+    penalty = parts["D/loss_gp"] = gradient_penalty(discriminator, x_hat)
+    return real + fake + weights.lambda_cls * classified + weights.lambda_gp * penalty, parts
 
 
 def translate(generator: nn.Module, x: Tensor, targets: Sequence[Tensor]) -> Tensor:
@@ -92,8 +86,7 @@ def generator_loss(
 
     Cross-domain: -E[D(G(x,c'))] + λ_cls BCE(D_cls(G(x,c')), c') + λ_rec E|x - G(G(x,c'),c)|.
     Same-domain (makes the translation fixed-point; without it this is StarGAN): the same with
-    c' = c, + λ_id E|x - G(x,c)|. Both halves go through the networks in one batch. Returns the
-    loss and its unweighted parts.
+    c' = c, + λ_id E|x - G(x,c)|. Both halves go through the networks in one batch.
     """
     n = len(targets)
     source, domain = map(_full, discriminator(translated))
@@ -103,15 +96,10 @@ def generator_loss(
     loss = x_real.new_zeros(())
     columns = (source.chunk(n), domain.chunk(n), restored.chunk(n))
     for half, target, s, d, back in zip(("", "_id")[:n], targets, *columns, strict=True):
-        parts[f"G/loss_fake{half}"] = -s.mean()
-        parts[f"G/loss_cls{half}"] = F.binary_cross_entropy_with_logits(d, target)
-        parts[f"G/loss_rec{half}"] = (x_real - back).abs().mean()
-        loss = (
-            loss
-            + parts[f"G/loss_fake{half}"]
-            + weights.lambda_cls * parts[f"G/loss_cls{half}"]
-            + weights.lambda_rec * parts[f"G/loss_rec{half}"]
-        )
+        fake = parts[f"G/loss_fake{half}"] = -s.mean()
+        classified = parts[f"G/loss_cls{half}"] = label_loss(d, target)
+        cycle = parts[f"G/loss_rec{half}"] = (x_real - back).abs().mean()
+        loss = loss + fake + weights.lambda_cls * classified + weights.lambda_rec * cycle
     if n == 2:
         parts["G/loss_id"] = (x_real - translated[len(x_real) :]).abs().mean()
         loss = loss + weights.lambda_id * parts["G/loss_id"]
@@ -131,12 +119,10 @@ def segmentation_loss(
     pixels: what the sum over the valid pixels is divided by; None: their number. A batch without
     a valid pixel has cross-entropy 0.
     """
-    target = labels.target_from_patch(mask)
+    target, ignored = labels.target_from_patch(mask), labels.IGNORE_INDEX
     if pixels is None:
-        pixels = (target != labels.IGNORE_INDEX).sum().clamp(min=1)
-    total = F.cross_entropy(
-        _full(logits), target, ignore_index=labels.IGNORE_INDEX, reduction="sum"
-    )
+        pixels = (target != ignored).sum().clamp(min=1)
+    total = F.cross_entropy(_full(logits), target, ignore_index=ignored, reduction="sum")
     parts = {"train/loss_mask": total / pixels}
     if image_logit is not None:
         parts["train/loss_label"] = label_loss(image_logit, label)

@@ -1,6 +1,7 @@
 """Where the time of a training step goes: a trace for TensorBoard and a short table."""
 
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,8 +23,7 @@ def profiled(batches: Iterable[T], steps: int, folder: Path) -> Iterator[T]:
     """Pass `batches` on, and profile what is done with `steps` of them after the first three.
 
     Writes `folder`/profile.pt.trace.json (for TensorBoard's profiler plugin, chrome://tracing or
-    ui.perfetto.dev) and prints the operations that took most time. A loop that ends before
-    leaves no trace.
+    ui.perfetto.dev) and prints the costliest operations; if the loop ends before, neither.
     """
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_initialized():  # as it is where the networks are there
@@ -45,19 +45,16 @@ def profiled(batches: Iterable[T], steps: int, folder: Path) -> Iterator[T]:
 def table(events: Iterable[FunctionEventAvg], steps: int) -> str:
     """The operations by the time of their own, on the device if there is one: ms a step, share."""
     operations = [event for event in events if not str(event.key).startswith("ProfilerStep")]
-    on_device = any(event.self_device_time_total for event in operations)
-    time = "self_device_time_total" if on_device else "self_cpu_time_total"
-    if on_device:
+    time = attrgetter("self_cpu_time_total")  # microseconds
+    if any(event.self_device_time_total for event in operations):
+        time = attrgetter("self_device_time_total")
         # Its kernels: the operations that started them, and annotations, hold the same time again.
-        operations = [
-            event
-            for event in operations
-            if event.device_type != DeviceType.CPU and not event.is_user_annotation
-        ]
-    total = sum(getattr(event, time) for event in operations)
+        kernels = (event for event in operations if event.device_type != DeviceType.CPU)
+        operations = [event for event in kernels if not event.is_user_annotation]
+    total = sum(map(time, operations))
     lines = [f"{'ms/step':>9} {'share':>6} {'calls/step':>10}  operation"]
-    for event in sorted(operations, key=lambda e: getattr(e, time), reverse=True)[:ROWS]:
-        own = getattr(event, time)  # microseconds
+    for event in sorted(operations, key=time, reverse=True)[:ROWS]:
+        own = time(event)
         lines.append(
             f"{own / steps / 1000:9.2f} {own / total:6.1%} {event.count / steps:10.1f}  "
             f"{str(event.key)[:60]}"

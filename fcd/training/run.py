@@ -1,13 +1,26 @@
-"""A run: where it keeps its files, and how it is carried out."""
+"""A run: where it keeps its files, how it is carried out, what of it a checkpoint holds."""
 
+import hashlib
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from fcd.errors import UserError
+from fcd.files import from_plain
+from fcd.interruption import Interruption, Stopped
 from fcd.processes import ALONE, Processes
+from fcd.training import checkpoints
+from fcd.training.checkpoints import Choice
+from fcd.training.losses import Parts
+
+# What checkpoints of earlier versions lack, and what stands in for it where it is read.
+ADDED_LATER = {"rgb"}
 
 
 @dataclass(frozen=True)
@@ -24,14 +37,9 @@ class RunFolder:
             )
 
     @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.experiment.replace("+", "Plus")
-
-    @property
     def root(self) -> Path:
-        """`outputs/<name>`."""
-        return Path("outputs", self.name)
+        """The folder of all but the curves."""
+        return Path("outputs", self.experiment.replace("+", "Plus"))
 
     @property
     def models(self) -> Path:
@@ -44,12 +52,8 @@ class RunFolder:
 
     def resumable(self) -> list[Path]:
         """The checkpoints a stopped training can go on from, the newest first."""
-        paths = (self.checkpoint(name) for name in ("latest", "previous"))
+        paths = map(self.checkpoint, ("latest", "previous"))
         return [path for path in paths if path.exists()]
-
-    def onnx(self, name: str) -> Path:
-        """The checkpoint `name` as an ONNX file."""
-        return self.models / f"{name}.onnx"
 
     @property
     def samples(self) -> Path:
@@ -64,7 +68,7 @@ class RunFolder:
     @property
     def logs(self) -> Path:
         """TensorBoard event files."""
-        return Path("runs", self.name)
+        return Path("runs", self.root.name)
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,123 @@ class Run:
     seed: int = 0
     num_workers: int = 0
     log_step: int = 10
-    profile: int = 0
-    """Training steps to profile."""
+    profile: int = 0  # training steps to profile
     processes: Processes = ALONE
-    compile: bool = False
-    """Whether networks are compiled, the first time they compute."""
+    compile: bool = False  # whether networks are compiled, the first time they compute
+
+
+class Resumable:
+    """Networks and optimisers that go into a checkpoint and come out of it, on any machine.
+
+    A subclass adds its own to `state` and `restore`.
+    """
+
+    networks: dict[str, nn.Module]  # by the name they have in a checkpoint
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.step = 0
+        self.best = -math.inf
+        self.choice = Choice("last step", 0)
+        self.optimizers: dict[str, Any] = {}  # and the schedule, by their names in a checkpoint
+        self.source = run.folder.checkpoint("best")  # the checkpoint the weights are from
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds: plain values and tensors by name."""
+        return {
+            "step": self.step,
+            "best": self.best,
+            "choice": asdict(self.choice),
+            **{name: it.state_dict() for name, it in (self.networks | self.optimizers).items()},
+        }
+
+    def restore(self, state: dict[str, Any], source: Path) -> None:
+        """Take over everything `state`, the checkpoint `source`, holds."""
+        self.source = source
+        for name, network in self.networks.items():
+            checkpoints.load_weights(network, state[name], source)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])
+        self.step, self.best = int(state["step"]), float(state["best"])
+        self.choice = from_plain(Choice, state["choice"], source)
+
+    def digest(self, text: str) -> str:
+        """Twelve hex digits that tell these weights, with `text`, from others."""
+        digest = hashlib.sha256(text.encode())
+        for network in self.networks.values():
+            for value in network.state_dict().values():
+                digest.update(value.cpu().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    def save(self, *names: str, choice: Choice | None = None) -> None:
+        """Write the checkpoints `names` (latest, best); the first process does.
+
+        choice: how it was chosen, if not as the run itself.
+        """
+        if not self.run.processes.first:
+            return
+        state = self.state() | ({"choice": asdict(choice)} if choice else {})
+        for name in names:
+            earlier = self.run.folder.checkpoint("previous") if name == "latest" else None
+            checkpoints.save(self.run.folder.checkpoint(name), state, earlier)
+
+    def resume(self) -> bool:
+        """Continue from `latest.pt` if there is one; if it is damaged, from the one before.
+
+        Raises `UserError` if all there are are damaged or of another kind.
+        """
+        needs = tuple({*self.state()} - ADDED_LATER)
+        if found := checkpoints.newest(self.run.folder.resumable(), needs):
+            with checkpoints.another_kind(found[0]):
+                self.restore(found[1], found[0])
+        return found is not None
+
+    def update(
+        self, optimizer: Optimizer, loss: Tensor, weight: float, parameters: list[nn.Parameter]
+    ) -> None:
+        """One step of `optimizer` along the gradient that the whole batch's loss has.
+
+        loss: the mean over this process's part of the batch, whose share is `weight`.
+        """
+        optimizer.zero_grad()
+        (loss * weight).backward(inputs=parameters)
+        self.run.processes.sum_gradients(parameters)
+        optimizer.step()
+
+    def check_finite(self, parts: Parts) -> None:
+        """Raise `UserError` if a loss part or a weight is not finite."""
+        finite = {name: torch.isfinite(value) for name, value in parts.items()}
+        for name, network in self.networks.items():
+            weights = [torch.isfinite(p).all() for p in network.parameters()]
+            finite[f"weights of {name}"] = torch.stack(weights).all()
+        # One question: a device is waited for until it has answered.
+        answers = torch.stack(list(finite.values())).tolist()
+        if bad := [name for name, answer in zip(finite, answers, strict=True) if not answer]:
+            raise UserError(
+                f"step {self.step}: {', '.join(bad)} is not finite; the last good checkpoint in "
+                f"{self.run.folder.models} is kept. Try a smaller learning rate in a new run"
+            )
+
+    def check_equal(self) -> None:
+        """Raise `UserError` if the processes do not have the same weights."""
+        if self.run.processes.count > 1:
+            state = f"step {self.step}, {self.digest('')}"
+            self.run.processes.require_equal("weights", state)
+
+    def synchronize(self) -> None:
+        """Average what the processes' batch norm has gathered, and check that all else is equal."""
+        for network in self.networks.values():
+            self.run.processes.average_statistics(network)
+        self.check_equal()
+
+    def stop_if_asked(self, interruption: Interruption) -> None:
+        """Save and raise `Stopped` if Ctrl-C or SIGTERM came, to whichever process."""
+        if signum := self.run.processes.largest(interruption.signum or 0):
+            self.check_finite({})
+            self.synchronize()
+            self.save("latest")
+            raise Stopped(
+                signum,
+                f"stopped after step {self.step}, saved {self.run.folder.checkpoint('latest')}; "
+                "run the same command again (without --overwrite True) to go on",
+            )

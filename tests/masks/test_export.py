@@ -11,7 +11,7 @@ import torch
 import main
 import supervised_main
 from fcd.errors import UserError
-from fcd.masks import export
+from fcd.masks import runtime as export
 from fcd.masks.scoring import ArrayScene, Tiles, strips
 from fcd.masks.tiling import score_strips
 from fcd.patches.normalisation import Normalization

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from fcd.cli import cut
+from fcd.cli import commands
 from fcd.errors import UserError
 from fcd.patches import labelled
 from fcd.patches.labelled import Image, split_images
@@ -39,7 +39,7 @@ def write_labels(root, rows, header=("path", "label")):
 
 
 def run(root, *flags):
-    cut.main(["--csv", str(root / "labels.csv"), "--output_dir", str(root / "p"), *flags])
+    commands.cut(["--csv", str(root / "labels.csv"), "--output_dir", str(root / "p"), *flags])
 
 
 def test_every_patch_is_where_its_name_says(tmp_path, images, capsys):

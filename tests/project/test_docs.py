@@ -14,7 +14,7 @@ import download_landsat8_biome
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd.cli import compare, cut, draw
+from fcd.cli import commands
 from fcd.cli.parser import parse
 from tests.conftest import ROOT
 

@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 import main
 import supervised_main
-from fcd.cli import cut
+from fcd.cli import commands
 from fcd.errors import UserError
 from fcd.landsat.products import scene_from
 from fcd.masks import thresholds
@@ -51,7 +51,7 @@ def walk(tmp_path_factory):
     masks = {path.name: path.read_bytes() for path in (root / "own/images").glob("*_mask.tif")}
     for name in masks:
         (root / "own/images" / name).unlink()
-    cut.main(["--csv", "own/labels.csv", "--output_dir", "p", "--patch_size", "32"])
+    commands.cut(["--csv", "own/labels.csv", "--output_dir", "p", "--patch_size", "32"])
     said = root / "said.txt"
     with said.open("w") as stream:
         patch.setattr(sys, "stdout", stream)
@@ -253,9 +253,9 @@ def test_nodata_by_flag_counts_for_more_than_that_of_the_weights_begun_with(walk
 def test_a_threshold_belongs_to_what_counts_as_nodata(walk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     solver, counted = load_solver(walk / "outputs/FCD/models/best.pt", "cpu"), []
-    count = thresholds.patch_histogram
+    count = thresholds.histogram
     monkeypatch.setattr(
-        thresholds, "patch_histogram", lambda *args: counted.append(count(*args)) or counted[-1]
+        thresholds, "histogram", lambda *args: counted.append(count(*args)) or counted[-1]
     )
     for nodata in (None, 7, 7, None):
         solver.choose_threshold("otsu", RasterPatches(walk / "p", nodata), 100, 8)

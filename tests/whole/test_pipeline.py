@@ -19,7 +19,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd.cli import compare, run_folder
+from fcd.cli import commands, run_folder
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.scenes import find_scenes
@@ -63,7 +63,7 @@ def walk(tmp_path_factory):
     call(main, "--mode", "visualize", *DATA, "--experiment_name", "FCD")
     for name in ("FCD+", "FCD+1Pct"):
         call(supervised_main, "--mode", "test", *DATA, "--experiment_name", name)
-    compare.main(["outputs/FCD", "outputs/FCDPlus", "outputs/FCDPlus1Pct"])
+    commands.compare(["outputs/FCD", "outputs/FCDPlus", "outputs/FCDPlus1Pct"])
     yield root
     patch.undo()
 
