@@ -18,7 +18,7 @@ from rasterio.transform import Affine
 
 from fcd.cli import entry
 from fcd.landsat.bands import BANDS
-from fcd.patches import jobs
+from fcd.patches import cutting
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("FCD_REAL_DATA", ROOT.parent / "shared" / "data"))
@@ -110,7 +110,7 @@ class ThisProcess(Executor):
 def scenes_are_cut_here(request, monkeypatch):
     """Most tests of the cutting are about what is cut."""
     if not request.node.get_closest_marker("processes"):
-        monkeypatch.setattr(jobs, "ProcessPoolExecutor", ThisProcess)
+        monkeypatch.setattr(cutting, "ProcessPoolExecutor", ThisProcess)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import download_landsat8_biome
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd.cli import commands
+from fcd.cli.commands import Compare, Cut, Draw
 from fcd.cli.parser import parse
 from tests.conftest import ROOT
 
@@ -23,7 +23,7 @@ SCRIPTS = {
     module.__name__: module
     for module in (main, supervised_main, prepare_landsat8_biome, download_landsat8_biome)
 }
-MODULES = {"fcd.comparison": compare, "fcd.cut": cut, "fcd.synthetic": draw}
+MODULES = {"fcd.comparison": Compare, "fcd.cut": Cut, "fcd.synthetic": Draw}
 
 
 def commands(pattern):
@@ -48,7 +48,7 @@ def test_commands_are_understood(script, arguments):
     ("module", "arguments"), commands(rf"^(?:for .*do )?python -m ({'|'.join(MODULES)}) *([^#\n]*)")
 )
 def test_commands_of_modules_are_understood(module, arguments):
-    assert parse(MODULES[module].Settings, shlex.split(arguments))
+    assert parse(MODULES[module], shlex.split(arguments))
 
 
 @pytest.mark.parametrize("module", commands(r"^(?:for .*do )?python -m ([\w.]+)"))
