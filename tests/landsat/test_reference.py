@@ -1,5 +1,6 @@
 """Patches labelled by the scenes' own QA bands: no manual mask anywhere, and that is said."""
 
+import html
 import json
 import sys
 
@@ -19,11 +20,13 @@ from fcd.landsat.scenes import find_scenes
 from fcd.patches import cutting
 from fcd.patches.cutting import cut_scene
 from fcd.patches.generated import add_generated_masks, mask_tif
+from tests import tiny
 from tests.conftest import REAL, write_scene
 from tests.landsat.test_qa import write_mtl
 
 PRODUCT = "LC08_L1TP_016037_20170813_20170814_{}_T1"
 # Name, and the values of clear, cloud, cirrus and fill (test_cfmask checks them one by one).
+CUT = ["--data_path", "scenes", "--output_dir", "p"]
 GENERATIONS = {
     "pre-collection": ("LC80160372015216LGN00", 20480, 53248, 28672, 1),
     "Collection 1": (PRODUCT.format("01"), 2720, 2800, 6816, 1),
@@ -74,18 +77,7 @@ def test_labels_of_patches_are_those_of_the_band(tmp_path, call, generation):
     qa[19, 30:40] = qa[18, 30] = cloud  # 11 of the 50 pixels that are valid: cloudy
     write_qa_scene(tmp_path / "scenes" / "Water" / name, name, qa, qa == fill)
 
-    common = (
-        "--data_path",
-        "scenes",
-        "--output_dir",
-        "p",
-        "--labels",
-        "qa",
-        "--patch_size",
-        10,
-        "--num_workers",
-        1,
-    )
+    common = [*CUT, "--labels", "qa", "--patch_size", 10]
     assert call(prepare_landsat8_biome, *common) == 0
     record = json.loads((tmp_path / "p" / "scenes" / f"Water_{name}.json").read_text())
     assert folders(record) == {
@@ -139,18 +131,7 @@ def test_a_scene_without_or_with_a_contradicting_band_is_left_out(tmp_path, call
     (tmp_path / "scenes/Water/S2/S2_BQA.TIF").unlink()
     write_mtl(tmp_path / "scenes/Water/S3/S3_MTL.txt", "COLLECTION_NUMBER = 02")
     (tmp_path / "scenes/Water/S4/S4_MTL.txt").write_text("cut")
-    common = (
-        "--data_path",
-        "scenes",
-        "--output_dir",
-        "p",
-        "--labels",
-        "qa",
-        "--patch_size",
-        20,
-        "--num_workers",
-        1,
-    )
+    common = [*CUT, "--labels", "qa", "--patch_size", 20]
     assert call(prepare_landsat8_biome, *common, "--stratify", "cloud") == 1
     err = capsys.readouterr().err
     assert "missing quality band S2_BQA.TIF or S2_QA_PIXEL.TIF" in err
@@ -158,7 +139,12 @@ def test_a_scene_without_or_with_a_contradicting_band_is_left_out(tmp_path, call
     assert "S4_MTL.txt is no Landsat metadata" in err
     assert [path.stem for path in (tmp_path / "p" / "scenes").glob("*.json")] == [f"Water_{name}"]
     # The same scenes without the flag: their manual masks are missing.
-    assert call(prepare_landsat8_biome, *common[:3], "q", "--patch_size", 20) == 1
+    assert (
+        call(
+            prepare_landsat8_biome, "--data_path", "scenes", "--output_dir", "q", "--patch_size", 20
+        )
+        == 1
+    )
     assert f"missing {name}_fixedmask.img" in capsys.readouterr().err
 
 
@@ -173,7 +159,7 @@ def test_a_band_of_another_size_is_named(tmp_path):
 
 def test_labels_of_two_kinds_do_not_mix(tmp_path, call):
     write_qa_scene(tmp_path / "scenes" / "S1", "S1", np.full((20, 40), 20480))
-    common = ("--data_path", "scenes", "--output_dir", "p", "--patch_size", 20)
+    common = [*CUT, "--patch_size", 20]
     assert call(prepare_landsat8_biome, *common, "--labels", "qa") == 0
     with pytest.raises(UserError, match="cut otherwise"):
         call(prepare_landsat8_biome, *common, "--clear_below", 0.01, "--cloudy_above", 0.2)
@@ -184,8 +170,7 @@ def test_labels_of_two_kinds_do_not_mix(tmp_path, call):
         cutting.reference_of("p")
 
 
-GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
-       "--d_repeat_num", "3", "--num_iters", "4", "--num_iters_decay", "2", "--n_critic", "2",
+GAN = [*tiny.GAN, "--num_iters", "4", "--num_iters_decay", "2", "--n_critic", "2",
        "--sample_step", "10", "--model_save_step", "4", "--normalize", "stretch"]  # fmt: skip
 DATA = ["--image_dir", "p", "--orig_image_dir", "scenes", "--num_workers", "0", "--device", "cpu"]
 
@@ -218,13 +203,14 @@ def test_every_mode_goes_by_the_band_and_says_so(tmp_path, call, capsys):
     assert "2 scenes against their QA bands: accuracy" in capsys.readouterr().out
 
     for name in ("FCD", "FCDPlus", "full"):
-        results, page = read(outputs / name), (outputs / name / "results/report.html").read_text()
+        results = read(outputs / name)
+        page = html.unescape((outputs / name / "results/report.html").read_text())
         assert results["reference"] == "QA bands"
         seen = results["supervision"]
         assert seen["labels_from"] == "QA bands"
         counts = [seen[k] for k in seen if k.endswith("pixel_labels")]
         assert counts == [0, 0, 0]
-        assert "best macro F1 on the validation patches&#x27; QA bands" in page
+        assert "best macro F1 on the validation patches' QA bands" in page
         assert "not a manual truth" in page
         assert "2 whole scenes against their QA bands" in page
         assert "<figcaption>QA band</figcaption>" in page

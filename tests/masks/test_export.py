@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -63,12 +64,24 @@ def unet_solver():
     return SupervisedSolver(Run(RunFolder("FCD+"), CPU), task, 32, STRETCH)
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A function of a builder -> its file, and how far its scores are said to be; written once."""
+
+    @cache
+    def of(build):
+        network, score, multiple = build()
+        path = tmp_path_factory.mktemp("export") / "a" / "net.onnx"
+        module = export.DNScore(network, score, STRETCH)
+        return path, export.write_onnx(path, module, multiple, {"bands": "B1,B2"})
+
+    return of
+
+
 @pytest.mark.parametrize("build", [generator, unet])
-def test_scores_are_those_of_pytorch_at_any_batch_and_size(tmp_path, build):
-    network, score, multiple = build()
-    path = tmp_path / "a" / "net.onnx"
-    module = export.DNScore(network, score, STRETCH)
-    said = export.write_onnx(path, module, multiple, {"bands": "B1,B2"})
+def test_scores_are_those_of_pytorch_at_any_batch_and_size(written, build):
+    _, score, _ = build()
+    path, said = written(build)
     for size in [(1, 10, 64, 64), (3, 10, 32, 96)]:
         dn = dn_of(size)
         with torch.no_grad():
@@ -85,11 +98,10 @@ def test_scores_are_those_of_pytorch_at_any_batch_and_size(tmp_path, build):
     assert [path.name for path in path.parent.iterdir()] == ["net.onnx"]
 
 
-def test_a_scene_scored_by_the_file_is_the_scene_scored_by_tiling(tmp_path):
+def test_a_scene_scored_by_the_file_is_the_scene_scored_by_tiling(written):
     """One tile of the raster, fill included, through both."""
-    network, score, multiple = generator()
-    path = tmp_path / "net.onnx"
-    export.write_onnx(path, export.DNScore(network, score, STRETCH), multiple, {})
+    _, score, _ = generator()
+    path, _ = written(generator)
     dn = dn_of((1, 10, 32, 32))
     with torch.no_grad():
         strips = list(

@@ -198,4 +198,4 @@ def test_licences_of_what_requirements_name_are_stated_and_permissive():
     named = re.findall(r"^([\w-]+)[>=]=", (ROOT / "requirements.txt").read_text(), re.M)
     assert len(named) > 15
     for name in named:
-        assert re.search("MIT|BSD|Apache|HPND|MPL|Python Software", licences[name]), name
+        assert re.search("MIT|BSD|Apache|HPND|MPL|PSF|Python Software", licences[name]), name
