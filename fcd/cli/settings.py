@@ -64,7 +64,10 @@ class RunSettings:
 
     experiment_name: Annotated[str, "the run is in outputs/NAME and runs/NAME, + as Plus"] = "FCD"
     config: Annotated[
-        Path | None, Flag(metavar="FILE"), MAY_CHANGE, "config.json of a run: flags not given here"
+        Path | None,
+        Flag(metavar="FILE"),
+        MAY_CHANGE,
+        "config.json of an earlier run: its flags, except those given beside this one",
     ] = None
     device: Annotated[
         str,
@@ -77,13 +80,19 @@ class RunSettings:
         int, Ge(0), MAY_CHANGE, "processes that read, for each that computes"
     ] = 4
     overwrite: Annotated[
-        bool, MAY_CHANGE, "train: begin anew despite a checkpoint; predict: mask scenes anew"
+        bool,
+        MAY_CHANGE,
+        "train: begin anew even if the run folder holds a checkpoint; predict: mask scenes anew "
+        "that are masked already",
     ] = False
     checkpoint: Annotated[
         Literal["best", "latest"], MAY_CHANGE, "which checkpoint the modes after training use"
     ] = "best"
     method: Annotated[
-        str | None, MAY_CHANGE, "name in tables, which runs of other seeds share; None: NAME"
+        str | None,
+        MAY_CHANGE,
+        "name of the method in tables, shared by runs that differ by seed; None: the experiment's "
+        "name",
     ] = None
     compile: Annotated[
         bool,
@@ -180,7 +189,9 @@ class TrainingSettings:
 
     batch_size: BatchSize = 16
     augment: Annotated[
-        Kind, "flip: mirror half of the patches, as the paper; d4: all eight symmetries; none"
+        Kind,
+        "what is done to training patches; flip: mirrored left to right or not, as the paper; d4: "
+        "turned and mirrored, all eight symmetries; none: nothing",
     ] = "flip"
     balance: Annotated[bool, "draw clear and cloudy patches equally often in training"] = False
     select: Annotated[
@@ -190,8 +201,9 @@ class TrainingSettings:
     ] = "pixel"
     amp: Annotated[
         bool,
-        "train and score in bfloat16 where that is safe: faster on GPUs and processors with AMX, "
-        "up to ten times slower without bfloat16; scores differ by about 0.01, thresholds too",
+        "train and score in bfloat16 where that is safe: faster on GPUs and on processors with "
+        "AMX, slower on others, up to ten times on those without bfloat16; scores differ by about "
+        "0.01, so a threshold is chosen anew",
     ] = False
 
 
@@ -235,7 +247,10 @@ class SceneSettings:
     """Whole scenes."""
 
     test_split: Annotated[
-        Split, MAY_CHANGE, "scenes that --mode test scores; train and val were learned or chosen on"
+        Split,
+        MAY_CHANGE,
+        "scenes that --mode test scores; the scores of other splits are no test of anything "
+        "learned or chosen on them",
     ] = "test"
     tile_size: Annotated[
         int | None, Ge(1), MAY_CHANGE, "side of a scene's tiles, pixels; None: that of the patches"
