@@ -45,8 +45,10 @@ class Grid:
 
     def square(self, row: int, column: int, size: int) -> "Grid":
         """The `size` x `size` pixels from (row, column) on."""
-        moved = self.transform * Affine.translation(column, row)
-        return Grid(size, size, self.crs, moved)
+        # By hand: affine 2 knows no @, affine 3 warns of *.
+        a, b, c, d, e, f = self.transform[:6]
+        left, top = c + a * column + b * row, f + d * column + e * row
+        return Grid(size, size, self.crs, Affine(a, b, left, d, e, top))
 
 
 def nodata_of(dataset: rasterio.DatasetReader, number: int = 1) -> float | None:
