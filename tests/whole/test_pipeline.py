@@ -369,6 +369,10 @@ def test_a_checkpoint_chosen_by_image_labels_needs_no_mask(walk, monkeypatch):
 
 
 def test_a_threshold_belongs_to_its_score_and_zero_is_a_number(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    train = ["--mode", "train", *UNET, "--network", "ucam", "--experiment_name", "ucam"]
+    monkeypatch.setattr(sys, "argv", ["supervised_main.py", *DATA, *train])
+    assert supervised_main.main() == 0  # at once, where another test has done it
     monkeypatch.chdir(walk / "outputs/ucam/models")
     data = ["--image_dir", walk / "p", "--orig_image_dir", walk / "scenes", *DATA[4:]]
     records = []
