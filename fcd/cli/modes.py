@@ -16,7 +16,7 @@ from fcd.landsat.products import expand
 from fcd.landsat.reference import TRUTH
 from fcd.landsat.sparcs import SPARCS, find_sparcs
 from fcd.masks import scoring, thresholds
-from fcd.masks.prediction import predict_scenes, predictor_of
+from fcd.masks.prediction import Predictor, predict_scenes
 from fcd.masks.scoring import Scorer, Tiles
 from fcd.patches.supervision import Supervision
 from fcd.processes import joined
@@ -31,6 +31,9 @@ class Trained(Protocol):
 
     def scorer(self) -> Scorer:
         """The score and all that has to be known of it."""
+
+    def predictor(self, threshold: float | None, tiles: Tiles | None) -> Predictor:
+        """What masks scenes; by default with the threshold chosen for these weights."""
 
     def supervision(self, threshold: thresholds.Record) -> Supervision:
         """What labels it has cost."""
@@ -132,15 +135,12 @@ def predict(settings: S, run: Run, load: Load[S]) -> int:
         raise UserError("--mode predict needs --scenes PATH …: folders, archives or GeoTIFFs")
     paths = expand(asked.scenes)
     solver = load(settings, run)
-    scorer = solver.scorer()
-    used_tiles = tiles(settings, scorer)
+    used_tiles = tiles(settings, solver.scorer())
     if isinstance(threshold, str):
         threshold = chosen_threshold(settings, solver)["threshold"]
-    if threshold is None:
-        threshold = thresholds.known(scorer, used_tiles.amp)["threshold"]
     failed = predict_scenes(
         paths,
-        predictor_of(scorer, used_tiles, threshold),
+        solver.predictor(threshold, used_tiles),
         asked.output_dir,
         bands=asked.bands,
         write_score=asked.write_score,

@@ -75,12 +75,12 @@ def _continued(path: Path, described: dict[str, Any], kind: type) -> dict[str, A
     kind: of the settings, whose defaults stand in for those that earlier versions did not have.
     Raises `UserError` if the run cannot go on.
     """
-    config, data = read_json(path), described["data"]
+    config, data, free = read_json(path), described["data"], may_change(kind)
     before = {name: default for _, name, _, default in settings_of(kind)} | flags_of(config, path)
     changed = [
         f"--{name} {before[name]} then, {value} now"
         for name, value in described["flags"].items()
-        if name not in may_change(kind) and before[name] != value
+        if name not in free and before[name] != value
     ]
     if changed:
         raise UserError(
