@@ -622,7 +622,9 @@ class SupervisedSolver(Solver):
     ) -> Parts:
         """See `Solver.step_on`."""
         label = batch["label"].to(self.device, non_blocking=True)
-        mask = batch["mask"].to(self.device) if self.task.target == "mask" else None
+        mask = None
+        if self.task.target == "mask":
+            mask = batch["mask"].to(self.device, non_blocking=True)
         return self.learn(settings, self.inputs(batch), mask, label, part)
 
     def learn(

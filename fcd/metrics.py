@@ -122,11 +122,6 @@ def best_threshold(counts: np.ndarray) -> tuple[float, float]:
     return float((best[len(best) // 2] + 1) / BINS), float(f1.max())
 
 
-def fixed_threshold(value: float) -> dict:
-    """The record of a threshold that was not chosen: its value, how, and the labels it took."""
-    return {"threshold": value, "chosen_by": f"{value:g}, fixed", "pixel_labels": 0}
-
-
 def otsu_threshold(counts: np.ndarray) -> float:
     """Otsu's threshold in [0, 1] of a score histogram (BINS,), without any label.
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -66,11 +65,9 @@ def inlined(svg: str) -> Markup:
 
 def _picture_legend() -> dict[str, dict[str, str]]:
     """The colours (CSS) of masks, error maps and scores, by title and name."""
-    ramp = pictures.colour_score(np.linspace(0, 1, 9)[None], 1)[0].tolist()
+    ramp = ", ".join(f"rgb{colour}" for colour in pictures.SCORE_COLOURS)
     return {
         "Masks:": {name: f"rgb{colour}" for name, colour in pictures.MASK_COLOURS.items()},
         "Errors:": {name: f"rgb{colour}" for name, colour in pictures.ERROR_COLOURS.items()},
-        "Score:": {
-            "low to high": f"linear-gradient(to right, {', '.join(f'rgb{(*c,)}' for c in ramp)})"
-        },
+        "Score:": {"low to high": f"linear-gradient(to right, {ramp})"},
     }

@@ -10,9 +10,9 @@ from fcd import files
 from fcd.errors import UserError
 from fcd.landsat.reference import NAMES, TRUTH
 from fcd.patches.supervision import UNKNOWN, Supervision
-from fcd.report.results import flat, reference_notes
+from fcd.report import results
 
-FIGURES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "cloud_iou": "Cloud IoU"}
+FIGURES = {name: results.FIGURES[name] for name in ("accuracy", "macro_f1", "cloud_iou")}
 OVERALL = "Overall"
 LABELS = {"image_labels": "Image labels", "pixel_labels": "Pixel labels"}
 CHOICES = {
@@ -33,7 +33,7 @@ class Run:
         """The `FIGURES` of `scope`, which is `OVERALL` or a biome."""
         biomes = self.metrics["biomes"]
         scores = self.metrics["overall"] if scope == OVERALL else biomes.get(scope, {})
-        return [flat(scores).get(figure) for figure in FIGURES]
+        return [results.flat(scores).get(figure) for figure in FIGURES]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _are_scores(by_name: Any) -> bool:
     return isinstance(by_name, dict) and all(
         isinstance(scores, dict)
         and _is_share(scores.get("accuracy", ""))
-        and all(_is_share(flat(scores).get(figure)) for figure in FIGURES)
+        and all(_is_share(results.flat(scores).get(figure)) for figure in FIGURES)
         for scores in by_name.values()
     )
 
@@ -123,7 +123,7 @@ def biomes(methods: Sequence[Method]) -> list[str]:
 
 def warnings(methods: Sequence[Method]) -> list[str]:
     """What keeps the rows from being comparable, or from being accuracies, in words."""
-    notes = reference_notes([run.metrics for method in methods for run in method.runs])
+    notes = results.reference_notes([run.metrics for method in methods for run in method.runs])
     sets = {tuple(sorted(run.metrics["scenes"])) for method in methods for run in method.runs}
     if len(sets) > 1:
         notes.append(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fcd.errors import UserError
+from fcd.errors import UserError, first_line
 from fcd.files import replacing
 from fcd.landsat.bands import default_rgb
 from fcd.landsat.reference import QA
@@ -73,7 +73,7 @@ def save(path: Path, state: dict[str, Any], previous: Path | None = None) -> Non
             try:
                 torch.save(state, stream)
             except RuntimeError as error:  # of PyTorch's zip writer, when the disk is full
-                raise OSError(str(error).splitlines()[0]) from error
+                raise OSError(first_line(error)) from error
             stream.flush()
             os.fsync(stream.fileno())
         if previous and path.exists():
@@ -98,8 +98,9 @@ def load(path: Path | str, needs: tuple[str, ...] = ()) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
         claimed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(state))
     except _DAMAGE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedCheckpoint(f"{path} is no checkpoint or is damaged ({reason})") from error
+        raise DamagedCheckpoint(
+            f"{path} is no checkpoint or is damaged ({first_line(error)})"
+        ) from error
     if claimed > path.stat().st_size:  # tensors may repeat what is stored once
         raise DamagedCheckpoint(f"{path} is damaged (its tensors would take {claimed:,} bytes)")
     missing = [name for name in needs if not isinstance(state, dict) or name not in state]
