@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from fcd.cli.settings import TrainingSettings
 from fcd.errors import UserError
 from fcd.landsat import labels
+from fcd.landsat.bands import positions
 from fcd.patches.normalisation import Kind, Normalization, normalization
 from fcd.patches.sources import PreparedPatches, Source
 from fcd.patches.store import DamagedPatch
@@ -59,6 +60,7 @@ class PatchDataset(Dataset):
     skip_bad: read every patch once and leave out, for good, those that are damaged, or of another
     shape or type than most: `left_out`. Otherwise they raise `DamagedPatch` when they are read.
     masks_optional: read no mask if a patch has none and `source` lets it do without.
+    bands: those that images give, by name and in this order; None: all, as they are.
     Raises `UserError` if a folder is missing or empty, or a patch has no `mask_file` but should.
     """
 
@@ -71,8 +73,9 @@ class PatchDataset(Dataset):
         only_cloudy: bool = False,
         skip_bad: bool = False,
         masks_optional: bool = False,
+        bands: Sequence[str] | None = None,
     ) -> None:
-        self.source = as_source(source)
+        self.source, self._bands = as_source(source), bands
         self.mask_file = mask_file
         self.reference, self.labels_from = self.source.reference, self.source.labels_from
         self.patches: list[tuple[Path, int]] = []
@@ -162,6 +165,13 @@ class PatchDataset(Dataset):
                 return Form.of(*self.source.read(patch, None)).image
         raise UserError(f"every patch is damaged, such as {self.patches[0][0]}")
 
+    @cached_property
+    def _places(self) -> list[int] | None:
+        """Where the bands asked for are; None: as the images have them."""
+        if self._bands is None or tuple(self._bands) == self.kind.bands:
+            return None
+        return positions(self._bands, self.kind.bands, str(self.source.root))
+
     def labelled_pixels(self) -> int:
         """Number of pixels whose mask says clear or cloud."""
         assert self.mask_file, "only where masks are read"
@@ -179,7 +189,7 @@ class PatchDataset(Dataset):
             if error := self._unlike(patch, Form.of(image, mask)):
                 raise error
         sample = {
-            "image": torch.from_numpy(image),
+            "image": torch.from_numpy(image if self._places is None else image[self._places]),
             "label": torch.tensor([label], dtype=torch.float32),
             "name": patch.name,
         }
