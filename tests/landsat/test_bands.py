@@ -1,7 +1,7 @@
 import pytest
 
 from fcd.errors import UserError
-from fcd.landsat.bands import BANDS, band_names, default_rgb, listed_bands
+from fcd.landsat.bands import BANDS, band_names, default_rgb, listed_bands, named
 
 
 def test_a_list_of_bands():
@@ -32,3 +32,20 @@ def test_red_green_and_blue_are_found_by_name():
     assert default_rgb(BANDS) == (3, 2, 1)
     assert default_rgb(("B10", "B2", "B5", "B4", "B3")) == (3, 4, 1)
     assert [default_rgb(band_names(n)) for n in (1, 3, 4)] == [(0, 0, 0), (0, 1, 2), (2, 1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("descriptions", "names"),
+    [
+        (("b2", "LC08_L1TP_016037_B10"), ("B2", "B10")),
+        (("SR_B2", "LC08_SR_B3"), ("SR_B2", "LC08_SR_B3")),  # of Level-2
+        (("red", " nir"), ("red", "nir")),
+        (("B02", "B03"), ("B02", "B03")),
+        (("Band 1", "Band 2"), ("1", "2")),
+        (("red", None), ("1", "2")),
+        (("B2", "x_B2"), ("1", "2")),
+        ((None,) * 10, BANDS),
+    ],
+)
+def test_names_by_descriptions(descriptions, names):
+    assert named(descriptions) == names

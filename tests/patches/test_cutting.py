@@ -1,12 +1,17 @@
 import json
 
 import numpy as np
+import pytest
 import tifffile
 
+import prepare_landsat8_biome
+from data_loader import PatchDataset, training_normalization
+from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.scenes import find_scenes
 from fcd.patches import cutting
 from fcd.patches.cutting import Cutting, cut_scene
+from fcd.patches.sources import PreparedPatches
 from tests.conftest import draw, write_scene
 
 
@@ -70,3 +75,48 @@ def test_the_doubtful_middle_is_left_out():
 
     assert [label(n) for n in (0, 5, 6, 20, 21)] == [0, 0, None, None, 1]
     assert cutting.label(np.zeros(100)) is None
+
+
+def test_patches_of_some_bands(scene, tmp_path):
+    scene, dn, truth = scene
+    out = tmp_path / "p"
+    names = ("B10", "B4", "B3", "B2")
+    record = cut_scene(scene, out, "train", Cutting(16, 16, bands=",".join(names)))
+    assert record["cutting"]["bands"] == "B10,B4,B3,B2"
+    for path in (out / "train").rglob("image.tif"):
+        row, column = cutting.patch_position(path.parent.name)
+        window = dn[[8, 3, 2, 1], row : row + 16, column : column + 16]
+        assert (tifffile.imread(path) == window.transpose(1, 2, 0)).all()
+    dataset = PatchDataset(out, "train")
+    assert dataset.kind.bands == names
+    assert training_normalization("paper", dataset).bands == names
+    # A network of other bands takes its own of them.
+    some = PatchDataset(out, "train", bands=("B2", "B10"))
+    assert (some[0]["image"] == dataset[0]["image"][[3, 0]]).all()
+    with pytest.raises(UserError, match="has no band B5, it has B10, B4, B3, B2"):
+        PatchDataset(out, "train", bands=("B5",))[0]
+    (tested,) = PreparedPatches(out).scenes("train", scene.folder, masked=False)
+    assert tested.bands == names
+
+
+def test_a_folder_keeps_to_its_bands(scene_root, tmp_path, call):
+    out = tmp_path / "p"
+    flags = ["--data_path", scene_root, "--output_dir", out, "--patch_size", "16"]
+    assert call(prepare_landsat8_biome, *flags, "--bands", "B2-B4,B9")[0] == 0
+    assert call(prepare_landsat8_biome, *flags, "--bands", "B2,B3,B4,B9")[0] == 0
+    code, err, _ = call(prepare_landsat8_biome, *flags)
+    assert code == 2
+    assert "cut otherwise" in err
+    assert "'bands': 'B2,B3,B4,B9'" in err
+    # Records of before had all ten.
+    paths = sorted((out / "scenes").glob("*.json"))
+    record = json.loads(paths[0].read_text())
+    del record["cutting"]["bands"]
+    paths[0].write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"bands B1,B2,.*,B11 and scenes cut in bands B2,B3,B4,B9"):
+        cutting.bands_of(out)
+    for path in paths:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"cutting": record["cutting"]}))
+    with pytest.raises(UserError, match=r"image\.tif has 4 bands, the records in scenes name B1, "):
+        _ = PatchDataset(out, "train").kind
+    assert call(prepare_landsat8_biome, *flags, "--bands", "B2-B12")[0] == 2

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from data_loader import PatchDataset
 from fcd.cli import commands
 from fcd.errors import UserError
 from fcd.patches import labelled
@@ -123,7 +124,7 @@ def test_the_split_is_seeded_and_does_not_depend_on_the_order(tmp_path):
         ([("images/i0.tif", "clear")] * 2, "line 3: an image of the name i0 is there before"),
         ([("images/i0.tif",)], "line 2: label None"),
         ([("images/i0.tif", "clear"), ("rgb.tif", "clear")],
-         r"line 3: rgb\.tif has 3 bands of uint8, nodata None; that of line 2 has 2 of uint16"),
+         r"line 3: rgb\.tif has 3 bands of uint8, nodata None; that of line 2 has 2 bands of uint16"),
         ([("int.tif", "clear")], r"line 2: .*int\.tif holds int32; images hold uint8"),
         ([("bad.tif", "clear")], r"line 2: .*bad\.tif cannot be read"),
         ([], "lists no image"),
@@ -154,3 +155,23 @@ def test_other_columns_masks_of_another_size_and_images_too_small(tmp_path, imag
     write_labels(tmp_path, [], ("file", "class"))
     with pytest.raises(UserError, match="the first line must name the columns path,label"):
         run(tmp_path)
+
+
+def test_patches_keep_the_names_of_the_bands(tmp_path, images):
+    for number in range(8):
+        with rasterio.open(tmp_path / f"images/i{number}.tif", "r+") as dataset:
+            dataset.descriptions = (f"SCENE{number}_b5", "elevation")
+    run(tmp_path, "--patch_size", "8")
+    with rasterio.open(next((tmp_path / "p").rglob("i2_*.tif"))) as dataset:
+        assert dataset.descriptions == ("SCENE2_b5", "elevation")
+    dataset = PatchDataset(RasterPatches(tmp_path / "p"), "train")
+    assert dataset.kind.bands == ("B5", "elevation")
+    (scene, *_) = RasterPatches(tmp_path / "p").scenes("train", "", masked=False)
+    turned = scene.taking(("elevation", "B5"))
+    with scene.open() as a, turned.open() as b:
+        assert (a.bands() == b.bands()[::-1]).all()
+    with rasterio.open(tmp_path / "images/i7.tif", "r+") as dataset:
+        dataset.descriptions = ("B5", "slope")
+    told = r"i7\.tif has 2 bands .B5, slope. of uint16.* that of line 2 has 2 bands .B5, elevation."
+    with pytest.raises(UserError, match=told):
+        labelled.read_labels(tmp_path / "labels.csv")
