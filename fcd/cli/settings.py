@@ -112,7 +112,8 @@ class RunSettings:
     model_weights: Annotated[
         Path | None,
         "checkpoint that the modes after training use instead of the run's own; supervised_main.py "
-        "--mode train begins with its weights (fine-tuning)",
+        "--mode train begins with its weights (fine-tuning). A folder of several, or starter (that "
+        "of this project): predict takes for each scene, train for the patches, those of its bands",
     ] = None
 
 
@@ -141,8 +142,8 @@ class DataSettings:
         str | None,
         Flag(metavar="R,G,B"),
         MAY_CHANGE,
-        "bands, from 1, that pictures show as red, green and blue; None: 4,3,2 of Landsat, 1,2,3 "
-        "of three bands, 3,2,1 of more; kept in the checkpoint",
+        "bands, from 1, that pictures show as red, green and blue; None: B4,B3,B2 of Landsat, "
+        "1,2,3 of three bands, 3,2,1 of more; kept in the checkpoint",
     ] = None
     normalize: Annotated[
         Literal["paper", "stretch"],
@@ -292,9 +293,9 @@ class PredictionSettings:
     bands: Annotated[
         str | None,
         MAY_CHANGE,
-        "how to read what is no Landsat Level-1 scene; of a GeoTIFF the bands in the order of "
-        "training, such as 1-7,9-11; of a folder or archive the ends of the files' names, such as "
-        "SR_B1,SR_B2",
+        "how to read what is no Landsat Level-1 scene and does not name its bands as training did; "
+        "of a GeoTIFF the bands in the order of training, such as 1-7,9-11; of a folder or archive "
+        "the ends of the files' names, such as SR_B1,SR_B2",
     ] = None
     write_score: Annotated[
         Scores, MAY_CHANGE, "score beside the mask: uint8 (0 nodata, 1 to 255 for 0 to 1), float32"

@@ -78,7 +78,7 @@ def test_the_doubtful_middle_is_left_out():
 
 
 def test_patches_of_some_bands(scene, tmp_path):
-    scene, dn, truth = scene
+    scene, dn, _ = scene
     out = tmp_path / "p"
     names = ("B10", "B4", "B3", "B2")
     record = cut_scene(scene, out, "train", Cutting(16, 16, bands=",".join(names)))
