@@ -125,8 +125,7 @@ class Solver(Resumable):
         """See `Resumable.restore`."""
         super().restore(state, source)
         self.normalization = Normalization.from_state(state["normalization"])
-        rgb = rgb_of(state, self.normalization.bands)
-        self.rgb = self._asked_rgb or rgb
+        self.rgb = self._asked_rgb or rgb_of(state, self.normalization.bands)
         self.stored_threshold = state.get("threshold")
 
     def fingerprint(self) -> str:
@@ -200,8 +199,8 @@ class Solver(Resumable):
         choice = threshold_choice(source) if choice is None else choice
 
         def cloudy() -> tuple[np.ndarray, int]:
-            optional, bands = choice == "otsu", self.normalization.bands
-            found = cloudy_patches(source, skip_bad=skip_bad, masks_optional=optional, bands=bands)
+            how = {"masks_optional": choice == "otsu", "bands": self.normalization.bands}
+            found = cloudy_patches(source, skip_bad=skip_bad, **how)
             chosen = Subset(found, thresholds.sample(len(found), sample))
             score = self.autocast(amp)(self.score)
             return self._histogram(chosen, batch_size, score, thresholds.mask_of), len(chosen)

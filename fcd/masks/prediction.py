@@ -134,12 +134,12 @@ def predict_scenes(
     also for `bands`). predictor: of several each scene takes the one with the most bands whose
     bands it has. Files are those of `predict_scene`; summary.csv gets a line a scene. A scene whose
     files are there already, made with the same weights and settings, is skipped unless `overwrite`.
-    A scene that cannot be read is told on stderr and in summary.csv, and the others go on.
-    progress: show a bar. processes: each masks its share of the scenes; what is returned counts
-    those of all. Raises `UserError` if `output_dir` cannot be written to.
+    A scene that cannot be read is told on stderr and in summary.csv. progress: show a bar.
+    processes: each masks its share of the scenes; what is returned counts those of all. Raises
+    `UserError` if `output_dir` cannot be written to.
     """
-    predictors = [predictor] if isinstance(predictor, Predictor) else list(predictor)
-    predictors.sort(key=lambda one: -len(one.bands))
+    several = [predictor] if isinstance(predictor, Predictor) else predictor
+    predictors = sorted(several, key=lambda one: -len(one.bands))
     output_dir = Path(output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -157,10 +157,9 @@ def predict_scenes(
         if (first := claim(scene.name, path)) != path:
             raise SceneError(f"{path} has the name {scene.name}, as {first}; rename one")
         row["scene"] = scene.name
-        if not overwrite and _is_done(scene.name, predictor.tags, output_dir, write_score):
-            return True
-        row.update(predict_scene(scene, predictor, output_dir, write_score))
-        return False
+        done = not overwrite and _is_done(scene.name, predictor.tags, output_dir, write_score)
+        row.update({} if done else predict_scene(scene, predictor, output_dir, write_score))
+        return done
 
     own, silent = processes.share(paths), not (progress and processes.first)
     for path in tqdm(own, "predicting", unit="scene", dynamic_ncols=True, disable=silent):
