@@ -199,8 +199,8 @@ class Solver(Resumable):
         choice = threshold_choice(source) if choice is None else choice
 
         def cloudy() -> tuple[np.ndarray, int]:
-            how = {"masks_optional": choice == "otsu", "bands": self.normalization.bands}
-            found = cloudy_patches(source, skip_bad=skip_bad, **how)
+            optional, bands = choice == "otsu", self.normalization.bands
+            found = cloudy_patches(source, skip_bad=skip_bad, masks_optional=optional, bands=bands)
             chosen = Subset(found, thresholds.sample(len(found), sample))
             score = self.autocast(amp)(self.score)
             return self._histogram(chosen, batch_size, score, thresholds.mask_of), len(chosen)

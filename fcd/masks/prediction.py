@@ -138,8 +138,6 @@ def predict_scenes(
     processes: each masks its share of the scenes; what is returned counts those of all. Raises
     `UserError` if `output_dir` cannot be written to.
     """
-    several = [predictor] if isinstance(predictor, Predictor) else predictor
-    predictors = sorted(several, key=lambda one: -len(one.bands))
     output_dir = Path(output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -165,7 +163,7 @@ def predict_scenes(
     for path in tqdm(own, "predicting", unit="scene", dynamic_ncols=True, disable=silent):
         row = {"scene": "", "path": path}
         try:
-            if _with_first_fitting(predictors, partial(mask, row)):
+            if _with_first_fitting(predictor, partial(mask, row)):
                 skipped += 1
                 continue
         except OutputError:
@@ -182,13 +180,15 @@ def predict_scenes(
 
 
 def _with_first_fitting(
-    predictors: Sequence[Predictor], attempt: Callable[[Predictor], bool]
+    predictor: Predictor | Sequence[Predictor], attempt: Callable[[Predictor], bool]
 ) -> bool:
-    """What `attempt` returns for the first of the `predictors` whose bands the scene has."""
-    for predictor in predictors[:-1]:
+    """What `attempt` returns for that with the most bands of which the scene lacks none."""
+    several = [predictor] if isinstance(predictor, Predictor) else predictor
+    *others, last = sorted(several, key=lambda one: -len(one.bands))
+    for one in others:
         with suppress(MissingBand):
-            return attempt(predictor)
-    return attempt(predictors[-1])
+            return attempt(one)
+    return attempt(last)
 
 
 def predict_scene(
