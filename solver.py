@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import Subset
@@ -39,7 +39,7 @@ from fcd.patches.normalisation import Normalization, to_device
 from fcd.patches.sources import Source
 from fcd.patches.supervision import Supervision
 from fcd.processes import Part
-from fcd.training import checkpoints, losses
+from fcd.training import averaging, checkpoints, losses
 from fcd.training.batches import batches_per_epoch
 from fcd.training.checkpoints import Choice, Select, another_kind, image_side, rgb_of
 from fcd.training.loop import Log, seed_step, training_loop, translations
@@ -52,11 +52,9 @@ from model import GANSize, Task, build_resnet50, completed
 class Solver(Resumable):
     """The frame of a run: device, folder, checkpoints, the loop, randomness, log, stop.
 
-    A subclass has `networks`, by the name they have in a checkpoint, of which `network` is the one
-    that scores; it says how a pixel is scored (`score`) and how the networks learn (`step_on`).
+    A subclass says how a pixel is scored (`score`) and how the networks learn (`step_on`).
     """
 
-    network: nn.Module
     needs: tuple[str, ...]  # entries of a checkpoint
     seen: Supervision  # the labels trained on, and the choices of runs this one builds on
     tile_multiple: int  # tile sides the networks can take, pixels
@@ -136,6 +134,8 @@ class Solver(Resumable):
         state = checkpoints.load(path, cls.needs)
         with another_kind(path):
             solver = cls.described(run, state, path)
+            if averaging.name_of(cls.scoring) in state:
+                solver.add_average()
             solver.restore(state, path)
         solver.ready_to_score()
         return solver
@@ -265,6 +265,8 @@ class Solver(Resumable):
         if a loss is no longer finite.
         """
         stop, every = self.start(settings, train_set, val_set)
+        if settings.ema:
+            self.add_average()
         self.resume()
         batches = self.batches(train_set, settings, stop)
         parts: Parts = {}
@@ -273,6 +275,8 @@ class Solver(Resumable):
                 self.step += 1
                 generator = seed_step(self.run.seed, self.step, self.run.processes.rank)
                 parts |= self.step_on(settings, batch, part, generator)
+                if settings.ema:
+                    self.update_average(settings.ema * stop)
                 bar.update()
                 if self.step % self.run.log_step == 0:
                     self.log_parts(log, bar, parts)
@@ -350,7 +354,7 @@ class Solver(Resumable):
 class FCDSolver(Solver):
     """Fixed-Point GAN: trained on image-level labels, scores pixels by the difference map."""
 
-    tile_multiple = 4
+    scoring, tile_multiple = "G", 4
     score_name = "difference map"
     needs = ("G", "D")
     shown = ("D/loss_cls", "G/loss_cls", "G/loss_id")
@@ -362,7 +366,7 @@ class FCDSolver(Solver):
         self.size, self.seen = size, Supervision.none(NAMES[TRUTH])
         generator, discriminator = size.build(image_size, normalization.num_channels)
         self.G, self.D = generator.to(self.device), discriminator.to(self.device)
-        self.networks, self.network = {"G": self.G, "D": self.D}, self.G
+        self.networks = {"G": self.G, "D": self.D}
         if run.compile:
             # Not D: what is compiled has no gradient of a gradient, which its penalty needs.
             self.G.compile()
@@ -378,7 +382,7 @@ class FCDSolver(Solver):
 
     def score(self, x: Tensor) -> Tensor:
         """The difference map."""
-        return difference_map(self.G, x)
+        return difference_map(self.network, x)
 
     def state(self) -> dict[str, Any]:
         """See `Solver.state`."""
@@ -483,14 +487,13 @@ class FCDSolver(Solver):
 
     def _translations(self, batch: dict) -> np.ndarray:
         masks = batch["mask"].numpy() if "mask" in batch else None
-        return translations(self.G, self.inputs(batch), masks, self.normalization, self.rgb)
+        return translations(self.network, self.inputs(batch), masks, self.normalization, self.rgb)
 
 
 class SupervisedSolver(Solver):
     """A network trained on masks or image labels: FCD+, fully supervised, Pre, the CAM family."""
 
-    network: Any  # of segmentation-models-pytorch, or a `model.PooledClassifier`
-    tile_multiple = 32
+    scoring, tile_multiple = "network", 32
     needs = ("network", "task", "image_size", "normalization")
     shown = ("train/loss_mask", "train/loss_label")
 
@@ -505,8 +508,8 @@ class SupervisedSolver(Solver):
                 f"a {task.network}: as ONNX there are U-Nets, but no class activation maps, most "
                 "of which take gradients"
             )
-        self.network = task.build(normalization.num_channels).to(self.device)
-        self.networks = {"network": self.network}
+        # Of segmentation-models-pytorch, or a `model.PooledClassifier`.
+        self.networks = {"network": task.build(normalization.num_channels).to(self.device)}
         if run.compile:
             self.network.compile()
 
@@ -521,12 +524,12 @@ class SupervisedSolver(Solver):
         """Softmax probability of cloud of a U-Net; class activation map of a classifier."""
         if self.task.network != "unet":
             return cam_score(self.cam_method, self.network, x)
-        return self._masks(x)[0].float().softmax(dim=1)[:, labels.LABEL_CLOUDY]
+        return self._masks(self.network, x)[0].float().softmax(dim=1)[:, labels.LABEL_CLOUDY]
 
     def image_score(self, x: Tensor) -> Tensor:
         """Probability that a patch is cloudy, or the mean score if labels are not learned."""
         if self.task.target == "label":
-            return self._image_logit(x).sigmoid()[:, 0]
+            return self._image_logit(self.network, x).sigmoid()[:, 0]
         return super().image_score(x)
 
     def ready_to_score(self) -> None:
@@ -541,16 +544,16 @@ class SupervisedSolver(Solver):
         if self.task.network != "unet":
             self.cam_method = self.score_name = method
 
-    def _masks(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _masks(self, network: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """U-Net: logits (N, 2, H, W), and the image logit (N, 1) if there is a head for it."""
-        output = self.network(x)
+        output = network(x)
         return output if self.task.classifier_head else (output, None)
 
-    def _image_logit(self, x: Tensor) -> Tensor:
+    def _image_logit(self, network: Any, x: Tensor) -> Tensor:
         """Logit (N, 1) of cloudy against clear, without the decoder of a U-Net."""
         if self.task.network == "unet":
-            return self.network.classification_head(self.network.encoder(x)[-1])
-        clear, cloudy = self.network(x).chunk(2, dim=1)
+            return network.classification_head(network.encoder(x)[-1])
+        clear, cloudy = network(x).chunk(2, dim=1)
         return cloudy - clear
 
     def state(self) -> dict[str, Any]:
@@ -573,7 +576,8 @@ class SupervisedSolver(Solver):
         without = () if self.task.classifier_head else ("classification_head.",)
         network = self.network.encoder if encoder_only else self.network
         part = "encoder." if encoder_only else ""
-        weights = checkpoints.part_of(state["network"], part, without, path)
+        learned_weights = state.get(averaging.name_of("network"), state["network"])
+        weights = checkpoints.part_of(learned_weights, part, without, path)
         checkpoints.load_weights(network, weights, path)
         with another_kind(path):
             learned = Normalization.from_state(state["normalization"])
@@ -639,9 +643,10 @@ class SupervisedSolver(Solver):
 
         x (N, C, H, W) in [-1, 1]; mask (N, H, W) patch codes, None to learn labels; label (N, 1).
         """
-        self.network.train()
+        network: Any = self.networks[self.scoring]
+        network.train()
         if settings.freeze_encoder:
-            self.network.encoder.eval()  # frozen means the batch-norm statistics too
+            network.encoder.eval()  # frozen means the batch-norm statistics too
         pixels = None
         if mask is not None and self.run.processes.count > 1:
             # The batch's loss is a mean over its valid pixels, of which a part may have more or
@@ -650,10 +655,10 @@ class SupervisedSolver(Solver):
             pixels = self.run.processes.sum(own).clamp(min=1) * (part.weight or 1)
         with self.autocast(settings.amp):
             if mask is None:
-                loss = losses.label_loss(self._image_logit(x), label)
+                loss = losses.label_loss(self._image_logit(network, x), label)
                 parts = {"train/loss_label": loss}
             else:
-                logits, image_logit = self._masks(x)
+                logits, image_logit = self._masks(network, x)
                 loss, parts = losses.segmentation_loss(logits, mask, image_logit, label, pixels)
         optimizer = self.optimizers["optimizer"]
         self.update(optimizer, loss, part.weight, optimizer.param_groups[0]["params"])

@@ -194,6 +194,12 @@ class TrainingSettings:
         "turned and mirrored, all eight symmetries; none: nothing",
     ] = "flip"
     balance: Annotated[bool, "draw clear and cloudy patches equally often in training"] = False
+    ema: Annotated[
+        float,
+        UNIT,
+        "score, validate and choose by a moving average of the weights, whose half-life is this "
+        "share of the training steps (0.02 to 0.05); 0: by the weights themselves",
+    ] = 0.0
     select: Annotated[
         Select,
         "choose the best checkpoint by macro F1 on the validation masks, as the paper (uses pixel "

@@ -1,6 +1,7 @@
 """A run that was stopped and continued equals one that was not, bit for bit on the CPU."""
 
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,12 +51,22 @@ def train_gan_without_masks(name, image_dir):
     gan(name).train(GAN, PatchDataset(image_dir, "train"), None)
 
 
+def train_averaged(name, image_dir):
+    sets = PatchDataset(image_dir, "train"), PatchDataset(image_dir, "val", "mask.tif")
+    gan(name).train(replace(GAN, ema=0.5), *sets)
+
+
 def train_unet(name, image_dir):
     sets = (PatchDataset(image_dir, split, "mask.tif") for split in ("train", "val"))
     unet(name).train(SupervisedTraining(batch_size=4, n_epochs=2, plateau_patience=0), *sets)
 
 
-TRAININGS = {"gan": train_gan, "no masks": train_gan_without_masks, "unet": train_unet}
+TRAININGS = {
+    "gan": train_gan,
+    "no masks": train_gan_without_masks,
+    "averaged": train_averaged,
+    "unet": train_unet,
+}
 
 
 def results(name):
@@ -97,6 +108,14 @@ def test_gan_resumes_exactly(image_dir, monkeypatch, whole, stop, signum):
     train_gan("cut", image_dir)
     assert equal(whole("gan"), results("cut"))
     assert whole("gan")[1]["step"] > 0
+
+
+@pytest.mark.parametrize("stop", [3, 7])
+def test_an_averaged_gan_resumes_exactly(image_dir, monkeypatch, whole, stop):
+    stopped(monkeypatch, stop, signal.SIGTERM, train_averaged, image_dir)
+    train_averaged("cut", image_dir)
+    assert equal(whole("averaged"), results("cut"))
+    assert not equal(whole("averaged")[0]["G"], whole("averaged")[0]["G_average"])
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 5])
