@@ -1,7 +1,6 @@
 """Training of the Fixed-Point GAN and of the supervised networks, and the scorers they become."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,22 @@ from typing_extensions import Self
 from data_loader import (
     PatchDataset,
     as_source,
-    cloudy_patches,
     get_loader,
     threshold_choice,
+    threshold_patches,
     training_batches,
 )
 from fcd import metrics, pictures
 from fcd.cli.entry import use_device
 from fcd.cli.settings import GANTraining, SupervisedTraining, TrainingSettings
 from fcd.files import from_plain
-from fcd.interruption import Interruption
 from fcd.landsat import labels
 from fcd.landsat.bands import default_rgb
 from fcd.landsat.reference import NAMES, TRUTH
 from fcd.masks import thresholds
 from fcd.masks.cam import Method, cam_score
 from fcd.masks.prediction import Predictor, predictor_of
-from fcd.masks.scoring import Scorer, Tiles
+from fcd.masks.scoring import Scorer, Tiles, Tta, averaged
 from fcd.patches.normalisation import Normalization, to_device
 from fcd.patches.sources import Source
 from fcd.patches.supervision import Supervision
@@ -62,6 +60,7 @@ class Solver(Resumable):
     natural_threshold: float | None = None  # of a score that is a probability
     not_exportable = ""  # what is scored by, if it cannot be written as ONNX, in words
     shown: tuple[str, ...]  # the loss parts beside the bar
+    tta: Tta = "none"  # over which views others get the score averaged; validation does without
 
     def __init__(self, run: Run, image_size: int, normalization: Normalization) -> None:
         super().__init__(run)
@@ -103,9 +102,12 @@ class Solver(Resumable):
     def ready_to_score(self) -> None:
         """After loading: evaluation mode, where it matters."""
 
-    def image_score(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) float32 in [-1, 1] -> (N,) how cloudy each patch is, in [0, 1]."""
-        return self.score(x).mean(dim=(1, 2))
+    def image_score(self, dataset: PatchDataset, batch_size: int) -> Callable[[Tensor], Tensor]:
+        """(N, C, h, w) float32 in [-1, 1] -> (N,) how cloudy each patch is, in [0, 1].
+
+        dataset: the patches that are to be told apart, `batch_size` of them in each process.
+        """
+        return lambda x: self.score(x).mean(dim=(1, 2))
 
     # Checkpoints:
 
@@ -149,11 +151,11 @@ class Solver(Resumable):
 
     def scorer(self) -> Scorer:
         """The score with the weights as they are, and all that has to be known of it."""
-        folder = self.run.folder
+        folder, views = self.run.folder, "" if self.tta == "none" else f", mean of {self.tta}s"
         return Scorer(
             experiment=folder.experiment,
-            name=self.score_name,
-            score=self.score,
+            name=self.score_name + views,
+            score=averaged(self.score, self.tta),
             network=self.network,
             normalization=self.normalization,
             rgb=self.rgb,
@@ -185,19 +187,19 @@ class Solver(Resumable):
         skip_bad: bool = False,
         amp: bool = False,
     ) -> thresholds.Record:
-        """`fcd.masks.thresholds.choose` on at most `sample` cloudy training patches of `source`.
+        """`fcd.masks.thresholds.choose` on at most `sample` training patches of `source`.
 
         choice: None takes `natural_threshold`, without one see `data_loader.threshold_choice`.
         amp: whether it is for scores computed in bfloat16.
         """
         source = as_source(source)
-        choice = self.natural_threshold if choice is None else choice
-        choice = threshold_choice(source) if choice is None else choice
+        scorer, natural = self.scorer(), self.natural_threshold
+        choice = choice if choice is not None else natural or threshold_choice(source)
 
-        def cloudy() -> tuple[np.ndarray, int]:
-            found = cloudy_patches(source, skip_bad=skip_bad, masks_optional=choice == "otsu")
+        def measured() -> tuple[np.ndarray, int]:
+            found = threshold_patches(source, str(choice), skip_bad=skip_bad)
             chosen = Subset(found, thresholds.sample(len(found), sample))
-            score = self.autocast(amp)(self.score)
+            score = self.autocast(amp)(scorer.score)
             return self._histogram(chosen, batch_size, score, thresholds.mask_of), len(chosen)
 
         asked = {
@@ -208,7 +210,7 @@ class Solver(Resumable):
             "sample": sample,
             "amp": amp,
         }
-        return thresholds.choose(self.scorer(), choice, asked, cloudy)
+        return thresholds.choose(scorer, choice, asked, measured)
 
     def supervision(self, threshold: thresholds.Record) -> Supervision:
         """What labels this run has seen, all choices and `threshold` included."""
@@ -270,28 +272,25 @@ class Solver(Resumable):
         self.resume()
         batches = self.batches(train_set, settings, stop)
         parts: Parts = {}
-        with self.loop(stop) as (bar, log, interruption):
+        self.check_equal()
+        run = self.run
+        with training_loop(self.step, stop, run.folder.logs, run.processes) as (bar, log, asked):
             for batch, part in batches:
                 self.step += 1
-                generator = seed_step(self.run.seed, self.step, self.run.processes.rank)
+                generator = seed_step(run.seed, self.step, run.processes.rank)
                 parts |= self.step_on(settings, batch, part, generator)
                 if settings.ema:
                     self.update_average(settings.ema * stop)
                 bar.update()
-                if self.step % self.run.log_step == 0:
+                if self.step % run.log_step == 0:
                     self.log_parts(log, bar, parts)
                 self.show(settings, log)
                 if self.step % every == 0 or self.step == stop:
                     self.check_finite(parts)
                     self.synchronize()
                     self.validate_and_save(log, settings, val_set)
-                self.stop_if_asked(interruption)
+                self.stop_if_asked(asked)
         self.network.eval()
-
-    def loop(self, stop: int) -> AbstractContextManager[tuple[tqdm, Log, Interruption]]:
-        """See `training_loop`."""
-        self.check_equal()
-        return training_loop(self.step, stop, self.run.folder.logs, self.run.processes)
 
     def log_parts(self, log: Log, bar: tqdm, parts: Parts) -> None:
         """Log the loss parts, of which `parts` is this process's share, and the learning rate."""
@@ -312,10 +311,9 @@ class Solver(Resumable):
         batch_size: of all processes; select: `pixel` or `image`; threshold: None takes the one
         with the best macro F1. Raises `UserError` if no pixel counts.
         """
-        pixel = select == "pixel"
-        score = self.score if pixel else self.image_score
+        pixel, per_process = select == "pixel", self.run.processes.per_process(batch_size)
+        score = self.score if pixel else self.image_score(dataset, per_process)
         truth = thresholds.mask_of if pixel else thresholds.label_of
-        per_process = self.run.processes.per_process(batch_size)
         counts = self._histogram(dataset, per_process, score, truth)
         thresholds.require_pixels(counts, "validation")
         if threshold is None:
@@ -335,7 +333,7 @@ class Solver(Resumable):
         said = {"accuracy": scores["accuracy"], "f1": f1, "iou": scores["macro"]["iou"]}
         for name, value in (said | {"threshold": threshold}).items():
             log.add_scalar(f"val/{name}", value, self.step)
-        is_best = f1 > self.best
+        is_best = f1 >= self.best  # of equal ones the later: patches are few, and soon told apart
         self.best = max(f1, self.best)
         tqdm.write(
             f"step {self.step}: validation accuracy {scores['accuracy']:.3f}, "
@@ -383,6 +381,14 @@ class FCDSolver(Solver):
     def score(self, x: Tensor) -> Tensor:
         """The difference map."""
         return difference_map(self.network, x)
+
+    def image_score(self, dataset: PatchDataset, batch_size: int) -> Callable[[Tensor], Tensor]:
+        """See `Solver.image_score`: the share of cloud by the threshold `clear` on `dataset`."""
+        clear = Subset(dataset, torch.nonzero(dataset.labels == labels.LABEL_CLEAR)[:, 0].tolist())
+        counts = self._histogram(clear, batch_size, self.score, thresholds.valid_of)
+        thresholds.require_pixels(counts, "clear validation")
+        threshold = thresholds.clear_threshold(counts)
+        return lambda x: (self.score(x) > threshold).float().mean(dim=(1, 2))
 
     def state(self) -> dict[str, Any]:
         """See `Solver.state`."""
@@ -526,11 +532,11 @@ class SupervisedSolver(Solver):
             return cam_score(self.cam_method, self.network, x)
         return self._masks(self.network, x)[0].float().softmax(dim=1)[:, labels.LABEL_CLOUDY]
 
-    def image_score(self, x: Tensor) -> Tensor:
+    def image_score(self, dataset: PatchDataset, batch_size: int) -> Callable[[Tensor], Tensor]:
         """Probability that a patch is cloudy, or the mean score if labels are not learned."""
         if self.task.target == "label":
-            return self._image_logit(self.network, x).sigmoid()[:, 0]
-        return super().image_score(x)
+            return lambda x: self._image_logit(self.network, x).sigmoid()[:, 0]
+        return super().image_score(dataset, batch_size)
 
     def ready_to_score(self) -> None:
         """Evaluation mode, and the layout of memory in which a U-Net scores fastest.
@@ -606,25 +612,32 @@ class SupervisedSolver(Solver):
     def start(
         self, settings: SupervisedTraining, train_set: PatchDataset, val_set: PatchDataset | None
     ) -> tuple[int, int]:
-        """See `Solver.start`: after each epoch validation chooses and lowers the learning rate."""
-        self.start_optimizers(settings)
+        """See `Solver.start`: after each epoch validation chooses the best checkpoint."""
         per_epoch = batches_per_epoch(len(train_set), settings.batch_size)
-        return settings.n_epochs * per_epoch, per_epoch
+        stop = settings.n_epochs * per_epoch
+        schedule = settings.lr_schedule or ("plateau" if val_set else "cosine")
+        self.start_optimizers(settings, schedule)
+        self._falls_until = stop if schedule == "cosine" else 0
+        return stop, per_epoch
 
-    def start_optimizers(self, settings: SupervisedTraining) -> None:
-        """Make the optimiser that `learn` uses, of what is to be trained, and its schedule."""
+    def start_optimizers(self, settings: SupervisedTraining, schedule: str = "plateau") -> None:
+        """Make the optimiser that `learn` uses, of what is to be trained, and its `schedule`."""
         if settings.freeze_encoder:
             self.network.encoder.requires_grad_(False)
         trained = [p for p in self.network.parameters() if p.requires_grad]
         optimizer = Adam(trained, settings.lr, fused=True)  # see FCDSolver.start_optimizers
-        plateau = (settings.plateau_factor, settings.plateau_patience)
-        schedule = ReduceLROnPlateau(optimizer, "max", *plateau)
-        self.optimizers = {"optimizer": optimizer, "scheduler": schedule}
+        self.optimizers = {"optimizer": optimizer}
+        if schedule == "plateau":
+            plateau = (settings.plateau_factor, settings.plateau_patience)
+            self.optimizers["scheduler"] = ReduceLROnPlateau(optimizer, "max", *plateau)
 
     def step_on(
         self, settings: SupervisedTraining, batch: dict, part: Part, generator: torch.Generator
     ) -> Parts:
         """See `Solver.step_on`."""
+        if self._falls_until:
+            factor = losses.cosine_factor(self.step, self._falls_until)
+            self.optimizers["optimizer"].param_groups[0]["lr"] = settings.lr * factor
         label = batch["label"].to(self.device, non_blocking=True)
         mask = None
         if self.task.target == "mask":

@@ -94,6 +94,11 @@ def train(settings: Settings, run: Run) -> int:
     train_set = PatchDataset(source, "train", mask_file, ratio, skip_bad=data.skip_bad)
     asked = "image" if labels_only else training.select
     val_set, select = validation_set(train_set, asked, data.skip_bad)
+    if val_set is None and training.lr_schedule == "plateau":
+        raise UserError(
+            "--lr_schedule plateau waits for the F1 of validation patches, and there is no val "
+            "split: leave it out, the rate then falls along a cosine"
+        )
     _check_batches(run.processes.per_process(training.batch_size), settings, train_set)
     if train_set.image_size % SupervisedSolver.tile_multiple:
         raise UserError(
@@ -139,6 +144,7 @@ def trained(settings: Settings, run: Run) -> SupervisedSolver:
     solver = SupervisedSolver.load(run, modes.weights(settings, run))
     solver.use_cam(settings.net.cam_method)
     solver.use_rgb(settings.data.rgb_bands(solver.normalization.num_channels))
+    solver.tta = settings.whole_scenes.tta
     return solver
 
 

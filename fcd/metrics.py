@@ -122,6 +122,17 @@ def best_threshold(counts: np.ndarray) -> tuple[float, float]:
     return float((best[len(best) // 2] + 1) / BINS), float(f1.max())
 
 
+def upper_quantile(counts: np.ndarray, share: float) -> float:
+    """The least threshold k / BINS, but 0, that `share` in [0, 1] of the scores do not exceed.
+
+    counts: (BINS,) of `histogram`. Raises ValueError if it is empty.
+    """
+    if not counts.any():
+        raise ValueError("no score to choose a threshold from")
+    below = np.cumsum(counts)
+    return float((np.searchsorted(below, share * below[-1]) + 1) / BINS)
+
+
 def otsu_threshold(counts: np.ndarray) -> float:
     """Otsu's threshold in [0, 1] of a score histogram (BINS,), without any label.
 
