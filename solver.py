@@ -65,7 +65,7 @@ class Solver(Resumable):
     def __init__(self, run: Run, image_size: int, normalization: Normalization) -> None:
         super().__init__(run)
         self.device, self.image_size, self.normalization = run.device, image_size, normalization
-        self.rgb = default_rgb(normalization.num_channels)
+        self.rgb = default_rgb(normalization.bands)
         self._asked_rgb: tuple[int, ...] | None = None
         pin = run.device.type == "cuda"
         self._reading: dict[str, Any] = {"num_workers": run.num_workers, "pin_memory": pin}
@@ -123,7 +123,7 @@ class Solver(Resumable):
         """See `Resumable.restore`."""
         super().restore(state, source)
         self.normalization = Normalization.from_state(state["normalization"])
-        rgb = rgb_of(state, self.normalization.num_channels)
+        rgb = rgb_of(state, self.normalization.bands)
         self.rgb = self._asked_rgb or rgb
 
     def fingerprint(self) -> str:

@@ -1,12 +1,20 @@
-"""The bands of a network: those of Landsat, or so many numbered ones of other imagery."""
+"""The bands of a network, by name: those of Landsat, or those of other imagery, named or numbered.
+
+A network keeps the names of its bands in its own order, and takes them by name from what it scores.
+"""
 
 import re
+from collections.abc import Sequence
+from typing import TypeVar
 
 from fcd.errors import UserError
 
+Band = TypeVar("Band", int, str)
+
 # The ten 30 m bands in network order; B8 (panchromatic, 15 m) is not used.
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11")
-RGB_BANDS = tuple(BANDS.index(band) for band in ("B4", "B3", "B2"))
+RGB_NAMES = ("B4", "B3", "B2")
+RGB_BANDS = tuple(map(BANDS.index, RGB_NAMES))  # where they are among all ten
 FILL_DN = 0  # digital number of a pixel outside the footprint
 
 
@@ -15,12 +23,39 @@ def band_names(num_channels: int) -> tuple[str, ...]:
     return BANDS if num_channels == len(BANDS) else tuple(map(str, range(1, num_channels + 1)))
 
 
-def default_rgb(num_channels: int) -> tuple[int, ...]:
-    """Which of the bands, from 0, are shown as red, green and blue unless one says."""
+def are_named(bands: Sequence[str]) -> bool:
+    """Whether `bands` have names, and not mere numbers."""
+    return tuple(bands) != tuple(map(str, range(1, len(bands) + 1)))
+
+
+def default_rgb(bands: Sequence[str]) -> tuple[int, ...]:
+    """Which of the `bands`, from 0, are shown as red, green and blue unless one says."""
+    if {*RGB_NAMES} <= {*bands}:
+        return tuple(bands.index(band) for band in RGB_NAMES)
     # Of other imagery with more than three: blue comes first in most stacks.
-    if num_channels < 3:
+    if len(bands) < 3:
         return (0, 0, 0)
-    return {len(BANDS): RGB_BANDS, 3: (0, 1, 2)}.get(num_channels, (2, 1, 0))
+    return (0, 1, 2) if len(bands) == 3 else (2, 1, 0)
+
+
+def listed_bands(text: str, flag: str) -> tuple[str, ...]:
+    """Names of Landsat bands of the value of a flag such as ``B2-B7,B9,B10``, in its order.
+
+    A range leaves B8 out, as `BANDS` does. Raises `UserError` for what is no such band or range,
+    or a band that is there twice.
+    """
+    names: list[str] = []
+    for part in text.split(","):
+        ends = [end.strip().upper() for end in part.split("-")]
+        if len(ends) > 2 or not {*ends} <= {*BANDS}:
+            raise UserError(
+                f"{flag} {text}: {part!r} is neither a band nor a range of {', '.join(BANDS)}"
+            )
+        chosen = BANDS[BANDS.index(ends[0]) : BANDS.index(ends[-1]) + 1]
+        if not chosen:
+            raise UserError(f"{flag} {text}: {part!r} runs backwards; name the bands one by one")
+        names += chosen
+    return tuple(_distinct(names, text, flag))
 
 
 def band_numbers(text: str, flag: str, *, distinct: bool = True) -> list[int]:
@@ -31,6 +66,10 @@ def band_numbers(text: str, flag: str, *, distinct: bool = True) -> list[int]:
         if not match:
             raise UserError(f"{flag} {text}: {part!r} is neither a band number nor a range")
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
-    if distinct and len(set(numbers)) != len(numbers):
+    return _distinct(numbers, text, flag) if distinct else numbers
+
+
+def _distinct(bands: list[Band], text: str, flag: str) -> list[Band]:
+    if len(set(bands)) != len(bands):
         raise UserError(f"{flag} {text} names a band twice")
-    return numbers
+    return bands

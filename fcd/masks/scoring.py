@@ -18,7 +18,7 @@ from tqdm import tqdm
 import fcd
 from fcd.errors import UserError
 from fcd.landsat import labels, reference
-from fcd.landsat.bands import FILL_DN, RGB_BANDS, band_names
+from fcd.landsat.bands import FILL_DN, RGB_BANDS
 from fcd.landsat.rasters import Grid
 from fcd.landsat.scenes import Scene
 from fcd.masks.runtime import (
@@ -111,7 +111,7 @@ def export(scorer: Scorer, path: Path, threshold: float, commit: str | None) -> 
     properties = {
         "model": f"{scorer.experiment}: {scorer.name}",
         "threshold": repr(threshold),
-        "bands": ",".join(band_names(normalization.num_channels)),
+        "bands": ",".join(normalization.bands),
         "dtype": normalization.dtype,
         "normalization": json.dumps(normalization.state()),
         "image_size": str(scorer.image_size),

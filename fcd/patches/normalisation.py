@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fcd.errors import SceneError, UserError
+from fcd.landsat.bands import are_named, band_names
 
 DN_MAX = 65535  # uint16
 DTYPES = ("uint8", "uint16", "float32")  # what DN, or the values of other imagery, can be
@@ -28,7 +29,7 @@ Values = TypeVar("Values", torch.Tensor, np.ndarray)
 class Kind:
     """What all patches of a data set have in common. nodata: None if no value marks it."""
 
-    num_channels: int
+    bands: tuple[str, ...]
     image_size: int
     dtype: str
     nodata: float | None
@@ -36,7 +37,13 @@ class Kind:
     def __str__(self) -> str:
         nodata = "no nodata" if self.nodata is None else f"nodata {self.nodata:g}"
         size = f"{self.image_size}x{self.image_size} pixels"
-        return f"{self.num_channels} bands of {self.dtype}, {size}, {nodata}"
+        names = f" ({', '.join(self.bands)})" if are_named(self.bands) else ""
+        return f"{self.num_channels} bands{names} of {self.dtype}, {size}, {nodata}"
+
+    @property
+    def num_channels(self) -> int:
+        """Number of bands."""
+        return len(self.bands)
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,9 @@ class Normalization:
     cloud, a tenth of the DN range, then takes a far larger share of [-1, 1].
 
     nodata: of a scene whose files do not mark the same (`of`) a tuple of those of its bands; None
-    if there is none. dtype: of `DTYPES`; not part of `repr`, which tells trained weights apart,
-    those of earlier versions too.
+    if there is none. dtype: of `DTYPES`. bands: their names, by default those of `band_names`.
+    These two are not part of `repr`, which tells trained weights apart, those of earlier versions
+    too.
     """
 
     kind: str
@@ -60,14 +68,24 @@ class Normalization:
     high: tuple[float, ...]
     nodata: Nodata = 0
     dtype: str = field(default="uint16", repr=False)
+    bands: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.bands:
+            object.__setattr__(self, "bands", band_names(self.num_channels))
 
     @classmethod
     def paper(
-        cls, num_channels: int, dtype: str = "uint16", nodata: float | None = 0
+        cls,
+        num_channels: int,
+        dtype: str = "uint16",
+        nodata: float | None = 0,
+        bands: tuple[str, ...] = (),
     ) -> "Normalization":
         """The paper's for `num_channels` bands of integers: by the type's range."""
         greatest = float(np.iinfo(dtype).max)
-        return cls("paper", (0.0,) * num_channels, (greatest,) * num_channels, nodata, dtype)
+        low, high = (0.0,) * num_channels, (greatest,) * num_channels
+        return cls("paper", low, high, nodata, dtype, bands)
 
     @classmethod
     def stretch(
@@ -76,6 +94,7 @@ class Normalization:
         values: np.ndarray | None = None,
         nodata: float | None = 0,
         dtype: str = "uint16",
+        bands: tuple[str, ...] = (),
     ) -> "Normalization":
         """Per-band stretch from how often, `counts` (C, V), each of `values` (C, V) occurs.
 
@@ -89,11 +108,11 @@ class Normalization:
             first, last = value[percentiles.clip(max=len(value) - 1)]
             low.append(float(first))
             high.append(float(last))
-        return cls("stretch", tuple(low), tuple(high), nodata, dtype).varying()
+        return cls("stretch", tuple(low), tuple(high), nodata, dtype, bands).varying()
 
     def varying(self) -> "Normalization":
         """Itself, or `UserError` if a band has no range."""
-        for band, (low, high) in enumerate(zip(self.low, self.high, strict=True), 1):
+        for band, low, high in zip(self.bands, self.low, self.high, strict=True):
             if not low < high:
                 raise UserError(
                     f"band {band} of the training patches holds one value only, or nodata alone; "
@@ -108,16 +127,20 @@ class Normalization:
         if not 0 < len(low) == len(high) <= MAX_BANDS:
             raise ValueError(f"normalization of {len(low)} and {len(high)} bands")
         nodata, dtype = state["nodata"], str(state.get("dtype", "uint16"))
+        bands = tuple(map(str, state.get("bands", band_names(len(low)))))
+        if not len(bands) == len(low) == len({*bands}):
+            raise ValueError(f"normalization of {len(low)} bands named {', '.join(bands)[:100]}")
         numbers = (*low, *high, *(() if nodata is None else (float(nodata),)))
         if not all(map(math.isfinite, numbers)) or not all(map(operator.lt, low, high)):
             raise ValueError("normalization whose bounds are none")
         if dtype not in DTYPES:
             raise ValueError(f"normalization of {dtype}")
-        return cls(str(state["kind"]), low, high, nodata, dtype)
+        return cls(str(state["kind"]), low, high, nodata, dtype, bands)
 
     def state(self) -> dict:
         """Plain values for a checkpoint or a JSON file."""
-        return {**asdict(self), "low": list(self.low), "high": list(self.high)}
+        lists = {name: list(getattr(self, name)) for name in ("low", "high", "bands")}
+        return asdict(self) | lists
 
     @property
     def num_channels(self) -> int:
@@ -215,16 +238,16 @@ def normalization(
 
     images: gives the patches (C, H, W) one by one, the same ones at each call.
     """
-    nodata, dtype = data.nodata, data.dtype
-    if dtype == "float32":
-        low, high = map(tuple, value_ranges(images(), nodata).tolist())
-        measured = Normalization("paper", low, high, nodata, dtype).varying()
+    alike: dict[str, Any] = {"nodata": data.nodata, "dtype": data.dtype, "bands": data.bands}
+    if data.dtype == "float32":
+        low, high = map(tuple, value_ranges(images(), data.nodata).tolist())
+        measured = Normalization("paper", low, high, **alike).varying()
         if kind == "paper":
             return measured
-        return Normalization.stretch(*binned_counts(images(), measured), nodata, dtype)
+        return Normalization.stretch(*binned_counts(images(), measured), **alike)
     if kind == "paper":
-        return Normalization.paper(data.num_channels, dtype, nodata)
-    return Normalization.stretch(dn_counts(images()), None, nodata, dtype)
+        return Normalization.paper(data.num_channels, **alike)
+    return Normalization.stretch(dn_counts(images()), **alike)
 
 
 def dn_counts(images: Iterable[np.ndarray]) -> np.ndarray:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from fcd.errors import UserError
 from fcd.landsat import labels
-from fcd.landsat.bands import FILL_DN
+from fcd.landsat.bands import FILL_DN, band_names
 from fcd.landsat.rasters import Grid, nodata_of, opened, write_raster
 from fcd.landsat.reference import NAMES, TRUTH
 from fcd.landsat.scenes import Band, File, Scene, find_scenes
@@ -103,7 +103,7 @@ class PreparedPatches:
                         f"{self.image_path(patch)} holds {image.dtype}; patches hold "
                         f"{', '.join(DTYPES)}: prepare their scenes anew into another --output_dir"
                     )
-                return Kind(len(image), image.shape[-1], image.dtype.name, FILL_DN)
+                return Kind(band_names(len(image)), image.shape[-1], image.dtype.name, FILL_DN)
         raise UserError(f"every patch is damaged, such as {found[0]}")
 
     def scenes(self, split: str, scene_dir: Path | str, *, masked: bool) -> list[Scene]:
@@ -244,7 +244,8 @@ class RasterPatches:
                         "(python -m fcd.cut cuts larger images into such)"
                     )
                 size, nodata = dataset.width, self._nodata(dataset)
-                kinds.setdefault(Kind(dataset.count, size, types.pop(), nodata), path)
+                bands = band_names(dataset.count)
+                kinds.setdefault(Kind(bands, size, types.pop(), nodata), path)
             if len(kinds) > 1:
                 (common, first), (kind, _) = kinds.items()
                 raise UserError(

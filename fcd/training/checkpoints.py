@@ -198,9 +198,9 @@ def image_side(state: dict[str, Any]) -> int:
     return side
 
 
-def rgb_of(state: dict[str, Any], num_channels: int) -> tuple[int, ...]:
-    """The bands that pictures show; ValueError or TypeError if `state` holds no such."""
-    rgb = tuple(map(int, state.get("rgb", default_rgb(num_channels))))
-    if len(rgb) != 3 or not all(0 <= band < num_channels for band in rgb):
-        raise ValueError(f"rgb {rgb} of {num_channels} bands")
+def rgb_of(state: dict[str, Any], bands: Sequence[str]) -> tuple[int, ...]:
+    """Which of the `bands` pictures show; ValueError or TypeError if `state` holds no such."""
+    rgb = tuple(map(int, state.get("rgb", default_rgb(bands))))
+    if len(rgb) != 3 or not all(0 <= band < len(bands) for band in rgb):
+        raise ValueError(f"rgb {rgb} of {len(bands)} bands")
     return rgb

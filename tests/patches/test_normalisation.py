@@ -1,9 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from fcd.errors import UserError
-from fcd.patches.normalisation import VALID_MIN, Normalization
+from fcd.landsat.bands import BANDS
+from fcd.patches.normalisation import VALID_MIN, Kind, Normalization, normalization
 
 
 def test_paper_normalisation_by_hand():
@@ -44,7 +47,10 @@ def test_stretch_of_a_constant_band_is_refused():
 
 @pytest.mark.parametrize(
     "normalization",
-    [Normalization.paper(2), Normalization("stretch", (5000.0, 6000.0), (30000.0, 20000.0))],
+    [
+        Normalization.paper(2, bands=("B5", "B2")),
+        Normalization("stretch", (5000.0, 6000.0), (30000.0, 20000.0)),
+    ],
 )
 def test_denormalise_undoes_normalise_and_state_survives(normalization):
     dn = torch.tensor([0.0, 7000.0, 15000.0, 19999.0]).view(1, 1, 2, 2).repeat(1, 2, 1, 1)
@@ -57,7 +63,24 @@ def test_what_checkpoints_of_before_hold_is_read_and_told_apart_as_before():
     before = {"kind": "paper", "low": [0.0], "high": [65535.0], "nodata": 0}
     normalization = Normalization.from_state(before)
     assert normalization == Normalization.paper(1)
+    assert normalization.bands == ("1",)
+    ten = {"kind": "paper", "low": [0.0] * 10, "high": [65535.0] * 10, "nodata": 0}
+    assert Normalization.from_state(ten).bands == BANDS
     # The fingerprint of weights, to which thresholds and masks belong, is made with this.
     assert repr(normalization) == (
         "Normalization(kind='paper', low=(0.0,), high=(65535.0,), nodata=0)"
     )
+    assert repr(Normalization.paper(1, bands=("B5",))) == repr(normalization)
+
+
+@pytest.mark.parametrize("bands", [["B2"], ["B2", "B2"], ["B2", "B3", "B4"], 2])
+def test_names_that_do_not_fit_the_bands_are_refused(bands):
+    with pytest.raises((ValueError, TypeError)):
+        Normalization.from_state(Normalization.paper(2).state() | {"bands": bands})
+
+
+def test_names_of_bands_come_from_the_patches():
+    for kind, dtype in itertools.product(("paper", "stretch"), ("uint16", "float32")):
+        image = np.arange(18, dtype=dtype).reshape(2, 3, 3)
+        data = Kind(("B9", "B2"), 3, dtype, None)
+        assert normalization(kind, data, lambda image=image: [image]).bands == ("B9", "B2")

@@ -1,0 +1,34 @@
+import pytest
+
+from fcd.errors import UserError
+from fcd.landsat.bands import BANDS, band_names, default_rgb, listed_bands
+
+
+def test_a_list_of_bands():
+    assert listed_bands("B2-B7,B9,B10", "--bands") == (
+        "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10",
+    )  # fmt: skip
+    assert listed_bands("B1-B11", "--bands") == BANDS
+    assert listed_bands(" b10, b2 - b3", "--bands") == ("B10", "B2", "B3")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("B2,B8", "--bands B2,B8: 'B8' is neither a band nor a range of B1, B2, "),
+        ("2-7", "'2-7' is neither"),
+        ("", "'' is neither"),
+        ("B1-B3-B4", "'B1-B3-B4' is neither"),
+        ("B7-B2", "'B7-B2' runs backwards"),
+        ("B2-B4,B3", "names a band twice"),
+    ],
+)
+def test_lists_that_are_none(text, message):
+    with pytest.raises(UserError, match=message):
+        listed_bands(text, "--bands")
+
+
+def test_red_green_and_blue_are_found_by_name():
+    assert default_rgb(BANDS) == (3, 2, 1)
+    assert default_rgb(("B10", "B2", "B5", "B4", "B3")) == (3, 4, 1)
+    assert [default_rgb(band_names(n)) for n in (1, 3, 4)] == [(0, 0, 0), (0, 1, 2), (2, 1, 0)]
