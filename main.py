@@ -21,6 +21,7 @@ from fcd.patches import cutting, generated
 from fcd.patches.sources import RasterPatches
 from fcd.patches.supervision import Supervision
 from fcd.report.evaluation import Evaluation, evaluate
+from fcd.training import augmentation
 from fcd.training.run import Run
 from model import GANSize
 from solver import FCDSolver
@@ -64,6 +65,7 @@ def train(settings: Settings, run: Run) -> int:
             f"--image_size {settings.image_size}: the patches in {data.image_dir} are "
             f"{train_set.image_size} pixels wide; give that size or prepare them anew"
         )
+    augmentation.check(training.augment, train_set.kind)
     normalization = training_normalization(data.normalize, train_set)
     try:
         solver = FCDSolver(run, settings.size, settings.image_size, normalization)

@@ -14,6 +14,7 @@ from fcd.errors import UserError
 from fcd.masks.cam import Method
 from fcd.patches import generated
 from fcd.patches.supervision import Supervision
+from fcd.training import augmentation
 from fcd.training.run import Run
 from model import Encoder, Network, Task
 from solver import SupervisedSolver
@@ -105,6 +106,7 @@ def train(settings: Settings, run: Run) -> int:
             f"the patches in {data.image_dir} are {train_set.image_size} pixels wide; the U-Net "
             f"needs a multiple of {SupervisedSolver.tile_multiple}"
         )
+    augmentation.check(training.augment, train_set.kind)
     target = "label" if labels_only else "mask"
     head = net.network == "unet" and (net.classifier_head or net.train_encoder_only)
     task = Task(net.network, target, net.encoder, head)

@@ -193,7 +193,8 @@ class TrainingSettings:
     augment: Annotated[
         Kind,
         "what is done to training patches; flip: mirrored left to right or not, as the paper; d4: "
-        "turned and mirrored, all eight symmetries; none: nothing",
+        "turned and mirrored, all eight symmetries; randomise: d4, and Landsat-8 DN as under "
+        "another sun, air and sensor; none: nothing",
     ] = "flip"
     balance: Annotated[bool, "draw clear and cloudy patches equally often in training"] = False
     ema: Annotated[
