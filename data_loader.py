@@ -18,7 +18,6 @@ from tqdm import tqdm
 from fcd.cli.settings import TrainingSettings
 from fcd.errors import UserError
 from fcd.landsat import labels
-from fcd.landsat.bands import band_names
 from fcd.patches.normalisation import Kind, Normalization, normalization
 from fcd.patches.sources import PreparedPatches, Source
 from fcd.patches.store import DamagedPatch
@@ -342,9 +341,7 @@ def training_batches(
     """
     all_labels, size, augment = dataset.labels, settings.batch_size, settings.augment
     order = StepBatches(all_labels, size, seed, *steps, settings.balance, processes)
-    change = (
-        None if augment == "none" else Augmentation(augment, seed, band_names(dataset.num_channels))
-    )
+    change = None if augment == "none" else Augmentation(augment, seed, dataset.kind.bands)
     loader = get_loader(dataset, size, batches=order, augmentation=change, **reading)
     for batch, indices in zip(loader, order.whole(), strict=True):
         part = processes.part(len(indices), size)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fcd.errors import UserError
-from fcd.landsat.bands import BANDS
+from fcd.landsat.bands import BANDS, band_names
 from fcd.patches.normalisation import Kind
 from fcd.training.augmentation import Augmentation, check
 from fcd.training.randomisation import Change, draw_change
@@ -118,10 +118,10 @@ def test_a_run_is_reproducible_and_leaves_some_patches_as_they_were():
     ],
 )
 def test_other_imagery_is_refused_in_one_line(bands, dtype, nodata, found):
-    check("d4", Kind(bands, 64, dtype, nodata))
-    check("randomise", Kind(10, 64, "uint16", 0))
-    check("randomise", Kind(10, 64, "uint16", None))
+    check("d4", Kind(band_names(bands), 64, dtype, nodata))
+    check("randomise", Kind(band_names(10), 64, "uint16", 0))
+    check("randomise", Kind(band_names(10), 64, "uint16", None))
     with pytest.raises(UserError, match="--augment randomise needs DN of Landsat-8") as refusal:
-        check("randomise", Kind(bands, 64, dtype, nodata))
+        check("randomise", Kind(band_names(bands), 64, dtype, nodata))
     assert found in str(refusal.value)
     assert "\n" not in str(refusal.value)
