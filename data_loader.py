@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from fcd.cli.settings import TrainingSettings
 from fcd.errors import UserError
 from fcd.landsat import labels
+from fcd.landsat.bands import positions
 from fcd.patches.normalisation import Kind, Normalization, normalization
 from fcd.patches.sources import PreparedPatches, Source
 from fcd.patches.store import DamagedPatch
@@ -60,6 +61,7 @@ class PatchDataset(Dataset):
     skip_bad: read every patch once and leave out, for good, those that are damaged, or of another
     shape or type than most: `left_out`. Otherwise they raise `DamagedPatch` when they are read.
     masks_optional: read no mask if a patch has none and `source` lets it do without.
+    bands: those that images give, by name and in this order; None: all, as they are.
     Raises `UserError` if a folder is missing or empty, or a patch has no `mask_file` but should.
     """
 
@@ -72,8 +74,9 @@ class PatchDataset(Dataset):
         only: Literal["clear", "cloudy"] | None = None,
         skip_bad: bool = False,
         masks_optional: bool = False,
+        bands: Sequence[str] | None = None,
     ) -> None:
-        self.source = as_source(source)
+        self.source, self._bands = as_source(source), bands
         self.mask_file = mask_file
         self.reference, self.labels_from = self.source.reference, self.source.labels_from
         self.patches: list[tuple[Path, int]] = []
@@ -163,6 +166,13 @@ class PatchDataset(Dataset):
                 return Form.of(*self.source.read(patch, None)).image
         raise UserError(f"every patch is damaged, such as {self.patches[0][0]}")
 
+    @cached_property
+    def _places(self) -> list[int] | None:
+        """Where the bands asked for are; None: as the images have them."""
+        if self._bands is None or tuple(self._bands) == self.kind.bands:
+            return None
+        return positions(self._bands, self.kind.bands, str(self.source.root))
+
     def labelled_pixels(self) -> int:
         """Number of pixels whose mask says clear or cloud."""
         assert self.mask_file, "only where masks are read"
@@ -180,7 +190,7 @@ class PatchDataset(Dataset):
             if error := self._unlike(patch, Form.of(image, mask)):
                 raise error
         sample = {
-            "image": torch.from_numpy(image),
+            "image": torch.from_numpy(image if self._places is None else image[self._places]),
             "label": torch.tensor([label], dtype=torch.float32),
             "name": patch.name,
         }
@@ -237,15 +247,16 @@ def validation_set(
     return dataset, select
 
 
-def threshold_patches(
-    source: Source, choice: str, *, skip_bad: bool = False, masks_optional: bool = False
-) -> PatchDataset:
-    """The training patches from whose scores a threshold is chosen: see `thresholds.choose`."""
+def threshold_patches(source: Source, choice: str, **how: Any) -> PatchDataset:
+    """The training patches from whose scores a threshold is chosen: see `thresholds.choose`.
+
+    how: more arguments of `PatchDataset`.
+    """
     if choice == "clear":
-        return PatchDataset(source, "train", only="clear", skip_bad=skip_bad)
-    optional = masks_optional or choice == "otsu"
-    how: dict[str, Any] = {"only": "cloudy", "skip_bad": skip_bad, "masks_optional": optional}
-    return PatchDataset(source, "train", "mask.tif", **how)
+        return PatchDataset(source, "train", only="clear", **how)
+    if choice == "otsu":
+        how["masks_optional"] = True
+    return PatchDataset(source, "train", "mask.tif", only="cloudy", **how)
 
 
 def threshold_choice(source: Source) -> str:

@@ -91,6 +91,7 @@ def mask_training_scenes(settings: Settings, run: Run) -> int:
     scorer = solver.scorer()
     tiles = modes.tiles(settings, scorer)
     scenes = source.scenes("train", settings.data.orig_image_dir, masked=False)
+    scenes = [scene.taking(scorer.normalization.bands) for scene in scenes]
     record = modes.chosen_threshold(settings, solver)
     if run.processes.first:
         write_json(folder / generated.PROVENANCE, asdict(solver.supervision(record)))
@@ -106,7 +107,14 @@ def visualize(settings: Settings, run: Run) -> int:
     """`--mode visualize`."""
     solver, data = trained(settings, run), settings.data
     source, skip_bad = data.patches(settings.mode), data.skip_bad
-    dataset = PatchDataset(source, "train", "mask.tif", skip_bad=skip_bad, masks_optional=True)
+    dataset = PatchDataset(
+        source,
+        "train",
+        "mask.tif",
+        skip_bad=skip_bad,
+        masks_optional=True,
+        bands=solver.normalization.bands,
+    )
     print(f"pictures: {solver.visualize(dataset, settings.num_pictures)}")
     return 0
 

@@ -9,6 +9,7 @@ from annotated_types import Ge
 from fcd.cli import entry
 from fcd.cli.parser import Flag, parse
 from fcd.cli.settings import IMAGE_DIR, SCENE_DIR, UNIT, PatchSize, Stride
+from fcd.landsat.bands import listed_bands
 from fcd.landsat.reference import QA, TRUTH
 from fcd.landsat.scenes import find_scenes
 from fcd.patches.cutting import MARGINS, Cutting, prepare
@@ -45,6 +46,12 @@ class Settings:
     seed: Annotated[int, Ge(0), "seed of the split"] = 1337
     patch_size: PatchSize = 128
     stride: Stride = None
+    bands: Annotated[
+        str,
+        Flag(metavar="B2-B7,B9,B10"),
+        "bands of the patches, in order; what is trained on them takes these, by name, from the "
+        "scenes it masks, and does without the others",
+    ] = "B1-B11"
     labels: Annotated[
         Literal["truth", "qa"],
         "where the patches' labels come from; truth: the manual masks (_fixedmask.img); qa: the "
@@ -75,7 +82,8 @@ def main() -> int:
         add_masks(scenes, asked.generated_masks, image_dir, asked.generated_mask_file, workers)
         return 0
     margins = (asked.clear_below, asked.cloudy_above)
-    cutting = Cutting.of(asked.patch_size, asked.stride, margins, asked.labels)
+    bands = listed_bands(asked.bands, "--bands")
+    cutting = Cutting.of(asked.patch_size, asked.stride, margins, asked.labels, bands)
     by_cloud = asked.stratify == "cloud"
     return prepare(scenes, image_dir, cutting, asked.split_file, asked.seed, by_cloud, workers)
 

@@ -25,9 +25,10 @@ from data_loader import (
 from fcd import metrics, pictures
 from fcd.cli.entry import use_device
 from fcd.cli.settings import GANTraining, SupervisedTraining, TrainingSettings
+from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.landsat import labels
-from fcd.landsat.bands import default_rgb
+from fcd.landsat.bands import are_named, default_rgb, described
 from fcd.landsat.reference import NAMES, TRUTH
 from fcd.masks import thresholds
 from fcd.masks.cam import Method, cam_score
@@ -67,6 +68,7 @@ class Solver(Resumable):
         self.device, self.image_size, self.normalization = run.device, image_size, normalization
         self.rgb = default_rgb(normalization.bands)
         self._asked_rgb: tuple[int, ...] | None = None
+        self.stored_threshold: thresholds.Record | None = None  # of weights that are passed on
         pin = run.device.type == "cuda"
         self._reading: dict[str, Any] = {"num_workers": run.num_workers, "pin_memory": pin}
         torch.manual_seed(run.seed)
@@ -125,6 +127,7 @@ class Solver(Resumable):
         self.normalization = Normalization.from_state(state["normalization"])
         rgb = rgb_of(state, self.normalization.bands)
         self.rgb = self._asked_rgb or rgb
+        self.stored_threshold = state.get("threshold")
 
     def fingerprint(self) -> str:
         """Twelve hex digits that tell these weights and this normalisation from others."""
@@ -163,8 +166,10 @@ class Solver(Resumable):
             multiple=self.tile_multiple,
             device=self.device,
             identify=self.fingerprint,
+            checkpoint=self.source,
             results=(folder.results, self.source.parent.parent / "results"),
             natural_threshold=self.natural_threshold,
+            stored_threshold=self.stored_threshold,
             not_exportable=self.not_exportable and f"{self.source} is {self.not_exportable}",
             compiled=self.run.compile,
             processes=self.run.processes,
@@ -197,7 +202,8 @@ class Solver(Resumable):
         choice = choice if choice is not None else natural or threshold_choice(source)
 
         def measured() -> tuple[np.ndarray, int]:
-            found = threshold_patches(source, str(choice), skip_bad=skip_bad)
+            bands = self.normalization.bands
+            found = threshold_patches(source, str(choice), skip_bad=skip_bad, bands=bands)
             chosen = Subset(found, thresholds.sample(len(found), sample))
             score = self.autocast(amp)(scorer.score)
             return self._histogram(chosen, batch_size, score, thresholds.mask_of), len(chosen)
@@ -588,6 +594,11 @@ class SupervisedSolver(Solver):
         with another_kind(path):
             learned = Normalization.from_state(state["normalization"])
         own = self.normalization
+        if are_named(learned.bands) and are_named(own.bands) and learned.bands != own.bands:
+            raise UserError(
+                f"{path} was trained on {described(learned.bands)}, the training patches have "
+                f"{described(own.bands)}; cut them in the bands of the weights, in that order"
+            )
         self.normalization = learned.of(own.dtype, own.nodata, "the training set", nodata)
         choice = from_plain(Choice, state["choice"], path)
         seen = from_plain(Supervision, state["supervision"], path)

@@ -115,7 +115,8 @@ def train(settings: Settings, run: Run) -> int:
     solver.use_rgb(data.rgb_bands(train_set.num_channels))
     if net.imagenet:
         solver.start_from_imagenet()
-    for path, encoder_only in ((net.encoder_weights, True), (settings.run.model_weights, False)):
+    weights = modes.weights_of(settings, run, normalization.bands)
+    for path, encoder_only in ((net.encoder_weights, True), (weights, False)):
         if path:
             solver.start_from(path, encoder_only=encoder_only, nodata=source.nodata)
     solver.add_labels(train_set, _cost_of(mask_file, data.image_dir))

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(Settings, arguments, "-m benchmarks.seam")
     tile = flags.tile_size
     solver = load_solver(flags.checkpoint, "cpu") if flags.checkpoint else random_generator(tile)
-    scene = scene_from(flags.scene, solver.normalization.num_channels)
+    scene = scene_from(flags.scene, solver.normalization.bands)
     maps = [scores(solver, scene, tile, overlap) for overlap in flags.overlaps]
     for overlap, score in zip(flags.overlaps, maps, strict=True):
         print(f"overlap {overlap}: {seam(score, tile, overlap):.2f}")

@@ -17,6 +17,10 @@ class SceneError(UserError):
     """A scene that is incomplete or unreadable; names the scene and what is wrong with it."""
 
 
+class MissingBand(SceneError):
+    """A scene that is sound, but lacks a band that the network takes."""
+
+
 class OutputError(UserError):
     """A file that cannot be written: a full disk, a folder one may not write to."""
 

@@ -18,11 +18,15 @@ from fcd.landsat.sparcs import SPARCS, find_sparcs
 from fcd.masks import scoring, thresholds
 from fcd.masks.prediction import Predictor, predict_scenes
 from fcd.masks.scoring import Scorer, Tiles
+from fcd.patches.normalisation import Normalization
 from fcd.patches.supervision import Supervision
 from fcd.processes import joined
 from fcd.report.evaluation import Evaluation, evaluate
+from fcd.training import checkpoints
 from fcd.training.run import Run, RunFolder
 
+STARTER_NAME = "starter"
+STARTER = Path(__file__).parents[2] / "weights"  # beside the commands
 S = TypeVar("S", bound=CommandSettings)
 
 
@@ -57,9 +61,57 @@ def carry_out(settings: S, modes: Mapping[str, Mode[S]]) -> int:
         return modes[settings.mode](settings, Run(folder, device, *how))
 
 
+def all_weights(settings: CommandSettings, run: Run) -> list[Path]:
+    """The checkpoints to use: that or those of `--model_weights`, else the run's own.
+
+    Raises `UserError` if a folder holds none.
+    """
+    asked = settings.run.model_weights
+    if asked is None:
+        return [run.folder.checkpoint(settings.run.checkpoint)]
+    folder = STARTER if str(asked) == STARTER_NAME else asked
+    if folder is asked and not folder.is_dir():
+        return [asked]
+    if not (found := sorted(folder.glob("*.pt"))):
+        raise UserError(
+            f"--model_weights {asked}: {folder} holds no checkpoint (*.pt); name one that there is"
+        )
+    return found
+
+
 def weights(settings: CommandSettings, run: Run) -> Path:
-    """The checkpoint to use: that of `--model_weights`, else the run's own."""
-    return settings.run.model_weights or run.folder.checkpoint(settings.run.checkpoint)
+    """The one checkpoint to use; `UserError` if there are several."""
+    found = all_weights(settings, run)
+    if len(found) > 1:
+        raise UserError(
+            f"--model_weights {settings.run.model_weights} holds {len(found)} checkpoints; --mode "
+            f"{settings.mode} takes one of them: {', '.join(map(str, found))}"
+        )
+    return found[0]
+
+
+def weights_of(settings: CommandSettings, run: Run, bands: tuple[str, ...]) -> Path | None:
+    """What a training begins with: of several checkpoints that of the `bands` of the patches.
+
+    None if no `--model_weights` are given; `UserError` if none of several is of these bands.
+    """
+    if settings.run.model_weights is None:
+        return None
+    found = all_weights(settings, run)
+    if len(found) == 1:
+        return found[0]
+    of: dict[tuple[str, ...], Path] = {}
+    for path in found:
+        state = checkpoints.load(path, ("normalization",))
+        with checkpoints.another_kind(path):
+            of[Normalization.from_state(state["normalization"]).bands] = path
+    if bands not in of:
+        raise UserError(
+            f"--model_weights {settings.run.model_weights} holds weights of the bands "
+            f"{' and '.join(map(','.join, of))}, the training patches have {','.join(bands)}; "
+            "cut them in one of these"
+        )
+    return of[bands]
 
 
 def tiles(settings: CommandSettings, scorer: Scorer) -> Tiles:
@@ -113,6 +165,7 @@ def test(settings: S, run: Run, load: Load[S]) -> int:
         source, split = data.patches(settings.mode), settings.whole_scenes.test_split
         scenes = source.scenes(split, data.orig_image_dir, masked=True)
         reference, results = source.reference, run.folder.results
+    scenes = [scene.taking(scorer.normalization.bands) for scene in scenes]
     config = run_config(run.folder, weights(settings, run), settings)
     method = settings.run.method or settings.run.experiment_name
     record = chosen_threshold(settings, solver)  # last, because it may take long
@@ -130,19 +183,24 @@ def test(settings: S, run: Run, load: Load[S]) -> int:
 def predict(settings: S, run: Run, load: Load[S]) -> int:
     """`--mode predict`: mask the scenes of `--scenes`; return the exit code.
 
-    A threshold is chosen only if `--threshold` says how; else it is the one chosen before.
+    A threshold is chosen only if `--threshold` says how; else it is the one chosen before. Of
+    several weights each scene takes those whose bands it has, the most.
     """
     asked, threshold = settings.prediction, settings.whole_scenes.threshold
     if not asked.scenes:
         raise UserError("--mode predict needs --scenes PATH …: folders, archives or GeoTIFFs")
-    paths = expand(asked.scenes)
-    solver = load(settings, run)
-    used_tiles = tiles(settings, solver.scorer())
-    if isinstance(threshold, str):
-        threshold = chosen_threshold(settings, solver)["threshold"]
+    paths, predictors = expand(asked.scenes), []
+    for path in all_weights(settings, run):
+        one = replace(settings, run=replace(settings.run, model_weights=path))
+        solver = load(one, run)
+        used_tiles = tiles(settings, solver.scorer())
+        value = (
+            chosen_threshold(one, solver)["threshold"] if isinstance(threshold, str) else threshold
+        )
+        predictors.append(solver.predictor(value, used_tiles))
     failed = predict_scenes(
         paths,
-        solver.predictor(threshold, used_tiles),
+        predictors,
         asked.output_dir,
         bands=asked.bands,
         write_score=asked.write_score,

@@ -7,14 +7,17 @@ import re
 from collections.abc import Sequence
 from typing import TypeVar
 
-from fcd.errors import UserError
+from fcd.errors import MissingBand, UserError
 
 Band = TypeVar("Band", int, str)
 
 # The ten 30 m bands in network order; B8 (panchromatic, 15 m) is not used.
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11")
+SENSORS = {"OLI_TIRS": BANDS, "OLI": BANDS[:8], "TIRS": BANDS[8:]}  # by SENSOR_ID
+SENTINEL_2 = ("B8A", "B12")  # no bands of Landsat; others of Sentinel-2 have the names of Landsat's
 RGB_NAMES = ("B4", "B3", "B2")
 RGB_BANDS = tuple(map(BANDS.index, RGB_NAMES))  # where they are among all ten
+_LANDSAT = re.compile(r"^(?:(?!.*_?S[RT]_B\d+$).*_)?(B\d+)$", re.I)
 FILL_DN = 0  # digital number of a pixel outside the footprint
 
 
@@ -23,9 +26,51 @@ def band_names(num_channels: int) -> tuple[str, ...]:
     return BANDS if num_channels == len(BANDS) else tuple(map(str, range(1, num_channels + 1)))
 
 
+def named(descriptions: Sequence[str | None]) -> tuple[str, ...]:
+    """The names of a raster's bands, or those of `band_names` if it does not name each otherwise.
+
+    descriptions: what the file says of its bands. ``B2`` is also what ends in ``_B2``, in any case,
+    as files of Landsat scenes do; not ``SR_B2``, whose values are of Level-2. Numbers of their
+    places, as ``Band 1``, are no names.
+    """
+    told = [
+        _LANDSAT.sub(lambda match: match[1].upper(), (text or "").strip()) for text in descriptions
+    ]
+    counted = (re.fullmatch(rf"(band|layer)?[ _]?0*{n}", t, re.I) for n, t in enumerate(told, 1))
+    if not all(told) or len(set(told)) < len(told) or all(counted):
+        return band_names(len(told))
+    return tuple(told)
+
+
 def are_named(bands: Sequence[str]) -> bool:
     """Whether `bands` have names, and not mere numbers."""
     return tuple(bands) != tuple(map(str, range(1, len(bands) + 1)))
+
+
+def described(bands: Sequence[str]) -> str:
+    """How many `bands`, and their names if they have any, in words."""
+    return f"{len(bands)} bands" + f" ({', '.join(bands)})" * are_named(bands)
+
+
+def positions(needed: Sequence[str], given: Sequence[str], told: str) -> list[int]:
+    """Where each of the `needed` bands of a network is among the `given`, from 0: by name.
+
+    By position, all of them, if one of the two has mere numbers. Raises `MissingBand`, which begins
+    with `told`, if there is no such band, or another number of bands without names.
+    """
+    if not (are_named(needed) and are_named(given)):
+        if len(needed) != len(given):
+            raise MissingBand(
+                f"{told} has {described(given)}, the network takes {described(needed)}; say which "
+                "by --bands, such as 1-7,9-11"
+            )
+        return list(range(len(needed)))
+    if missing := [band for band in needed if band not in given]:
+        raise MissingBand(
+            f"{told} has no band {', '.join(missing)}, it has {', '.join(given)}; --bands says "
+            "which are to be read if they have other names"
+        )
+    return [given.index(band) for band in needed]
 
 
 def default_rgb(bands: Sequence[str]) -> tuple[int, ...]:

@@ -9,18 +9,19 @@ from pathlib import Path
 
 from rasterio.errors import RasterioIOError
 
-from fcd.errors import SceneError, UserError
+from fcd.errors import MissingBand, SceneError, UserError
 from fcd.landsat.archives import DAMAGE, Member
-from fcd.landsat.bands import BANDS, band_numbers
-from fcd.landsat.rasters import opened
+from fcd.landsat.bands import BANDS, SENSORS, SENTINEL_2, are_named, band_numbers, positions
+from fcd.landsat.rasters import names_of, opened
 from fcd.landsat.scenes import SCENE_FILE, Band, Scene, parse_mtl
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 RASTERS = (".tif", ".tiff", ".vrt")
 # Level-1 products; what comes after L1 tells how well a scene is placed.
 _LEVEL_1 = re.compile(r"L1(T|GT|GS|TP|G)?", re.I)
-# Not Landsat 8 and 9 with both sensors: LC08_L1TP_…, LC09_…; before the collections LC8….
-_OTHER_LANDSAT = re.compile(r"(?!LC0?[89])L[CTEMO]0?\d", re.I)
+# Landsat, its sensors and its number: LC08_L1TP_…, LO09_…; before the collections LC8….
+_LANDSAT = re.compile(r"L(?P<sensor>[CTEMO])0?(?P<number>\d)", re.I)
+_SENSOR = {"C": "OLI_TIRS", "O": "OLI", "T": "TIRS"}  # of Landsat 8 and 9
 _LEVEL_2 = re.compile(r"_L2S[PR]_|_S[RT]_B\d", re.I)
 
 
@@ -61,17 +62,20 @@ def _matching(path: str, told: str) -> list[str]:
     return found
 
 
-def scene_from(path: str, num_channels: int, bands: str | None = None) -> Scene:
-    """The scene at `path`, for a network of `num_channels` bands.
+def scene_from(path: str, needed: Sequence[str] = BANDS, bands: str | None = None) -> Scene:
+    """The scene at `path`, read in the bands `needed` by a network.
 
     - A folder, anywhere below which one scene's bands lie; a `.tar` or `.tar.gz`, read where it
       is (a compressed one from the start for each band); an MTL file, beside its scene. Landsat 8
       and 9 Level-1, of any collection, unless `bands` lists the ends of the bands' file names in
-      the order of training, such as ``SR_B1,SR_B2``: level and sensor are then not judged.
-    - A GeoTIFF with `num_channels` bands, or with the bands whose numbers `bands` gives, such as
-      ``1-7,9-11``. It may be without a position.
+      the order of training, such as ``SR_B1,SR_B2``: level and sensor are then not judged. Bands
+      `needed` that are none of Landsat are themselves the ends of names, behind a ``_``.
+    - A GeoTIFF whose bands have names, `needed` among them (`fcd.landsat.bands.named`); without
+      names, as many as `needed`; or whatever it holds, if `bands` gives the numbers of those to
+      read, such as ``1-7,9-11``. It may be without a position.
 
-    Raises `SceneError` if it is none of these; the files are checked by `Scene.check`.
+    Raises `MissingBand` if it lacks a band, `SceneError` if it is none of these; the files are
+    checked by `Scene.check`.
     """
     place, lower = Path(path), path.lower()
     files: Sequence[Path | Member]
@@ -85,15 +89,17 @@ def scene_from(path: str, num_channels: int, bands: str | None = None) -> Scene:
         prefix = place.name[: -len("_MTL.txt")]
         files = [file for file in sorted(place.parent.iterdir()) if file.name.startswith(prefix)]
     elif lower.endswith(RASTERS):
-        return _raster(place, num_channels, bands)
+        return _raster(place, needed, bands)
     else:
         raise SceneError(
             f"{path} is neither a scene folder nor an archive ({', '.join(ARCHIVES)}), an MTL "
             f"file or a raster ({', '.join(RASTERS)})"
         )
     if bands:
-        return _named_bands(path, files, num_channels, bands)
-    return _landsat(path, files, num_channels)
+        return _named_bands(path, files, needed, [end.strip() for end in bands.split(",")])
+    if are_named(needed) and not {*needed} <= {*BANDS}:
+        return _named_bands(path, files, needed, [f"_{band}" for band in needed])
+    return _landsat(path, files, needed)
 
 
 def _members(path: Path) -> list[Member]:
@@ -104,12 +110,7 @@ def _members(path: Path) -> list[Member]:
         raise SceneError(f"{path} is damaged or no archive ({error}); get it again") from error
 
 
-def _landsat(path: str, files: Sequence[Path | Member], num_channels: int) -> Scene:
-    if num_channels != len(BANDS):
-        raise SceneError(
-            f"{path}: the network takes {num_channels} bands, a Landsat scene has {len(BANDS)}; "
-            "say which by --bands"
-        )
+def _landsat(path: str, files: Sequence[Path | Member], needed: Sequence[str]) -> Scene:
     scenes: dict[str, dict[str, Path | Member]] = {}
     for file in files:
         if _LEVEL_2.search(file.name):
@@ -128,27 +129,31 @@ def _landsat(path: str, files: Sequence[Path | Member], num_channels: int) -> Sc
         )
     ((name, parts),) = scenes.items()
     metadata = parse_mtl(parts["MTL"]) if "MTL" in parts else {}
-    _judge(path, name, metadata)
+    _judge(path, name, metadata, needed)
     name = metadata.get("LANDSAT_PRODUCT_ID") or metadata.get("LANDSAT_SCENE_ID") or name
-    return Scene(_as_file_name(name), "", Path(path), parts)
+    return Scene(_as_file_name(name), "", Path(path), parts).taking(needed)
 
 
-def _judge(path: str, name: str, metadata: dict[str, str]) -> None:
-    """Raise `SceneError` unless this is Landsat 8 or 9, Level-1, with both sensors."""
+def _judge(path: str, name: str, metadata: dict[str, str], needed: Sequence[str]) -> None:
+    """Raise `SceneError` unless this is Landsat 8 or 9, Level-1, by the sensors of `needed`."""
     level = metadata.get("PROCESSING_LEVEL") or metadata.get("DATA_TYPE")
     if level is not None and not _LEVEL_1.fullmatch(level):
         raise _other_level(path, level)
     craft, sensor = metadata.get("SPACECRAFT_ID"), metadata.get("SENSOR_ID")
-    if craft is None and _OTHER_LANDSAT.match(name):
-        craft = name.partition("_")[0]
+    if craft is None and (match := _LANDSAT.match(name)):
+        known = match["sensor"].upper() in _SENSOR and match["number"] in "89"
+        craft = f"LANDSAT_{match['number']}" if known else name.partition("_")[0]
+        sensor = sensor or (_SENSOR[match["sensor"].upper()] if known else None)
     if craft is not None and craft.upper() not in ("LANDSAT_8", "LANDSAT_9"):
         raise SceneError(
             f"{path} was taken by {craft}; the networks take Landsat 8 and 9, unless --bands "
             "says how to read it"
         )
-    if sensor is not None and sensor.upper() != "OLI_TIRS":
-        raise SceneError(
-            f"{path} was taken by {sensor} alone; the networks take bands of OLI and TIRS"
+    taken = BANDS if sensor is None else SENSORS.get(sensor.upper(), ())
+    if missing := [band for band in needed if band in BANDS and band not in taken]:
+        raise MissingBand(
+            f"{path} was taken by {sensor} alone and has no band {', '.join(missing)}, which the "
+            "network takes; one that is trained without can mask it"
         )
 
 
@@ -159,44 +164,55 @@ def _other_level(path: str, level: str) -> SceneError:
     )
 
 
-def _named_bands(path: str, files: Sequence[Path | Member], num_channels: int, bands: str) -> Scene:
-    """The files whose names end as `bands` says, in that order."""
-    endings = [ending.strip() for ending in bands.split(",")]
-    if len(endings) != num_channels:
+def _named_bands(
+    path: str, files: Sequence[Path | Member], needed: Sequence[str], endings: Sequence[str]
+) -> Scene:
+    """The files whose names end in `endings`, in the order of `needed`."""
+    if len(endings) != len(needed):
         raise SceneError(
-            f"--bands {bands} names {len(endings)} bands, the network takes {num_channels}"
+            f"--bands {','.join(endings)} names {len(endings)} bands, the network takes "
+            f"{len(needed)}"
         )
     chosen: dict[str, Path | Member] = {}
     rasters = [file for file in files if file.name.lower().endswith(RASTERS)]
-    for ending in endings:
+    for band, ending in zip(needed, endings, strict=True):
         fits = [f for f in rasters if f.name.lower().rpartition(".")[0].endswith(ending.lower())]
         if len(fits) != 1:
             found = ", ".join(file.name for file in fits[:3]) or "none"
-            raise SceneError(
-                f"--bands: {len(fits)} files of {path} end in {ending} ({found}), one should"
+            raise MissingBand(
+                f"{len(fits)} files of {path} end in {ending} ({found}), one should; --bands names "
+                "the ends"
             )
-        chosen[ending] = fits[0]
-    first = chosen[endings[0]].name
+        chosen[band] = fits[0]
+    first = chosen[needed[0]].name
     name = first[: first.lower().rindex(endings[0].lower())].rstrip("_-. ") or Path(path).name
-    return Scene(_as_file_name(name), "", Path(path), chosen, tuple(endings))
+    return Scene(_as_file_name(name), "", Path(path), chosen, tuple(needed), level_1=False)
 
 
-def _raster(path: Path, num_channels: int, bands: str | None) -> Scene:
+def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
     try:
         with opened(path) as dataset:
-            count = dataset.count
+            names = names_of(dataset)
     except RasterioIOError as error:
         raise SceneError(f"{path} cannot be read: {error}") from error
-    numbers = band_numbers(bands, "--bands") if bands else list(range(1, count + 1))
-    if len(numbers) != num_channels:
-        raise SceneError(
-            f"{path} has {len(numbers)} bands{' by --bands' * bool(bands)}, the network takes "
-            f"{num_channels}; say which by --bands, such as 1-7,9-11"
-        )
-    if max(numbers) > count:
-        raise SceneError(f"--bands {bands}: {path} has {count} bands")
-    files = {str(number): Band(path, number) for number in numbers}
-    return Scene(_as_file_name(path.stem), "", path.parent, files, tuple(files))
+    if bands:
+        numbers = band_numbers(bands, "--bands")
+        if len(numbers) != len(needed):
+            raise SceneError(
+                f"{path} has {len(numbers)} bands by --bands, the network takes {len(needed)}"
+            )
+        if max(numbers) > len(names):
+            raise SceneError(f"--bands {bands}: {path} has {len(names)} bands")
+    else:
+        if {*needed} <= {*BANDS} and (other := {*SENTINEL_2} & {*names}):
+            raise SceneError(
+                f"{path} is of Sentinel-2 by its band {min(other)}, the network takes bands of "
+                "Landsat, which have the same names; --bands says which to read all the same"
+            )
+        numbers = [place + 1 for place in positions(needed, names, str(path))]
+    files = {band: Band(path, number) for band, number in zip(needed, numbers, strict=True)}
+    name = _as_file_name(path.stem)
+    return Scene(name, "", path.parent, files, tuple(needed), level_1=False)
 
 
 def _as_file_name(name: str) -> str:

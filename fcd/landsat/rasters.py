@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
 from fcd.files import replacing
+from fcd.landsat.bands import named
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -51,6 +52,11 @@ class Grid:
         return Grid(size, size, self.crs, Affine(a, b, left, d, e, top))
 
 
+def names_of(dataset: rasterio.DatasetReader) -> tuple[str, ...]:
+    """The names of a raster's bands, by their descriptions; see `fcd.landsat.bands.named`."""
+    return named(dataset.descriptions)
+
+
 def nodata_of(dataset: rasterio.DatasetReader, number: int = 1) -> float | None:
     """What a raster's file marks as nodata in band `number`; None also if NaN or infinity."""
     value = dataset.nodatavals[number - 1]
@@ -65,12 +71,23 @@ def nodata_value(value: float) -> float:
     return min(max(value, -FLOAT32_MAX), FLOAT32_MAX)
 
 
-def write_raster(path: Path, pixels: np.ndarray, grid: Grid, nodata: float | None) -> None:
-    """Write a small GeoTIFF of `pixels` (C, h, w) on `grid`, whole or not at all."""
+def write_raster(
+    path: Path,
+    pixels: np.ndarray,
+    grid: Grid,
+    nodata: float | None,
+    descriptions: Sequence[str | None] = (),
+) -> None:
+    """Write a small GeoTIFF of `pixels` (C, h, w) on `grid`, whole or not at all.
+
+    descriptions: what the file says of each band; nothing unless they are given.
+    """
     profile = {"driver": "GTiff", "count": len(pixels), "dtype": pixels.dtype.name}
     profile |= {"nodata": nodata, "compress": "deflate", **vars(grid)}
     with replacing(path) as temporary, opened(temporary, "w", **profile) as dataset:
         dataset.write(pixels)
+        if any(descriptions):
+            dataset.descriptions = tuple(descriptions)
 
 
 @contextmanager

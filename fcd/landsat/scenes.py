@@ -4,9 +4,9 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
@@ -16,13 +16,14 @@ import rasterio
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
-from fcd.errors import SceneError, UserError
+from fcd.errors import MissingBand, SceneError, UserError
 from fcd.landsat import biome, labels
 from fcd.landsat.archives import Member
-from fcd.landsat.bands import BANDS
+from fcd.landsat.bands import BANDS, FILL_DN, described, positions
 from fcd.landsat.rasters import Grid, nodata_of, opened
 
 MAX_SIDE = 65_535  # pixels; a Landsat scene has 8,000
+_ROWS = 512  # that are read at a time
 _MAX_METADATA = 1 << 20  # characters; real files have about 10,000
 QA_PARTS = ("BQA", "QA_PIXEL")
 SCENE_FILE = re.compile(
@@ -58,6 +59,7 @@ class Scene:
     folder: Path
     files: Mapping[str, File] = field(hash=False)  # by part: B1, BQA, MTL, FIXEDMASK
     bands: tuple[str, ...] = BANDS  # the parts a network is given, in order
+    level_1: bool = True  # whether its bands hold DN of Landsat, uint16 with a position
     # Codes of the manual mask and their source -> patch codes.
     decode_truth: Callable[[np.ndarray, str], np.ndarray] = labels.patch_from_truth
 
@@ -80,6 +82,38 @@ class Scene:
     def qa(self) -> File | None:
         """The quality band (BQA or QA_PIXEL), or None."""
         return next((self.files[part] for part in QA_PARTS if part in self.files), None)
+
+    def taking(self, bands: Sequence[str]) -> "Scene":
+        """The same scene, read in the `bands` of a network and in its order.
+
+        Raises `MissingBand` if it has no such bands; the files are looked for by `check`.
+        """
+        if self.level_1:
+            if unknown := [band for band in bands if band not in BANDS]:
+                raise MissingBand(
+                    f"{self.where}: the network takes {described(bands)}, a Landsat scene has "
+                    f"{len(BANDS)} ({', '.join(BANDS)}), no {unknown[0]}; say which by --bands"
+                )
+            return replace(self, bands=tuple(bands))
+        chosen = [self.bands[place] for place in positions(bands, self.bands, self.where)]
+        others = {part: file for part, file in self.files.items() if part not in self.bands}
+        files = {band: self.files[part] for band, part in zip(bands, chosen, strict=True)}
+        return replace(self, bands=tuple(bands), files=others | files)
+
+    def filled(self) -> list[str]:
+        """The bands that hold fill alone, DN 0 everywhere, if others do not.
+
+        So TIRS is shipped where it was switched off.
+        """
+        found = np.zeros(len(self.bands), bool)
+        with self.open() as reader:
+            for row in range(0, reader.grid.height, _ROWS):
+                dn = reader.bands(row, min(row + _ROWS, reader.grid.height))
+                found |= (dn != FILL_DN).any(axis=(1, 2))
+                if found.all():
+                    return []
+        empty = [band for band, there in zip(self.bands, found, strict=True) if not there]
+        return empty if found.any() else []
 
     def metadata(self) -> dict[str, str]:
         """The fields of its MTL file, none if there is none; `SceneError` if it is damaged."""
@@ -106,7 +140,8 @@ class Scene:
                     problems.append(f"{file.name} cannot be read ({error})")
         problems += self._misfits(grids)
         if problems:
-            raise SceneError(f"{self.where}: {'; '.join(problems)}")
+            kind = MissingBand if missing and len(problems) == 1 else SceneError
+            raise kind(f"{self.where}: {'; '.join(problems)}")
         return grids[self.bands[0]]
 
     def _unusable(self, part: str, dataset: rasterio.DatasetReader) -> Iterator[str]:
@@ -116,12 +151,14 @@ class Scene:
             fits = dtype == "uint8"
         elif part in QA_PARTS:
             fits = dtype in ("uint8", "uint16")
-        elif self.bands == BANDS:
+        elif self.level_1:
             fits = dtype == "uint16"
         else:
             fits = not dtype.startswith("complex")
         if not fits:
-            yield f"{name} holds {dtype}" + ", Level-1 DN are uint16" * (part in BANDS)
+            yield f"{name} holds {dtype}" + ", Level-1 DN are uint16" * (
+                self.level_1 and part in self.bands
+            )
         size = file.stat().st_size if isinstance(file, Path) else math.inf
         if dataset.driver == "ENVI" and size < math.prod(dataset.shape):
             yield f"{name} is cut off"  # GDAL would read fill
@@ -133,7 +170,7 @@ class Scene:
         places = {part: grid for part, grid in grids.items() if part != "FIXEDMASK"}  # it has none
         for first, grid in list(places.items())[:1]:
             name = self.files[first].name
-            if grid.crs is None and self.bands == BANDS:
+            if grid.crs is None and self.level_1:
                 yield f"{name} has no CRS"
                 break
             nearly = 1e-4 * math.hypot(grid.transform.a, grid.transform.d)  # of a pixel
@@ -223,7 +260,7 @@ class SceneReader:
     # `step`-th row and column of them.
 
     def bands(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
-        """The bands as (C, h, w) in the files' type: of Landsat (10, h, w) uint16 DN, 0 is fill."""
+        """The bands as (C, h, w) in the files' type: of Landsat (C, h, w) uint16 DN, 0 is fill."""
         return np.stack([self._read(band, start, stop, step) for band in self._scene.bands])
 
     def qa(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:

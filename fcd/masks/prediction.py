@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from math import nan
@@ -28,9 +28,10 @@ from tqdm import tqdm
 
 import fcd
 from fcd import pictures
-from fcd.errors import OutputError, SceneError, UserError
+from fcd.errors import MissingBand, OutputError, SceneError, UserError
 from fcd.files import locked, replacing
 from fcd.landsat import labels
+from fcd.landsat.bands import positions
 from fcd.landsat.products import scene_from
 from fcd.landsat.rasters import Grid, raster_writer
 from fcd.landsat.scenes import Scene
@@ -49,7 +50,8 @@ Scores = Literal["none", "uint8", "float32"]
 """How the score is written beside the mask: not at all; 0 nodata, 1 to 255 for 0 to 1; NaN nodata,
 0 to 1."""
 _COLUMNS = (
-    "scene", "path", "cloud_fraction", "valid_fraction", "threshold", "seconds", "status",
+    "scene", "path", "cloud_fraction", "valid_fraction", "threshold", "weights", "seconds",
+    "status",
 )  # fmt: skip
 
 
@@ -57,10 +59,11 @@ _COLUMNS = (
 class Predictor:
     """A trained method with everything chosen: scorer, tiles, threshold."""
 
-    num_channels: int
+    bands: tuple[str, ...]
     threshold: float
     tags: dict[str, str]  # what the masks are made with, for their metadata
     predict: Callable[[Scene | ArrayScene], Iterator[Prediction]]
+    weights: str = ""  # the file they are from
 
 
 def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
@@ -70,6 +73,7 @@ def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
         "FCD_EXPERIMENT": scorer.experiment,
         "FCD_SCORE": scorer.name,
         "FCD_WEIGHTS": scorer.fingerprint,
+        "FCD_BANDS": ",".join(scorer.normalization.bands),
         "FCD_THRESHOLD": repr(threshold),
         # How many tiles are scored at a time does not matter.
         "FCD_TILES": f"{tiles.size} pixels, overlap {tiles.overlap}" + ", bf16" * tiles.amp,
@@ -77,25 +81,35 @@ def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
     if tiles.nodata is not None:
         tags["FCD_NODATA"] = str(tiles.nodata)
     return Predictor(
-        scorer.normalization.num_channels,
+        scorer.normalization.bands,
         threshold,
         tags,
         lambda scene: predictions(scorer, scene, tiles, threshold),
+        scorer.checkpoint.name,
     )
 
 
-def predict_array(dn: np.ndarray, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
+def predict_array(
+    dn: np.ndarray, predictor: Predictor, bands: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Mask and score of DN in memory, the same as the files of `predict_scenes` hold.
 
-    dn: (C, H, W) digital numbers in the type and order of bands of training, of Landsat uint16
-    and `fcd.landsat.bands.BANDS`; nodata, in any band, is that of training, and NaN. Returns the
-    mask (H, W) uint8: 0 nodata, 128 clear, 255 cloud; and the score (H, W) float32 in [0, 1], NaN
-    where nodata. Raises `UserError` if the array has another shape or type.
+    dn: (C, H, W) digital numbers in the type of training, of Landsat uint16; nodata, in any band,
+    is that of training, and NaN. bands: the names of its bands, such as ``("B2", "B3", …)``, of
+    which the network takes its own, `predictor.bands`; None: it holds just these in their order.
+    Returns the mask (H, W) uint8: 0 nodata, 128 clear, 255 cloud; and the score (H, W) float32 in
+    [0, 1], NaN where nodata. Raises `UserError` if the array has another shape or type, or lacks a
+    band.
     """
-    if dn.ndim != 3 or len(dn) != predictor.num_channels or not dn.size:
+    count = len(predictor.bands if bands is None else bands)
+    if dn.ndim != 3 or len(dn) != count or not dn.size:
         raise UserError(
-            f"the array has shape {dn.shape}, the network takes ({predictor.num_channels}, H, W)"
+            f"the array has shape {dn.shape}, "
+            + f"the network takes ({count}, H, W)" * (bands is None)
+            + f"there are names for ({count}, H, W)" * (bands is not None)
         )
+    if bands is not None:
+        dn = dn[positions(predictor.bands, bands, "the array")]
     parts = list(predictor.predict(ArrayScene(dn)))
     mask = np.concatenate([part.mask for part in parts])
     score = np.concatenate([part.score for part in parts])
@@ -105,7 +119,7 @@ def predict_array(dn: np.ndarray, predictor: Predictor) -> tuple[np.ndarray, np.
 
 def predict_scenes(
     paths: Sequence[str],
-    predictor: Predictor,
+    predictor: Predictor | Sequence[Predictor],
     output_dir: Path | str,
     *,
     bands: str | None = None,
@@ -117,12 +131,15 @@ def predict_scenes(
     """Write mask, quicklook and, if asked, score of each scene; return how many failed.
 
     paths: scene folders, archives, MTL files or GeoTIFFs (see `fcd.landsat.products.scene_from`,
-    also for `bands`). Files are those of `predict_scene`; summary.csv gets a line a scene. A scene
-    whose files are there already, made with the same weights and settings, is skipped unless
-    `overwrite`. A scene that cannot be read is told on stderr and in summary.csv, and the others go
-    on. progress: show a bar. processes: each masks its share of the scenes; what is returned counts
+    also for `bands`). predictor: of several each scene takes the one with the most bands whose
+    bands it has. Files are those of `predict_scene`; summary.csv gets a line a scene. A scene whose
+    files are there already, made with the same weights and settings, is skipped unless `overwrite`.
+    A scene that cannot be read is told on stderr and in summary.csv, and the others go on.
+    progress: show a bar. processes: each masks its share of the scenes; what is returned counts
     those of all. Raises `UserError` if `output_dir` cannot be written to.
     """
+    predictors = [predictor] if isinstance(predictor, Predictor) else list(predictor)
+    predictors.sort(key=lambda one: -len(one.bands))
     output_dir = Path(output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -132,41 +149,59 @@ def predict_scenes(
             f"--output_dir {output_dir} cannot be written to: {error.strerror}"
         ) from error
     failed, skipped, claim = 0, 0, processes.claims()
+
+    def mask(row: dict[str, str], predictor: Predictor) -> bool:
+        """Mask the scene of `row` and fill it in; whether that was done before."""
+        path = row["path"]
+        scene = scene_from(path, predictor.bands, bands)
+        if (first := claim(scene.name, path)) != path:
+            raise SceneError(f"{path} has the name {scene.name}, as {first}; rename one")
+        row["scene"] = scene.name
+        if not overwrite and _is_done(scene.name, predictor.tags, output_dir, write_score):
+            return True
+        row.update(predict_scene(scene, predictor, output_dir, write_score))
+        return False
+
     own, silent = processes.share(paths), not (progress and processes.first)
     for path in tqdm(own, "predicting", unit="scene", dynamic_ncols=True, disable=silent):
-        name = ""
+        row = {"scene": "", "path": path}
         try:
-            scene = scene_from(path, predictor.num_channels, bands)
-            if (first := claim(scene.name, path)) != path:
-                raise SceneError(f"{path} has the name {scene.name}, as {first}; rename one")
-            name = scene.name
-            if not overwrite and _is_done(name, predictor.tags, output_dir, write_score):
+            if _with_first_fitting(predictors, partial(mask, row)):
                 skipped += 1
                 continue
-            row = predict_scene(scene, predictor, output_dir, write_score)
         except OutputError:
             raise  # the next scene would fare no better
         except UserError as error:
             failed += 1
             tqdm.write(f"error: {error}", file=sys.stderr)
-            row = {"status": f"failed: {error}"}
-        _add_to_summary(output_dir / SUMMARY, {"scene": name, "path": path, **row})
+            row["status"] = f"failed: {error}"
+        _add_to_summary(output_dir / SUMMARY, row)
     skipped, failed = processes.sum_counts(np.array([skipped, failed])).tolist()
     done = len(paths) - failed - skipped
     print(f"{done} scenes masked, {skipped} were there already, {failed} failed: {output_dir}")
     return failed
 
 
+def _with_first_fitting(
+    predictors: Sequence[Predictor], attempt: Callable[[Predictor], bool]
+) -> bool:
+    """What `attempt` returns for the first of the `predictors` whose bands the scene has."""
+    for predictor in predictors[:-1]:
+        with suppress(MissingBand):
+            return attempt(predictor)
+    return attempt(predictors[-1])
+
+
 def predict_scene(
     scene: Scene, predictor: Predictor, output_dir: Path, write_score: Scores = "none"
 ) -> dict[str, str]:
-    """Write the files of one scene; return its fractions, threshold, seconds and status.
+    """Write the files of one scene; return its fractions, threshold, weights, seconds and status.
 
     `<name>_mask.tif`: Cloud-Optimised GeoTIFF on the scene's grid, 0 nodata, 128 clear, 255
     cloud; `<name>_score.tif`: the score, on the same grid; `<name>_quicklook.png`: image, with
     clouds outlined, beside mask. A pixel that is nodata in any band is nodata in all of them.
     Files appear when they are whole, the mask last. Raises `SceneError` if the scene is
-    incomplete or damaged.
+    incomplete or damaged, `MissingBand` if it lacks a band or one of them is fill alone.
     """
     began = time.monotonic()
     grid = scene.check()
@@ -191,6 +226,11 @@ def predict_scene(
             writing = pool.submit(write, part.row, part.mask, part.score)
         if writing:
             writing.result()
+        if not counts[1:].any() and (filled := scene.filled()):
+            raise MissingBand(
+                f"{scene.where}: band {', '.join(filled)} is fill in every pixel, so no pixel has "
+                "all bands that the network takes; one that is trained without can mask it"
+            )
         mask = np.concatenate(codes)
         rgb = pictures.stretch_rgb(image.result(), mask != labels.INVALID)
         picture = np.hstack([pictures.outline_cloud(rgb, mask), pictures.colour_mask(mask)])
@@ -200,6 +240,7 @@ def predict_scene(
         "cloud_fraction": f"{counts[labels.CLOUD] / valid:.4f}" if valid else "",
         "valid_fraction": f"{valid / counts.sum():.4f}",
         "threshold": f"{predictor.threshold:.4f}",
+        "weights": predictor.weights,
         "seconds": f"{time.monotonic() - began:.1f}",
         "status": "done" if valid else "no valid pixel",
     }

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from tqdm import tqdm
 import fcd
 from fcd.errors import UserError
 from fcd.landsat import labels, reference
-from fcd.landsat.bands import FILL_DN, RGB_BANDS
+from fcd.landsat.bands import FILL_DN, default_rgb
 from fcd.landsat.rasters import Grid
 from fcd.landsat.scenes import Scene
 from fcd.masks.runtime import (
@@ -75,8 +75,10 @@ class Scorer:
     multiple: int  # tile sides are multiples of this, pixels
     device: torch.device
     identify: Callable[[], str]  # what `fingerprint` is read from
+    checkpoint: Path  # which the weights are from
     results: tuple[Path, ...]  # where its threshold may be written down; it is written to the first
     natural_threshold: float | None = None  # of a score that is a probability
+    stored_threshold: dict[str, Any] | None = None  # `thresholds.Record` that its checkpoint holds
     not_exportable: str = ""  # why it cannot be written as ONNX, in words
     compiled: bool = False
     processes: Processes = ALONE
@@ -261,4 +263,4 @@ def qa_predictions(scene: Scene, rows: int = 512) -> Iterator[Prediction]:
             dn = reader.bands(row, stop)
             mask = reference.mask_from_qa(reader.qa(row, stop), collection)
             mask[(dn == FILL_DN).any(axis=0)] = labels.INVALID
-            yield Prediction(row, dn[list(RGB_BANDS)], mask, None)
+            yield Prediction(row, dn[list(default_rgb(scene.bands))], mask, None)

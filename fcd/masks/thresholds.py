@@ -1,6 +1,6 @@
 """The threshold between score and mask: chosen, written down with what it cost, found again."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,14 +140,10 @@ def known(scorer: Scorer, amp: bool = False) -> Record:
     amp: whether it is for scores computed in bfloat16, which differ by more than many a
     threshold of FCD. Raises `UserError` if there is neither, or it was chosen on others.
     """
-    mine, of_others = (scorer.name, scorer.fingerprint), None
-    for folder in scorer.results:
-        path = folder / "threshold.json"
-        found = _read(path) or {}
-        if (found.get("score"), found.get("weights")) != mine:
-            continue
-        if found["amp"] == amp or not isinstance(found.get("choice"), str):
-            return found
+    of_others = None
+    for path, record in _kept(scorer):
+        if record["amp"] == amp or not isinstance(record.get("choice"), str):
+            return record
         of_others = path
     if of_others:
         raise UserError(
@@ -163,12 +159,28 @@ def known(scorer: Scorer, amp: bool = False) -> Record:
     return fixed(scorer.natural_threshold)
 
 
+def _kept(scorer: Scorer) -> Iterator[tuple[Path, Record]]:
+    """The records kept for these weights and their files: those of runs, then the checkpoint's."""
+    own = {"score": scorer.name, "weights": scorer.fingerprint}
+    for folder in scorer.results:
+        path = folder / "threshold.json"
+        if (record := _read(path)) and own.items() <= record.items():
+            yield path, record
+    if scorer.stored_threshold is not None:
+        yield scorer.checkpoint, _checked(scorer.stored_threshold, scorer.checkpoint)
+
+
 def _read(path: Path) -> Record | None:
     """What threshold.json holds, or None; `UserError` if that is no threshold."""
     if not path.exists():
         return None
+    return _checked(read_json(path), path)
+
+
+def _checked(record: Any, path: Path) -> Record:
+    """`record`, which the file `path` holds; `UserError` if it is no threshold."""
     # Earlier versions chose on scores in float32, whatever --amp said.
-    record = {"amp": False} | read_json(path)
+    record = {"amp": False} | (record if isinstance(record, dict) else {})
     value, cost = record.get("threshold"), record.get("pixel_labels")
     fits = isinstance(value, int | float) and 0 <= value <= 1 and isinstance(cost, int)
     if not fits or not isinstance(record.get("chosen_by"), str):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -21,7 +21,7 @@ from fcd import pictures
 from fcd.errors import SceneError, UserError
 from fcd.files import from_plain, read_json, write_json, write_text
 from fcd.landsat import labels
-from fcd.landsat.bands import FILL_DN, RGB_BANDS
+from fcd.landsat.bands import BANDS, FILL_DN, default_rgb, listed_bands
 from fcd.landsat.reference import QA, TRUTH, Reference
 from fcd.landsat.scenes import Scene, SceneReader
 from fcd.patches import store
@@ -46,10 +46,16 @@ class Cutting:
     clear_below: float = 0.0  # a patch is clear if its share of cloud does not exceed this
     cloudy_above: float = 0.0  # cloudy if the share exceeds this; between: left out
     reference: str = TRUTH  # what says where cloud is: `fcd.landsat.reference.TRUTH` or `QA`
+    bands: str = ",".join(BANDS)  # of the patches, in order
 
     @classmethod
     def of(
-        cls, size: int, stride: int | None, margins: Sequence[float | None], reference: str
+        cls,
+        size: int,
+        stride: int | None,
+        margins: Sequence[float | None],
+        reference: str,
+        bands: Sequence[str] = BANDS,
     ) -> "Cutting":
         """With what is None as usual: no overlap, and the `MARGINS` of the reference.
 
@@ -61,7 +67,12 @@ class Cutting:
             raise UserError(
                 f"--cloudy_above {cloudy} is below --clear_below {clear}: a patch would be both"
             )
-        return cls(size, stride or size, clear, cloudy, reference)
+        return cls(size, stride or size, clear, cloudy, reference, ",".join(bands))
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """The names of the bands, in order."""
+        return tuple(self.bands.split(","))
 
     def label(self, mask: np.ndarray) -> int | None:
         """Image-level label of a patch-coded mask; None if it is left out."""
@@ -112,7 +123,8 @@ def _checked(path: Path) -> Record:
         raise UserError(
             f"{path} is damaged ({', '.join(wrong)}); remove it and prepare the scene again"
         )
-    from_plain(Cutting, record.get("cutting"), path)
+    cutting = from_plain(Cutting, record.get("cutting"), path)
+    listed_bands(cutting.bands, f"{path}: bands")
     return record
 
 
@@ -135,13 +147,28 @@ def reference_of(image_dir: Path | str) -> str:
     return found.pop() if found else TRUTH
 
 
+def bands_of(image_dir: Path | str) -> tuple[str, ...] | None:
+    """The bands of the patches in `image_dir`; None if no record says.
+
+    Raises `UserError` if the records of the scenes differ.
+    """
+    found = {cutting_of(record).band_names for record in _records(image_dir)}
+    if len(found) > 1:
+        names = " and scenes cut in bands ".join(",".join(bands) for bands in sorted(found))
+        raise UserError(
+            f"{image_dir} holds scenes cut in bands {names}; prepare them into folders of their "
+            "own (--output_dir)"
+        )
+    return found.pop() if found else None
+
+
 def scenes_of_split(scenes: Iterable[Scene], image_dir: Path | str, kind: str) -> list[Scene]:
-    """Those of `scenes` that were prepared into `image_dir` for the split `kind`.
+    """Those of `scenes` that were prepared into `image_dir` for the split `kind`, in its bands.
 
     Raises `UserError` if there are none, or one of them is not on disk any more.
     """
     records = _records(image_dir)
-    wanted = {record["scene"] for record in records if record["split"] == kind}
+    wanted = {r["scene"]: cutting_of(r).band_names for r in records if r["split"] == kind}
     if not wanted:
         others = ", ".join(sorted({record["split"] for record in records}))
         raise UserError(
@@ -150,8 +177,8 @@ def scenes_of_split(scenes: Iterable[Scene], image_dir: Path | str, kind: str) -
             + "; run python prepare_landsat8_biome.py"
             + (" with more scenes or a --split_file, or choose another split" if others else "")
         )
-    chosen = [scene for scene in scenes if scene.name in wanted]
-    if absent := sorted(wanted - {scene.name for scene in chosen}):
+    chosen = [replace(s, bands=wanted[s.name]) for s in scenes if s.name in wanted]
+    if absent := sorted(wanted.keys() - {scene.name for scene in chosen}):
         raise UserError(
             f"{len(absent)} of the {len(wanted)} {kind} scenes of {image_dir} are not below "
             f"--orig_image_dir: {', '.join(absent[:3])}"
@@ -220,10 +247,12 @@ def _print_balance(records: list[Record]) -> None:
 def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Record:
     """Cut a scene into `<split>/<clear|cloudy>/<patch>/{image.tif, mask.tif}` and record it.
 
-    image.tif is (size, size, 10) uint16 DN, mask.tif (size, size) uint8 patch codes. Test scenes
-    are only checked and pictured: they stay whole. Patches appear at the end, all at once; the
-    record, written last, says that it is done. Raises `SceneError` if it is incomplete or damaged.
+    image.tif is (size, size, C) uint16 DN in the bands of `cutting`, mask.tif (size, size) uint8
+    patch codes. Test scenes are only checked and pictured: they stay whole. Patches appear at the
+    end, all at once; the record, written last, says that it is done. Raises `SceneError` if it is
+    incomplete or damaged.
     """
+    scene = replace(scene, bands=cutting.band_names)
     reference = Reference(scene, cutting.reference)
     reference.check()
     partial = image_dir / f".partial-{scene.key}"
@@ -260,7 +289,7 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
 def _cut(
     reader: SceneReader, reference: Reference, cutting: Cutting
 ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    """Row, column, DN (10, size, size) and mask of every patch, reading one strip at a time."""
+    """Row, column, DN (C, size, size) and mask of every patch, reading one strip at a time."""
     height, width = reader.grid.height, reader.grid.width
     for row in range(0, height - cutting.size + 1, cutting.stride):
         dn = reader.bands(row, row + cutting.size)
@@ -277,7 +306,8 @@ def _write_thumbnail(reader: SceneReader, reference: Reference, record: Path) ->
     dn, mask = reader.bands(step=step), reference.mask(reader, step=step)
     fill = (dn == FILL_DN).any(axis=0)
     mask[fill] = labels.INVALID
-    image = pictures.stretch_rgb(dn[list(RGB_BANDS)], ~fill)
+    rgb = default_rgb(reference.scene.bands)
+    image = pictures.stretch_rgb(dn[list(rgb)], ~fill)
     picture = np.hstack([image, pictures.colour_mask(mask)])
     pictures.write_png(record.with_suffix(".png"), picture)
     return labels.cloud_share(mask)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def add_generated_masks(
     counts = np.zeros((2, 2), np.int64)
     try:
         with rasterio.open(path) as dataset:
-            grid = scene.grid()
+            grid = replace(scene, bands=cutting.band_names).grid()
             if dataset.shape != (grid.height, grid.width):
                 raise UserError(
                     f"{path} is {dataset.width}x{dataset.height} pixels, scene {scene.name} is "

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from fcd.errors import UserError
 from fcd.files import from_plain, read_json, write_json
 from fcd.landsat import labels
-from fcd.landsat.rasters import Grid, nodata_of, opened, write_raster
+from fcd.landsat.bands import described
+from fcd.landsat.rasters import Grid, names_of, nodata_of, opened, write_raster
 from fcd.patches.cutting import RECORDS, patch_name
 from fcd.patches.normalisation import DTYPES
 from fcd.patches.sources import MASK_ENDING, SUFFIXES, is_mask
@@ -58,11 +59,11 @@ def read_labels(path: Path) -> list[Image]:
     """The images a csv lists, in its order.
 
     Raises `UserError` with the line number for a row that cannot be used: no such file, no such
-    label, a name that is there twice, or another type or number of bands than the first row.
+    label, a name that is there twice, or other bands or another type than the first row.
     """
     rows = csv_rows(path, "path", "label", "--csv")
     images: dict[str, Image] = {}
-    kinds: dict[tuple[int, str, float | None], int] = {}
+    kinds: dict[tuple[str, str, float | None], int] = {}
     for line, name, label in tqdm(rows, "checking images", leave=False, dynamic_ncols=True):
         told = f"{path} line {line}"
         if label not in labels.CLASS_FOLDERS:
@@ -76,18 +77,18 @@ def read_labels(path: Path) -> list[Image]:
             raise UserError(f"{told}: an image of the name {file.stem} is there before; rename one")
         try:
             with opened(file) as dataset:
-                bands, dtype, nodata = dataset.count, dataset.dtypes[0], nodata_of(dataset)
+                bands, dtype, nodata = names_of(dataset), dataset.dtypes[0], nodata_of(dataset)
         except RasterioIOError as error:
             raise UserError(f"{told}: {file} cannot be read: {error}") from error
         if dtype not in DTYPES:
             raise UserError(
                 f"{told}: {file} holds {dtype}; images hold {', '.join(DTYPES)}: convert it"
             )
-        kinds.setdefault((bands, dtype, nodata), line)
+        kinds.setdefault((described(bands), dtype, nodata), line)
         if len(kinds) > 1:
             first = next(iter(kinds))
             raise UserError(
-                f"{told}: {name} has {bands} bands of {dtype}, nodata {nodata}; that of "
+                f"{told}: {name} has {described(bands)} of {dtype}, nodata {nodata}; that of "
                 f"line {kinds[first]} has {first[0]} of {first[1]}, nodata {first[2]}"
             )
         images[file.stem] = Image(file, label)
@@ -148,7 +149,8 @@ def cut_image(image: Image, cut: Record, output_dir: Path) -> int:
                     path = folder / f"{name}{MASK_ENDING}"
                     write_raster(path, codes, place, labels.TIF_NODATA)
                 pixels = dataset.read(window=window)
-                write_raster(folder / f"{name}.tif", pixels, place, nodata)
+                path = folder / f"{name}.tif"
+                write_raster(path, pixels, place, nodata, dataset.descriptions)
                 written += 1
     except RasterioIOError as error:
         raise UserError(f"{image.path} is damaged ({error}); get it again, or unlist it") from error

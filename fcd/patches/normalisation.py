@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fcd.errors import SceneError, UserError
-from fcd.landsat.bands import are_named, band_names
+from fcd.landsat.bands import band_names, described
 
 DN_MAX = 65535  # uint16
 DTYPES = ("uint8", "uint16", "float32")  # what DN, or the values of other imagery, can be
@@ -37,8 +37,7 @@ class Kind:
     def __str__(self) -> str:
         nodata = "no nodata" if self.nodata is None else f"nodata {self.nodata:g}"
         size = f"{self.image_size}x{self.image_size} pixels"
-        names = f" ({', '.join(self.bands)})" if are_named(self.bands) else ""
-        return f"{self.num_channels} bands{names} of {self.dtype}, {size}, {nodata}"
+        return f"{described(self.bands)} of {self.dtype}, {size}, {nodata}"
 
     @property
     def num_channels(self) -> int:

@@ -25,11 +25,11 @@ from tqdm import tqdm
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.bands import FILL_DN, band_names
-from fcd.landsat.rasters import Grid, nodata_of, opened, write_raster
+from fcd.landsat.rasters import Grid, names_of, nodata_of, opened, write_raster
 from fcd.landsat.reference import NAMES, TRUTH
 from fcd.landsat.scenes import Band, File, Scene, find_scenes
 from fcd.patches import generated, store
-from fcd.patches.cutting import reference_of, scenes_of_split
+from fcd.patches.cutting import RECORDS, bands_of, reference_of, scenes_of_split
 from fcd.patches.normalisation import DTYPES, Kind, known
 from fcd.patches.store import DamagedPatch
 
@@ -93,8 +93,10 @@ class PreparedPatches:
     def kind(self, found: list[Path]) -> Kind:
         """What the patches `found` have in common, from the first one that can be read.
 
-        Raises `UserError` if none can be, or its pixels are of a type that no network takes.
+        Their bands are those of the scenes' records. Raises `UserError` if none can be read, it has
+        another number of bands, or its pixels are of a type that no network takes.
         """
+        bands = bands_of(self.root)
         for patch in found:
             with suppress(DamagedPatch):
                 image, _ = self.read(patch, None)
@@ -103,7 +105,13 @@ class PreparedPatches:
                         f"{self.image_path(patch)} holds {image.dtype}; patches hold "
                         f"{', '.join(DTYPES)}: prepare their scenes anew into another --output_dir"
                     )
-                return Kind(band_names(len(image)), image.shape[-1], image.dtype.name, FILL_DN)
+                if bands and len(bands) != len(image):
+                    raise UserError(
+                        f"{self.image_path(patch)} has {len(image)} bands, the records in "
+                        f"{RECORDS} name {', '.join(bands)}; prepare into another --output_dir"
+                    )
+                names = bands or band_names(len(image))
+                return Kind(names, image.shape[-1], image.dtype.name, FILL_DN)
         raise UserError(f"every patch is damaged, such as {found[0]}")
 
     def scenes(self, split: str, scene_dir: Path | str, *, masked: bool) -> list[Scene]:
@@ -244,8 +252,8 @@ class RasterPatches:
                         "(python -m fcd.cut cuts larger images into such)"
                     )
                 size, nodata = dataset.width, self._nodata(dataset)
-                bands = band_names(dataset.count)
-                kinds.setdefault(Kind(bands, size, types.pop(), nodata), path)
+                kind = Kind(names_of(dataset), size, types.pop(), nodata)
+                kinds.setdefault(kind, path)
             if len(kinds) > 1:
                 (common, first), (kind, _) = kinds.items()
                 raise UserError(
@@ -273,11 +281,12 @@ class RasterPatches:
 
     def _scene(self, path: Path, folder: str) -> Scene:
         with _opened(path) as dataset:
-            files: dict[str, File] = {str(n): Band(path, n) for n in dataset.indexes}
+            names = enumerate(names_of(dataset), 1)
+            files: dict[str, File] = {band: Band(path, number) for number, band in names}
         bands, mask = tuple(files), self.mask_path(path, "mask.tif")
         if mask.exists():
             files["FIXEDMASK"] = mask
-        return Scene(path.stem, folder, path.parent, files, bands)
+        return Scene(path.stem, folder, path.parent, files, bands, level_1=False)
 
     def add_generated_masks(self, masks: Path, scenes: list[Scene]) -> None:
         """Put the masks in the folder `masks` beside the patches, which are `scenes`.

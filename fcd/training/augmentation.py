@@ -31,10 +31,9 @@ def check(kind: Kind, patches: normalisation.Kind) -> None:
     known = set(patches.bands) <= set(BANDS)
     landsat = known and patches.dtype == "uint16" and patches.nodata in (None, FILL_DN)
     if kind == "randomise" and not landsat:
-        names = ", ".join(patches.bands)
         raise UserError(
             f"--augment randomise needs DN of Landsat-8 (uint16, nodata {FILL_DN}, bands named as "
-            f"{', '.join(BANDS)}); there are {patches}, named {names}: give --augment d4"
+            f"{', '.join(BANDS)}); there are {patches}: give --augment d4"
         )
 
 

@@ -11,7 +11,7 @@ import rasterio
 from rasterio.transform import Affine
 
 from fcd.errors import SceneError, UserError
-from fcd.landsat.bands import BANDS
+from fcd.landsat.bands import BANDS, band_names
 from fcd.landsat.products import expand, scene_from
 from fcd.landsat.reference import Collection, collection_of
 from fcd.landsat.scenes import find_scenes
@@ -83,7 +83,7 @@ def test_folder_archive_and_mtl_are_the_same_scene(tmp_path, name):
     ]
     expected = {PRE: Collection.PRE, ONE: Collection.ONE}.get(name, Collection.TWO)
     for path in paths:
-        scene = scene_from(str(path), 10)
+        scene = scene_from(str(path))
         assert scene.name == scene.key == name
         assert (bands_of(scene) == dn).all()
         assert collection_of(scene) == expected
@@ -96,11 +96,11 @@ def test_folder_archive_and_mtl_are_the_same_scene(tmp_path, name):
 def test_without_metadata_the_file_names_tell(tmp_path):
     dn = write(tmp_path / "x", ONE)
     (tmp_path / "x" / f"{ONE}_MTL.txt").unlink()
-    assert (bands_of(scene_from(str(tmp_path / "x"), 10)) == dn).all()
+    assert (bands_of(scene_from(str(tmp_path / "x"))) == dn).all()
     write(tmp_path / "y", "LE07_L1TP_016037_20170813_20170814_01_T1")
     next((tmp_path / "y").glob("*_MTL.txt")).unlink()
     with pytest.raises(SceneError, match="taken by LE07; the networks take Landsat 8 and 9"):
-        scene_from(str(tmp_path / "y"), 10)
+        scene_from(str(tmp_path / "y"))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_without_metadata_the_file_names_tell(tmp_path):
 def test_the_metadata_count_and_not_the_names(tmp_path, metadata, message):
     write(tmp_path / "LC08_L1TP_fine", TWO, **metadata)
     with pytest.raises(SceneError, match=message) as refused:
-        scene_from(str(tmp_path / "LC08_L1TP_fine"), 10)
+        scene_from(str(tmp_path / "LC08_L1TP_fine"))
     assert "\n" not in str(refused.value)
 
 
@@ -125,21 +125,21 @@ def test_surface_reflectance_is_refused_unless_bands_say_how_to_read_it(tmp_path
         name = f"{TWO}_{band}.TIF"
         (tmp_path / "s" / name).rename(tmp_path / "s" / name.replace("_B", "_SR_B"))
     with pytest.raises(SceneError, match="Level-2"):
-        scene_from(str(tmp_path / "s"), 10)
-    scene = scene_from(str(tmp_path / "s"), 3, bands="SR_B4,SR_B3,SR_B2")
+        scene_from(str(tmp_path / "s"))
+    scene = scene_from(str(tmp_path / "s"), band_names(3), bands="SR_B4,SR_B3,SR_B2")
     assert scene.name == TWO
     assert (bands_of(scene) == dn[[3, 2, 1]]).all()
     with pytest.raises(SceneError, match="names 2 bands, the network takes 3"):
-        scene_from(str(tmp_path / "s"), 3, bands="SR_B4,SR_B3")
+        scene_from(str(tmp_path / "s"), band_names(3), bands="SR_B4,SR_B3")
     with pytest.raises(SceneError, match=r"0 files of .* end in SR_B12 \(none\)"):
-        scene_from(str(tmp_path / "s"), 1, bands="SR_B12")
+        scene_from(str(tmp_path / "s"), band_names(1), bands="SR_B12")
 
 
 def test_two_scenes_in_a_folder(tmp_path):
     write(tmp_path / "two" / "a", ONE)
     write(tmp_path / "two" / "b", TWO)
     with pytest.raises(SceneError, match=f"holds 2 scenes .{ONE}, {TWO}.; give one each"):
-        scene_from(str(tmp_path / "two"), 10)
+        scene_from(str(tmp_path / "two"))
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
@@ -148,7 +148,7 @@ def test_an_archive_that_stops_midway(tmp_path, mode):
     path = pack(tmp_path / "s", tmp_path / ("x.tar" + ".gz" * (mode == "w:gz")), mode)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(SceneError, match=r"x\.tar.* is damaged|missing band"):
-        scene_from(str(path), 10).check()
+        scene_from(str(path)).check()
 
 
 def test_a_band_is_missing_or_elsewhere_or_nowhere(tmp_path):
@@ -156,11 +156,11 @@ def test_a_band_is_missing_or_elsewhere_or_nowhere(tmp_path):
         write(tmp_path / damage)
     (tmp_path / "missing" / f"{ONE}_B5.TIF").unlink()
     with pytest.raises(SceneError, match="missing band B5"):
-        scene_from(str(tmp_path / "missing"), 10).check()
+        scene_from(str(tmp_path / "missing")).check()
     with rasterio.open(tmp_path / "elsewhere" / f"{ONE}_B5.TIF", "r+") as dataset:
         dataset.transform = Affine(30, 0, 452_490, 0, -30, 3_408_645)
     with pytest.raises(SceneError, match=f"{ONE}_B5.TIF lies on another grid than {ONE}_B1.TIF"):
-        scene_from(str(tmp_path / "elsewhere"), 10).check()
+        scene_from(str(tmp_path / "elsewhere")).check()
     for band in BANDS:
         path = tmp_path / "nowhere" / f"{ONE}_{band}.TIF"
         with rasterio.open(path) as dataset:
@@ -173,7 +173,7 @@ def test_a_band_is_missing_or_elsewhere_or_nowhere(tmp_path):
         ):
             dataset.write(pixels)
     with pytest.raises(SceneError, match=f"{ONE}_B1.TIF has no CRS"):
-        scene_from(str(tmp_path / "nowhere"), 10).check()
+        scene_from(str(tmp_path / "nowhere")).check()
 
 
 def test_bands_that_hold_no_dn(tmp_path):
@@ -184,7 +184,7 @@ def test_bands_that_hold_no_dn(tmp_path):
     with rasterio.open(path, "w", **profile) as dataset:
         dataset.write((pixels / 65535).astype(np.float32))
     with pytest.raises(SceneError, match=f"{ONE}_B3.TIF holds float32, Level-1 DN are uint16"):
-        scene_from(str(tmp_path / "s"), 10).check()
+        scene_from(str(tmp_path / "s")).check()
 
 
 def _without_time(member):
@@ -200,7 +200,7 @@ def test_an_archive_with_any_byte_changed_is_refused_in_one_line_or_read(tmp_pat
     for place in range(10, len(whole) - 8, 31):  # between the head and the end of the gzip file
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
         try:
-            scene_from(str(path), 10)
+            scene_from(str(path))
         except SceneError:
             refused += 1
     assert refused > 10
@@ -209,7 +209,7 @@ def test_an_archive_with_any_byte_changed_is_refused_in_one_line_or_read(tmp_pat
 def test_a_manual_mask_that_nobody_asks_for_may_be_damaged(tmp_path):
     write(tmp_path / "s")
     (tmp_path / "s" / f"{ONE}_fixedmask.img").write_bytes(b"no mask")
-    scene = scene_from(str(tmp_path / "s"), 10)
+    scene = scene_from(str(tmp_path / "s"))
     assert scene.check().height == 40
     with pytest.raises(SceneError, match=r"fixedmask\.img cannot be read"):
         scene.check(need_truth=True)
@@ -229,11 +229,11 @@ def write_raster(path, pixels, **profile):
 def test_a_raster_with_several_bands(tmp_path, dtype, interleave):
     pixels = np.random.default_rng(0).integers(0, 255, (4, 40, 30)).astype(dtype)
     path = write_raster(tmp_path / "my image.tif", pixels, interleave=interleave)
-    scene = scene_from(path, 4)
+    scene = scene_from(path, band_names(4))
     assert scene.name == "my image"
     assert bands_of(scene).dtype == dtype
     assert (bands_of(scene) == pixels).all()
-    assert (bands_of(scene_from(path, 3, bands="4,1-2")) == pixels[[3, 0, 1]]).all()
+    assert (bands_of(scene_from(path, band_names(3), bands="4,1-2")) == pixels[[3, 0, 1]]).all()
 
 
 def test_files_of_bands_have_their_own_type_and_nodata(tmp_path):
@@ -242,7 +242,7 @@ def test_files_of_bands_have_their_own_type_and_nodata(tmp_path):
         write_raster(tmp_path / f"s_{name}.tif", pixels, nodata=nodata)
 
     def read(bands):
-        with scene_from(str(tmp_path), len(bands.split(",")), bands).open() as reader:
+        with scene_from(str(tmp_path), band_names(len(bands.split(","))), bands).open() as reader:
             return reader.nodata, reader.dtype
 
     assert read("_r,_r") == (0, "uint8")
@@ -257,7 +257,7 @@ def test_files_of_bands_have_their_own_type_and_nodata(tmp_path):
 @pytest.mark.parametrize(
     ("channels", "bands", "message"),
     [
-        (3, None, "has 4 bands, the network takes 3; say which by --bands"),
+        (3, None, "has 4 bands, the network takes 3 bands; say which by --bands"),
         (4, "1-3", "has 3 bands by --bands, the network takes 4"),
         (3, "3-5", "has 4 bands"),
         (2, "1,x", "'x' is neither a band number nor a range"),
@@ -268,7 +268,7 @@ def test_files_of_bands_have_their_own_type_and_nodata(tmp_path):
 def test_bands_that_do_not_fit(tmp_path, channels, bands, message):
     path = write_raster(tmp_path / "x.tif", np.ones((4, 8, 8), np.uint8))
     with pytest.raises(UserError, match=message):
-        scene_from(path, channels, bands)
+        scene_from(path, band_names(channels), bands)
 
 
 @pytest.mark.parametrize(
@@ -283,21 +283,21 @@ def test_bands_that_do_not_fit(tmp_path, channels, bands, message):
 def test_files_that_are_no_scene(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        scene_from(str(tmp_path / name), 10)
+        scene_from(str(tmp_path / name))
 
 
 def test_a_network_for_other_imagery_does_not_take_a_landsat_scene(tmp_path):
     write(tmp_path / "s")
     with pytest.raises(SceneError, match="the network takes 3 bands, a Landsat scene has 10"):
-        scene_from(str(tmp_path / "s"), 3)
+        scene_from(str(tmp_path / "s"), band_names(3))
 
 
 def test_a_name_leads_into_no_other_folder(tmp_path):
     write(tmp_path / "s", TWO)
     path = tmp_path / "s" / f"{TWO}_MTL.txt"
     path.write_text(path.read_text().replace(f'"{TWO}"', '"../../etc/x"'))
-    assert os.sep not in scene_from(str(tmp_path / "s"), 10).name
-    assert not scene_from(str(tmp_path / "s"), 10).name.startswith(".")
+    assert os.sep not in scene_from(str(tmp_path / "s")).name
+    assert not scene_from(str(tmp_path / "s")).name.startswith(".")
 
 
 def test_expand(tmp_path, monkeypatch):
@@ -335,15 +335,15 @@ def test_expand_names_what_is_not_there(tmp_path, monkeypatch, paths, message):
 def test_real_scenes(tmp_path):
     (known,) = find_scenes(REAL / "biome_layout")
     shutil.copytree(known.folder, tmp_path / "x")
-    from_folder = scene_from(str(tmp_path / "x"), 10)
-    from_archive = scene_from(str(pack(known.folder, tmp_path / "x.tar", "w")), 10)
+    from_folder = scene_from(str(tmp_path / "x"))
+    from_archive = scene_from(str(pack(known.folder, tmp_path / "x.tar", "w")))
     assert from_folder.name == from_archive.name == known.name
     assert collection_of(from_archive) == Collection.PRE
     with known.open() as a, from_folder.open() as b, from_archive.open() as c:
         assert (a.bands() == b.bands()).all()
         assert (a.bands() == c.bands()).all()
     (folder,) = (REAL / "collection1").iterdir()
-    scene = scene_from(str(folder), 10)
+    scene = scene_from(str(folder))
     assert scene.name == "LC08_L1TP_016037_20170813_20170814_01_RT"
     assert collection_of(scene) == Collection.ONE
     with scene.open() as reader:

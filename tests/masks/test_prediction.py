@@ -24,7 +24,7 @@ from fcd.cli import entry
 from fcd.errors import UserError
 from fcd.files import replacing
 from fcd.landsat import labels
-from fcd.landsat.bands import RGB_BANDS
+from fcd.landsat.bands import BANDS, RGB_BANDS
 from fcd.landsat.products import scene_from
 from fcd.landsat.scenes import find_scenes
 from fcd.masks.prediction import Predictor, predict_array, predict_scenes
@@ -57,7 +57,7 @@ def first_band(scene):
             yield Prediction(row, dn[list(RGB_BANDS)], mask, score)
 
 
-PREDICTOR = Predictor(10, 0.5, {"FCD_WEIGHTS": "abc", "FCD_THRESHOLD": "0.5"}, first_band)
+PREDICTOR = Predictor(BANDS, 0.5, {"FCD_WEIGHTS": "abc", "FCD_THRESHOLD": "0.5"}, first_band)
 
 
 def expected_mask(dn):
@@ -148,7 +148,7 @@ def test_overviews_hold_codes_alone(tmp_path):
     write_scene(
         tmp_path / "s", ONE, np.ones((10, 1200, 1100), np.uint16), np.full((1200, 1100), 128)
     )
-    predict_scenes([str(tmp_path / "s")], Predictor(10, 0.5, {}, noise), tmp_path / "out")
+    predict_scenes([str(tmp_path / "s")], Predictor(BANDS, 0.5, {}, noise), tmp_path / "out")
     with rasterio.open(tmp_path / "out" / f"{ONE}_mask.tif") as dataset:
         assert dataset.overviews(1) == [2, 4]
     with rasterio.open(tmp_path / "out" / f"{ONE}_mask.tif", overview_level=0) as dataset:
@@ -191,7 +191,7 @@ def test_what_is_not_the_same_is_made_again(tmp_path, change):
     mask = tmp_path / "out" / f"{ONE}_mask.tif"
     before, predictor, flags = mask.stat().st_mtime_ns, PREDICTOR, {}
     if change == "weights":
-        predictor = Predictor(10, 0.5, {"FCD_WEIGHTS": "other"}, first_band)
+        predictor = Predictor(BANDS, 0.5, {"FCD_WEIGHTS": "other"}, first_band)
     elif change == "score":
         flags["write_score"] = "uint8"
     elif change == "overwrite":
@@ -344,7 +344,7 @@ def test_bfloat16_is_close(runs, monkeypatch):
     root, _ = runs
     monkeypatch.chdir(root)
     solver = load_solver("outputs/FCDPlus/models/best.pt", "cpu")
-    scene = scene_from("scene", 10)
+    scene = scene_from("scene")
     exact, near = (
         np.concatenate(
             [s.score for s in strips(solver.scorer(), scene, Tiles.of(solver.scorer(), amp=amp))]
@@ -363,7 +363,7 @@ def test_sigterm_leaves_no_half_written_file(tmp_path, monkeypatch):
     write(tmp_path / "a")
 
     def work():
-        predict_scenes([str(tmp_path / "a")], Predictor(10, 0.5, {}, stopped), tmp_path / "out")
+        predict_scenes([str(tmp_path / "a")], Predictor(BANDS, 0.5, {}, stopped), tmp_path / "out")
 
     before = signal.getsignal(signal.SIGTERM)
     try:

@@ -112,8 +112,8 @@ def test_a_run_is_reproducible_and_leaves_some_patches_as_they_were():
 @pytest.mark.parametrize(
     ("bands", "dtype", "nodata", "found"),
     [
-        (3, "uint16", 0, "there are 3 bands of uint16, 64x64 pixels, nodata 0, named 1, 2, 3"),
-        (10, "uint8", 0, "10 bands of uint8"),
+        (3, "uint16", 0, "there are 3 bands of uint16, 64x64 pixels, nodata 0"),
+        (10, "uint8", 0, "10 bands (B1, B2, B3, B4, B5, B6, B7, B9, B10, B11) of uint8"),
         (10, "uint16", 7, "nodata 7"),
     ],
 )

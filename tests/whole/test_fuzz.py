@@ -32,6 +32,7 @@ from fcd.cli.run_folder import start_run
 from fcd.cli.settings import GANTraining
 from fcd.errors import UserError
 from fcd.landsat import archives
+from fcd.landsat.bands import band_names
 from fcd.landsat.products import expand, scene_from
 from fcd.landsat.reference import QA, TRUTH, Collection, Reference, mask_from_qa
 from fcd.landsat.scenes import find_scenes, parse_mtl
@@ -229,7 +230,7 @@ def test_scenes_to_predict(place, kind):
     def check(change, bands):
         path.write_bytes(change(good))
         with only_our_errors(f"--scenes {kind}"):
-            scene = scene_from(given_path, 1 if kind == "path.tif" else 10, bands)
+            scene = scene_from(given_path, band_names(1 if kind == "path.tif" else 10), bands)
             scene.check()
             with scene.open() as reader:
                 reader.bands()
@@ -249,7 +250,7 @@ def test_lists_of_scenes(lines, change):
             with only_our_errors("--scenes path"):
                 expand([line])
             with only_our_errors("--scenes path"):
-                scene_from(line, 10, None)
+                scene_from(line)
 
 
 @pytest.mark.parametrize("product", [ONE, TWO])

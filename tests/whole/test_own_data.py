@@ -18,6 +18,7 @@ import main
 import supervised_main
 from fcd.cli import commands
 from fcd.errors import UserError
+from fcd.landsat.bands import band_names
 from fcd.landsat.products import scene_from
 from fcd.masks import thresholds
 from fcd.masks.generated import generate_masks
@@ -103,7 +104,7 @@ def test_patches_that_are_masked_share_batches(walk, tmp_path, monkeypatch):
     black[:, :5] = 0
     write_tif(tmp_path / "black.tif", black, 0)
     others = [_scene(walk, path.stem) for path in sorted((walk / "own/scenes").glob("*.tif"))]
-    others.append(scene_from("black.tif", 3))
+    others.append(scene_from("black.tif", band_names(3)))
     mixed = [scenes[0], *others, *scenes[1:3]]
     monkeypatch.setattr("fcd.masks.generated.TOGETHER", 2)
     generate_masks(scorer, mixed, replace(tiles, overlap=8), 0.02, tifs)
@@ -213,7 +214,7 @@ def test_predicted_scores_are_those_of_the_network(walk):
 
 
 def _scene(walk, name):
-    return scene_from(str(walk / f"own/scenes/{name}.tif"), 3)
+    return scene_from(str(walk / f"own/scenes/{name}.tif"), band_names(3))
 
 
 def test_of_another_type_or_number_of_bands_one_line(walk, monkeypatch, capsys):
