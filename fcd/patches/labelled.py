@@ -85,8 +85,8 @@ def read_labels(path: Path) -> list[Image]:
         if len(kinds) > 1:
             first = next(iter(kinds))
             raise UserError(
-                f"{told}: {row['path']} has {described(bands)} of {dtype}, nodata {nodata}; that of "
-                f"line {kinds[first]} has {first[0]} of {first[1]}, nodata {first[2]}"
+                f"{told}: {row['path']} has {described(bands)} of {dtype}, nodata {nodata}; that "
+                f"of line {kinds[first]} has {first[0]} of {first[1]}, nodata {first[2]}"
             )
         images[file.stem] = image
     if not images:
