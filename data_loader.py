@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -57,6 +57,7 @@ class PatchDataset(Dataset):
     source: where the patches are; a path is a folder of prepare_landsat8_biome.py.
     mask_file: mask.tif, generated_mask.tif, …; None reads no mask.
     keep_ratio: share of the patches to keep, the same ones every time.
+    only: the patches of that label alone.
     skip_bad: read every patch once and leave out, for good, those that are damaged, or of another
     shape or type than most: `left_out`. Otherwise they raise `DamagedPatch` when they are read.
     masks_optional: read no mask if a patch has none and `source` lets it do without.
@@ -70,7 +71,7 @@ class PatchDataset(Dataset):
         split: str,
         mask_file: str | None = None,
         keep_ratio: float = 1.0,
-        only_cloudy: bool = False,
+        only: Literal["clear", "cloudy"] | None = None,
         skip_bad: bool = False,
         masks_optional: bool = False,
         bands: Sequence[str] | None = None,
@@ -85,7 +86,7 @@ class PatchDataset(Dataset):
                     f"{self.source.root / split / name} holds no patches; {self.source.absent} "
                     "(FCD needs clear and cloudy patches)"
                 )
-            if label == labels.LABEL_CLOUDY or not only_cloudy:
+            if only in (None, name):
                 self.patches += [(patch, label) for patch in found]
         if keep_ratio < 1:
             order = np.random.default_rng(SUBSET_SEED).permutation(len(self.patches))
@@ -246,22 +247,31 @@ def validation_set(
     return dataset, select
 
 
-cloudy_patches = partial(PatchDataset, split="train", mask_file="mask.tif", only_cloudy=True)
-"""The cloudy training patches of a source, from which a threshold is chosen."""
+def threshold_patches(source: Source, choice: str, **how: Any) -> PatchDataset:
+    """The training patches from whose scores a threshold is chosen: see `thresholds.choose`.
+
+    how: more arguments of `PatchDataset`.
+    """
+    if choice == "clear":
+        return PatchDataset(source, "train", only="clear", **how)
+    if choice == "otsu":
+        how["masks_optional"] = True
+    return PatchDataset(source, "train", "mask.tif", only="cloudy", **how)
 
 
 def threshold_choice(source: Source) -> str:
-    """How a threshold is chosen unless one says: `f1`, without masks `otsu`, which is said."""
+    """How a threshold is chosen unless one says: `f1`, without masks `clear`, which is said."""
     if not source.masks_are_optional:
         return "f1"
-    dataset = cloudy_patches(source, masks_optional=True)
+    dataset = threshold_patches(source, "f1", masks_optional=True)
     if dataset.mask_file:
         return "f1"
     print(
         f"{len(dataset.without('mask.tif'))} of the {len(dataset)} cloudy training patches of "
-        f"{source.root} have no mask: the threshold will be Otsu's (--threshold otsu)"
+        f"{source.root} have no mask: the threshold will be chosen on the clear ones "
+        "(--threshold clear)"
     )
-    return "otsu"
+    return "clear"
 
 
 def summaries(train_set: PatchDataset, val_set: PatchDataset | None) -> dict[str, Any]:
@@ -342,7 +352,7 @@ def training_batches(
     """
     all_labels, size, augment = dataset.labels, settings.batch_size, settings.augment
     order = StepBatches(all_labels, size, seed, *steps, settings.balance, processes)
-    change = None if augment == "none" else Augmentation(augment, seed)
+    change = None if augment == "none" else Augmentation(augment, seed, dataset.kind.bands)
     loader = get_loader(dataset, size, batches=order, augmentation=change, **reading)
     for batch, indices in zip(loader, order.whole(), strict=True):
         part = processes.part(len(indices), size)

@@ -10,7 +10,7 @@ from data_loader import PatchDataset, summaries, training_normalization, validat
 from fcd.cli import entry, modes
 from fcd.cli.parser import MAY_CHANGE, parse
 from fcd.cli.run_folder import carry_out, run_config
-from fcd.cli.settings import PREPARED, CommandSettings, GANTraining
+from fcd.cli.settings import PREPARED, UNIT, CommandSettings, GANTraining
 from fcd.errors import UserError
 from fcd.files import write_json
 from fcd.landsat.reference import QA, collection_of, method_name
@@ -21,6 +21,7 @@ from fcd.patches import cutting, generated
 from fcd.patches.sources import RasterPatches
 from fcd.patches.supervision import Supervision
 from fcd.report.evaluation import Evaluation, evaluate
+from fcd.training import augmentation
 from fcd.training.run import Run
 from model import GANSize
 from solver import FCDSolver
@@ -41,6 +42,14 @@ class Settings(CommandSettings):
     ] = "train"
     image_size: Annotated[int, Ge(1), "side of the patches in pixels"] = 128
     num_pictures: Annotated[int, Ge(1), MAY_CHANGE, "patches that --mode visualize shows"] = 16
+    unsure_from: Annotated[
+        float,
+        UNIT,
+        MAY_CHANGE,
+        "--mode generate_masks leaves pixels open (0) whose score is between this and --unsure_to, "
+        "in thresholds: FCD+ then learns nothing of them; 0.8 and 1.15 leave the rims of clouds",
+    ] = 1.0
+    unsure_to: Annotated[float, Ge(1), MAY_CHANGE, "see --unsure_from"] = 1.0
     training: GANTraining = field(default_factory=GANTraining)
     size: GANSize = field(default_factory=GANSize)
 
@@ -56,6 +65,7 @@ def train(settings: Settings, run: Run) -> int:
             f"--image_size {settings.image_size}: the patches in {data.image_dir} are "
             f"{train_set.image_size} pixels wide; give that size or prepare them anew"
         )
+    augmentation.check(training.augment, train_set.kind)
     normalization = training_normalization(data.normalize, train_set)
     try:
         solver = FCDSolver(run, settings.size, settings.image_size, normalization)
@@ -70,6 +80,7 @@ def trained(settings: Settings, run: Run) -> FCDSolver:
     """The solver of the checkpoint that `settings` name."""
     solver = FCDSolver.load(run, modes.weights(settings, run))
     solver.use_rgb(settings.data.rgb_bands(solver.normalization.num_channels))
+    solver.tta = settings.whole_scenes.tta
     return solver
 
 
@@ -84,7 +95,8 @@ def mask_training_scenes(settings: Settings, run: Run) -> int:
     record = modes.chosen_threshold(settings, solver)
     if run.processes.first:
         write_json(folder / generated.PROVENANCE, asdict(solver.supervision(record)))
-    generate_masks(scorer, scenes, tiles, record["threshold"], folder)
+    unsure = (settings.unsure_from, settings.unsure_to)
+    generate_masks(scorer, scenes, tiles, record["threshold"], folder, unsure)
     if isinstance(source, RasterPatches) and run.processes.first:
         source.add_generated_masks(folder, scenes)
     print(f"masks of {len(scenes)} training scenes: {folder}")

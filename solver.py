@@ -1,14 +1,13 @@
 """Training of the Fixed-Point GAN and of the supervised networks, and the scorers they become."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import Subset
@@ -18,9 +17,9 @@ from typing_extensions import Self
 from data_loader import (
     PatchDataset,
     as_source,
-    cloudy_patches,
     get_loader,
     threshold_choice,
+    threshold_patches,
     training_batches,
 )
 from fcd import metrics, pictures
@@ -28,19 +27,18 @@ from fcd.cli.entry import use_device
 from fcd.cli.settings import GANTraining, SupervisedTraining, TrainingSettings
 from fcd.errors import UserError
 from fcd.files import from_plain
-from fcd.interruption import Interruption
 from fcd.landsat import labels
 from fcd.landsat.bands import are_named, default_rgb, described
 from fcd.landsat.reference import NAMES, TRUTH
 from fcd.masks import thresholds
 from fcd.masks.cam import Method, cam_score
 from fcd.masks.prediction import Predictor, predictor_of
-from fcd.masks.scoring import Scorer, Tiles
+from fcd.masks.scoring import Scorer, Tiles, Tta, averaged
 from fcd.patches.normalisation import Normalization, to_device
 from fcd.patches.sources import Source
 from fcd.patches.supervision import Supervision
 from fcd.processes import Part
-from fcd.training import checkpoints, losses
+from fcd.training import averaging, checkpoints, losses
 from fcd.training.batches import batches_per_epoch
 from fcd.training.checkpoints import Choice, Select, another_kind, image_side, rgb_of
 from fcd.training.loop import Log, seed_step, training_loop, translations
@@ -53,11 +51,9 @@ from model import GANSize, Task, build_resnet50, completed
 class Solver(Resumable):
     """The frame of a run: device, folder, checkpoints, the loop, randomness, log, stop.
 
-    A subclass has `networks`, by the name they have in a checkpoint, of which `network` is the one
-    that scores; it says how a pixel is scored (`score`) and how the networks learn (`step_on`).
+    A subclass says how a pixel is scored (`score`) and how the networks learn (`step_on`).
     """
 
-    network: nn.Module
     needs: tuple[str, ...]  # entries of a checkpoint
     seen: Supervision  # the labels trained on, and the choices of runs this one builds on
     tile_multiple: int  # tile sides the networks can take, pixels
@@ -65,6 +61,7 @@ class Solver(Resumable):
     natural_threshold: float | None = None  # of a score that is a probability
     not_exportable = ""  # what is scored by, if it cannot be written as ONNX, in words
     shown: tuple[str, ...]  # the loss parts beside the bar
+    tta: Tta = "none"  # over which views others get the score averaged; validation does without
 
     def __init__(self, run: Run, image_size: int, normalization: Normalization) -> None:
         super().__init__(run)
@@ -107,9 +104,12 @@ class Solver(Resumable):
     def ready_to_score(self) -> None:
         """After loading: evaluation mode, where it matters."""
 
-    def image_score(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) float32 in [-1, 1] -> (N,) how cloudy each patch is, in [0, 1]."""
-        return self.score(x).mean(dim=(1, 2))
+    def image_score(self, dataset: PatchDataset, batch_size: int) -> Callable[[Tensor], Tensor]:
+        """(N, C, h, w) float32 in [-1, 1] -> (N,) how cloudy each patch is, in [0, 1].
+
+        dataset: the patches that are to be told apart, `batch_size` of them in each process.
+        """
+        return lambda x: self.score(x).mean(dim=(1, 2))
 
     # Checkpoints:
 
@@ -138,6 +138,8 @@ class Solver(Resumable):
         state = checkpoints.load(path, cls.needs)
         with another_kind(path):
             solver = cls.described(run, state, path)
+            if averaging.name_of(cls.scoring) in state:
+                solver.add_average()
             solver.restore(state, path)
         solver.ready_to_score()
         return solver
@@ -151,11 +153,11 @@ class Solver(Resumable):
 
     def scorer(self) -> Scorer:
         """The score with the weights as they are, and all that has to be known of it."""
-        folder = self.run.folder
+        folder, views = self.run.folder, "" if self.tta == "none" else f", mean of {self.tta}s"
         return Scorer(
             experiment=folder.experiment,
-            name=self.score_name,
-            score=self.score,
+            name=self.score_name + views,
+            score=averaged(self.score, self.tta),
             network=self.network,
             normalization=self.normalization,
             rgb=self.rgb,
@@ -189,20 +191,20 @@ class Solver(Resumable):
         skip_bad: bool = False,
         amp: bool = False,
     ) -> thresholds.Record:
-        """`fcd.masks.thresholds.choose` on at most `sample` cloudy training patches of `source`.
+        """`fcd.masks.thresholds.choose` on at most `sample` training patches of `source`.
 
         choice: None takes `natural_threshold`, without one see `data_loader.threshold_choice`.
         amp: whether it is for scores computed in bfloat16.
         """
         source = as_source(source)
-        choice = self.natural_threshold if choice is None else choice
-        choice = threshold_choice(source) if choice is None else choice
+        scorer, natural = self.scorer(), self.natural_threshold
+        choice = choice if choice is not None else natural or threshold_choice(source)
 
-        def cloudy() -> tuple[np.ndarray, int]:
-            optional, bands = choice == "otsu", self.normalization.bands
-            found = cloudy_patches(source, skip_bad=skip_bad, masks_optional=optional, bands=bands)
+        def measured() -> tuple[np.ndarray, int]:
+            bands = self.normalization.bands
+            found = threshold_patches(source, str(choice), skip_bad=skip_bad, bands=bands)
             chosen = Subset(found, thresholds.sample(len(found), sample))
-            score = self.autocast(amp)(self.score)
+            score = self.autocast(amp)(scorer.score)
             return self._histogram(chosen, batch_size, score, thresholds.mask_of), len(chosen)
 
         asked = {
@@ -213,7 +215,7 @@ class Solver(Resumable):
             "sample": sample,
             "amp": amp,
         }
-        return thresholds.choose(self.scorer(), choice, asked, cloudy)
+        return thresholds.choose(scorer, choice, asked, measured)
 
     def supervision(self, threshold: thresholds.Record) -> Supervision:
         """What labels this run has seen, all choices and `threshold` included."""
@@ -270,29 +272,30 @@ class Solver(Resumable):
         if a loss is no longer finite.
         """
         stop, every = self.start(settings, train_set, val_set)
+        if settings.ema:
+            self.add_average()
         self.resume()
         batches = self.batches(train_set, settings, stop)
         parts: Parts = {}
-        with self.loop(stop) as (bar, log, interruption):
+        self.check_equal()
+        run = self.run
+        with training_loop(self.step, stop, run.folder.logs, run.processes) as (bar, log, asked):
             for batch, part in batches:
                 self.step += 1
-                generator = seed_step(self.run.seed, self.step, self.run.processes.rank)
+                generator = seed_step(run.seed, self.step, run.processes.rank)
                 parts |= self.step_on(settings, batch, part, generator)
+                if settings.ema:
+                    self.update_average(settings.ema * stop)
                 bar.update()
-                if self.step % self.run.log_step == 0:
+                if self.step % run.log_step == 0:
                     self.log_parts(log, bar, parts)
                 self.show(settings, log)
                 if self.step % every == 0 or self.step == stop:
                     self.check_finite(parts)
                     self.synchronize()
                     self.validate_and_save(log, settings, val_set)
-                self.stop_if_asked(interruption)
+                self.stop_if_asked(asked)
         self.network.eval()
-
-    def loop(self, stop: int) -> AbstractContextManager[tuple[tqdm, Log, Interruption]]:
-        """See `training_loop`."""
-        self.check_equal()
-        return training_loop(self.step, stop, self.run.folder.logs, self.run.processes)
 
     def log_parts(self, log: Log, bar: tqdm, parts: Parts) -> None:
         """Log the loss parts, of which `parts` is this process's share, and the learning rate."""
@@ -313,10 +316,9 @@ class Solver(Resumable):
         batch_size: of all processes; select: `pixel` or `image`; threshold: None takes the one
         with the best macro F1. Raises `UserError` if no pixel counts.
         """
-        pixel = select == "pixel"
-        score = self.score if pixel else self.image_score
+        pixel, per_process = select == "pixel", self.run.processes.per_process(batch_size)
+        score = self.score if pixel else self.image_score(dataset, per_process)
         truth = thresholds.mask_of if pixel else thresholds.label_of
-        per_process = self.run.processes.per_process(batch_size)
         counts = self._histogram(dataset, per_process, score, truth)
         thresholds.require_pixels(counts, "validation")
         if threshold is None:
@@ -336,7 +338,7 @@ class Solver(Resumable):
         said = {"accuracy": scores["accuracy"], "f1": f1, "iou": scores["macro"]["iou"]}
         for name, value in (said | {"threshold": threshold}).items():
             log.add_scalar(f"val/{name}", value, self.step)
-        is_best = f1 > self.best
+        is_best = f1 >= self.best  # of equal ones the later: patches are few, and soon told apart
         self.best = max(f1, self.best)
         tqdm.write(
             f"step {self.step}: validation accuracy {scores['accuracy']:.3f}, "
@@ -355,7 +357,7 @@ class Solver(Resumable):
 class FCDSolver(Solver):
     """Fixed-Point GAN: trained on image-level labels, scores pixels by the difference map."""
 
-    tile_multiple = 4
+    scoring, tile_multiple = "G", 4
     score_name = "difference map"
     needs = ("G", "D")
     shown = ("D/loss_cls", "G/loss_cls", "G/loss_id")
@@ -367,7 +369,7 @@ class FCDSolver(Solver):
         self.size, self.seen = size, Supervision.none(NAMES[TRUTH])
         generator, discriminator = size.build(image_size, normalization.num_channels)
         self.G, self.D = generator.to(self.device), discriminator.to(self.device)
-        self.networks, self.network = {"G": self.G, "D": self.D}, self.G
+        self.networks = {"G": self.G, "D": self.D}
         if run.compile:
             # Not D: what is compiled has no gradient of a gradient, which its penalty needs.
             self.G.compile()
@@ -383,7 +385,15 @@ class FCDSolver(Solver):
 
     def score(self, x: Tensor) -> Tensor:
         """The difference map."""
-        return difference_map(self.G, x)
+        return difference_map(self.network, x)
+
+    def image_score(self, dataset: PatchDataset, batch_size: int) -> Callable[[Tensor], Tensor]:
+        """See `Solver.image_score`: the share of cloud by the threshold `clear` on `dataset`."""
+        clear = Subset(dataset, torch.nonzero(dataset.labels == labels.LABEL_CLEAR)[:, 0].tolist())
+        counts = self._histogram(clear, batch_size, self.score, thresholds.valid_of)
+        thresholds.require_pixels(counts, "clear validation")
+        threshold = thresholds.clear_threshold(counts)
+        return lambda x: (self.score(x) > threshold).float().mean(dim=(1, 2))
 
     def state(self) -> dict[str, Any]:
         """See `Solver.state`."""
@@ -488,14 +498,13 @@ class FCDSolver(Solver):
 
     def _translations(self, batch: dict) -> np.ndarray:
         masks = batch["mask"].numpy() if "mask" in batch else None
-        return translations(self.G, self.inputs(batch), masks, self.normalization, self.rgb)
+        return translations(self.network, self.inputs(batch), masks, self.normalization, self.rgb)
 
 
 class SupervisedSolver(Solver):
     """A network trained on masks or image labels: FCD+, fully supervised, Pre, the CAM family."""
 
-    network: Any  # of segmentation-models-pytorch, or a `model.PooledClassifier`
-    tile_multiple = 32
+    scoring, tile_multiple = "network", 32
     needs = ("network", "task", "image_size", "normalization")
     shown = ("train/loss_mask", "train/loss_label")
 
@@ -510,8 +519,8 @@ class SupervisedSolver(Solver):
                 f"a {task.network}: as ONNX there are U-Nets, but no class activation maps, most "
                 "of which take gradients"
             )
-        self.network = task.build(normalization.num_channels).to(self.device)
-        self.networks = {"network": self.network}
+        # Of segmentation-models-pytorch, or a `model.PooledClassifier`.
+        self.networks = {"network": task.build(normalization.num_channels).to(self.device)}
         if run.compile:
             self.network.compile()
 
@@ -526,13 +535,13 @@ class SupervisedSolver(Solver):
         """Softmax probability of cloud of a U-Net; class activation map of a classifier."""
         if self.task.network != "unet":
             return cam_score(self.cam_method, self.network, x)
-        return self._masks(x)[0].float().softmax(dim=1)[:, labels.LABEL_CLOUDY]
+        return self._masks(self.network, x)[0].float().softmax(dim=1)[:, labels.LABEL_CLOUDY]
 
-    def image_score(self, x: Tensor) -> Tensor:
+    def image_score(self, dataset: PatchDataset, batch_size: int) -> Callable[[Tensor], Tensor]:
         """Probability that a patch is cloudy, or the mean score if labels are not learned."""
         if self.task.target == "label":
-            return self._image_logit(x).sigmoid()[:, 0]
-        return super().image_score(x)
+            return lambda x: self._image_logit(self.network, x).sigmoid()[:, 0]
+        return super().image_score(dataset, batch_size)
 
     def ready_to_score(self) -> None:
         """Evaluation mode, and the layout of memory in which a U-Net scores fastest.
@@ -546,16 +555,16 @@ class SupervisedSolver(Solver):
         if self.task.network != "unet":
             self.cam_method = self.score_name = method
 
-    def _masks(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _masks(self, network: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """U-Net: logits (N, 2, H, W), and the image logit (N, 1) if there is a head for it."""
-        output = self.network(x)
+        output = network(x)
         return output if self.task.classifier_head else (output, None)
 
-    def _image_logit(self, x: Tensor) -> Tensor:
+    def _image_logit(self, network: Any, x: Tensor) -> Tensor:
         """Logit (N, 1) of cloudy against clear, without the decoder of a U-Net."""
         if self.task.network == "unet":
-            return self.network.classification_head(self.network.encoder(x)[-1])
-        clear, cloudy = self.network(x).chunk(2, dim=1)
+            return network.classification_head(network.encoder(x)[-1])
+        clear, cloudy = network(x).chunk(2, dim=1)
         return cloudy - clear
 
     def state(self) -> dict[str, Any]:
@@ -578,7 +587,8 @@ class SupervisedSolver(Solver):
         without = () if self.task.classifier_head else ("classification_head.",)
         network = self.network.encoder if encoder_only else self.network
         part = "encoder." if encoder_only else ""
-        weights = checkpoints.part_of(state["network"], part, without, path)
+        learned_weights = state.get(averaging.name_of("network"), state["network"])
+        weights = checkpoints.part_of(learned_weights, part, without, path)
         checkpoints.load_weights(network, weights, path)
         with another_kind(path):
             learned = Normalization.from_state(state["normalization"])
@@ -612,25 +622,32 @@ class SupervisedSolver(Solver):
     def start(
         self, settings: SupervisedTraining, train_set: PatchDataset, val_set: PatchDataset | None
     ) -> tuple[int, int]:
-        """See `Solver.start`: after each epoch validation chooses and lowers the learning rate."""
-        self.start_optimizers(settings)
+        """See `Solver.start`: after each epoch validation chooses the best checkpoint."""
         per_epoch = batches_per_epoch(len(train_set), settings.batch_size)
-        return settings.n_epochs * per_epoch, per_epoch
+        stop = settings.n_epochs * per_epoch
+        schedule = settings.lr_schedule or ("plateau" if val_set else "cosine")
+        self.start_optimizers(settings, schedule)
+        self._falls_until = stop if schedule == "cosine" else 0
+        return stop, per_epoch
 
-    def start_optimizers(self, settings: SupervisedTraining) -> None:
-        """Make the optimiser that `learn` uses, of what is to be trained, and its schedule."""
+    def start_optimizers(self, settings: SupervisedTraining, schedule: str = "plateau") -> None:
+        """Make the optimiser that `learn` uses, of what is to be trained, and its `schedule`."""
         if settings.freeze_encoder:
             self.network.encoder.requires_grad_(False)
         trained = [p for p in self.network.parameters() if p.requires_grad]
         optimizer = Adam(trained, settings.lr, fused=True)  # see FCDSolver.start_optimizers
-        plateau = (settings.plateau_factor, settings.plateau_patience)
-        schedule = ReduceLROnPlateau(optimizer, "max", *plateau)
-        self.optimizers = {"optimizer": optimizer, "scheduler": schedule}
+        self.optimizers = {"optimizer": optimizer}
+        if schedule == "plateau":
+            plateau = (settings.plateau_factor, settings.plateau_patience)
+            self.optimizers["scheduler"] = ReduceLROnPlateau(optimizer, "max", *plateau)
 
     def step_on(
         self, settings: SupervisedTraining, batch: dict, part: Part, generator: torch.Generator
     ) -> Parts:
         """See `Solver.step_on`."""
+        if self._falls_until:
+            factor = losses.cosine_factor(self.step, self._falls_until)
+            self.optimizers["optimizer"].param_groups[0]["lr"] = settings.lr * factor
         label = batch["label"].to(self.device, non_blocking=True)
         mask = None
         if self.task.target == "mask":
@@ -649,9 +666,10 @@ class SupervisedSolver(Solver):
 
         x (N, C, H, W) in [-1, 1]; mask (N, H, W) patch codes, None to learn labels; label (N, 1).
         """
-        self.network.train()
+        network: Any = self.networks[self.scoring]
+        network.train()
         if settings.freeze_encoder:
-            self.network.encoder.eval()  # frozen means the batch-norm statistics too
+            network.encoder.eval()  # frozen means the batch-norm statistics too
         pixels = None
         if mask is not None and self.run.processes.count > 1:
             # The batch's loss is a mean over its valid pixels, of which a part may have more or
@@ -660,10 +678,10 @@ class SupervisedSolver(Solver):
             pixels = self.run.processes.sum(own).clamp(min=1) * (part.weight or 1)
         with self.autocast(settings.amp):
             if mask is None:
-                loss = losses.label_loss(self._image_logit(x), label)
+                loss = losses.label_loss(self._image_logit(network, x), label)
                 parts = {"train/loss_label": loss}
             else:
-                logits, image_logit = self._masks(x)
+                logits, image_logit = self._masks(network, x)
                 loss, parts = losses.segmentation_loss(logits, mask, image_logit, label, pixels)
         optimizer = self.optimizers["optimizer"]
         self.update(optimizer, loss, part.weight, optimizer.param_groups[0]["params"])

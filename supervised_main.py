@@ -14,6 +14,7 @@ from fcd.errors import UserError
 from fcd.masks.cam import Method
 from fcd.patches import generated
 from fcd.patches.supervision import Supervision
+from fcd.training import augmentation
 from fcd.training.run import Run
 from model import Encoder, Network, Task
 from solver import SupervisedSolver
@@ -94,12 +95,18 @@ def train(settings: Settings, run: Run) -> int:
     train_set = PatchDataset(source, "train", mask_file, ratio, skip_bad=data.skip_bad)
     asked = "image" if labels_only else training.select
     val_set, select = validation_set(train_set, asked, data.skip_bad)
+    if val_set is None and training.lr_schedule == "plateau":
+        raise UserError(
+            "--lr_schedule plateau waits for the F1 of validation patches, and there is no val "
+            "split: leave it out, the rate then falls along a cosine"
+        )
     _check_batches(run.processes.per_process(training.batch_size), settings, train_set)
     if train_set.image_size % SupervisedSolver.tile_multiple:
         raise UserError(
             f"the patches in {data.image_dir} are {train_set.image_size} pixels wide; the U-Net "
             f"needs a multiple of {SupervisedSolver.tile_multiple}"
         )
+    augmentation.check(training.augment, train_set.kind)
     target = "label" if labels_only else "mask"
     head = net.network == "unet" and (net.classifier_head or net.train_encoder_only)
     task = Task(net.network, target, net.encoder, head)
@@ -140,6 +147,7 @@ def trained(settings: Settings, run: Run) -> SupervisedSolver:
     solver = SupervisedSolver.load(run, modes.weights(settings, run))
     solver.use_cam(settings.net.cam_method)
     solver.use_rgb(settings.data.rgb_bands(solver.normalization.num_channels))
+    solver.tta = settings.whole_scenes.tta
     return solver
 
 

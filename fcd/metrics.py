@@ -98,14 +98,18 @@ def precision_recall(counts: np.ndarray) -> np.ndarray:
     return np.column_stack([recall, precision])[:-1]  # the last point stands for no threshold
 
 
-def macro_f1_by_threshold(counts: np.ndarray) -> np.ndarray:
-    """Macro F1 (BINS,) for the thresholds k / BINS; an absent class counts as in `scores`."""
-    cells = confusion_by_threshold(counts).astype(np.float64)
-    hit = np.diagonal(cells, axis1=1, axis2=2)
-    size = cells.sum(axis=2) + cells.sum(axis=1)
+def macro_f1(cells: np.ndarray) -> np.ndarray:
+    """Macro F1 (…) of confusion counts (…, 2, 2), none empty; an absent class is as in `scores`."""
+    hit = np.diagonal(cells, axis1=-2, axis2=-1).astype(np.float64)
+    size = cells.sum(axis=-1) + cells.sum(axis=-2)
     with np.errstate(invalid="ignore"):
         f1 = np.where(size > 0, 2 * hit / size, np.nan)
-    return np.nanmean(f1, axis=1)
+    return np.nanmean(f1, axis=-1)
+
+
+def macro_f1_by_threshold(counts: np.ndarray) -> np.ndarray:
+    """Macro F1 (BINS,) for the thresholds k / BINS; an absent class counts as in `scores`."""
+    return macro_f1(confusion_by_threshold(counts))
 
 
 def best_threshold(counts: np.ndarray) -> tuple[float, float]:
@@ -120,6 +124,17 @@ def best_threshold(counts: np.ndarray) -> tuple[float, float]:
     f1 = macro_f1_by_threshold(counts)[1:]
     best = np.flatnonzero(f1 == f1.max())
     return float((best[len(best) // 2] + 1) / BINS), float(f1.max())
+
+
+def upper_quantile(counts: np.ndarray, share: float) -> float:
+    """The least threshold k / BINS, but 0, that `share` in [0, 1] of the scores do not exceed.
+
+    counts: (BINS,) of `histogram`. Raises ValueError if it is empty.
+    """
+    if not counts.any():
+        raise ValueError("no score to choose a threshold from")
+    below = np.cumsum(counts)
+    return float((np.searchsorted(below, share * below[-1]) + 1) / BINS)
 
 
 def otsu_threshold(counts: np.ndarray) -> float:

@@ -61,15 +61,15 @@ def test_batch_contract(image_dir):
     assert dataset.labelled_pixels() == 10 * 48 + 6 * 64
 
 
-def test_keep_ratio_keeps_the_same_patches_and_only_cloudy_works(image_dir):
+def test_keep_ratio_keeps_the_same_patches_and_one_label_alone_works(image_dir):
     kept = [PatchDataset(image_dir, "train", keep_ratio=0.25).patches for _ in range(2)]
     assert kept[0] == kept[1]
     assert len(kept[0]) == 4
     more = PatchDataset(image_dir, "train", keep_ratio=0.5).patches
     assert set(kept[0]) < set(more)
     assert len(PatchDataset(image_dir, "train", keep_ratio=0.001)) == 1
-    cloudy = PatchDataset(image_dir, "train", only_cloudy=True)
-    assert cloudy.labels.tolist() == [1.0] * 6
+    assert PatchDataset(image_dir, "train", only="cloudy").labels.tolist() == [1.0] * 6
+    assert PatchDataset(image_dir, "train", only="clear").labels.tolist() == [0.0] * 10
 
 
 def drawn(*arguments, **others):

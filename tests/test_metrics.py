@@ -166,6 +166,24 @@ class TestBestThreshold:
             metrics.best_threshold(np.zeros((2, BINS), np.int64))
 
 
+class TestUpperQuantile:
+    @pytest.mark.parametrize("share", [0.5, 0.99, 0.999])
+    def test_just_so_many_scores_exceed_it(self, share):
+        score = np.random.default_rng(0).beta(2, 50, 10_000).astype(np.float32)
+        counts = metrics.histogram(np.full(score.shape, metrics.CLEAR), score).sum(axis=0)
+        threshold = metrics.upper_quantile(counts, share)
+        assert (score > threshold).mean() <= 1 - share + 1e-9
+        assert (score > threshold - 1 / BINS).mean() > 1 - share
+        assert threshold == pytest.approx(np.quantile(score, share), abs=2 / BINS)
+
+    def test_scores_of_zero_give_the_least_threshold(self):
+        counts = np.zeros(BINS, np.int64)
+        counts[0] = 7
+        assert metrics.upper_quantile(counts, 0.999) == 1 / BINS
+        with pytest.raises(ValueError, match="no score"):
+            metrics.upper_quantile(np.zeros(BINS, np.int64), 0.999)
+
+
 class TestOtsuThreshold:
     @pytest.mark.parametrize("seed", range(3))
     def test_minimises_the_variance_within_both_sides(self, seed):

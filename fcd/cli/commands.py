@@ -1,4 +1,4 @@
-"""The small commands: `python -m fcd.cut`, `fcd.synthetic` and `fcd.comparison`."""
+"""The small commands: `python -m fcd.cut`, `crops`, `folds`, `synthetic` and `comparison`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,12 @@ from typing import Annotated
 from annotated_types import Ge
 
 from fcd.cli.parser import Flag, parse
-from fcd.cli.settings import UNIT, PatchSize, Stride
+from fcd.cli.settings import SCENE_DIR, UNIT, PatchSize, Stride
+from fcd.landsat.bands import BANDS, listed_bands
+from fcd.landsat.reference import TRUTH
+from fcd.landsat.scenes import find_scenes
+from fcd.patches.crops import IMAGES, LIST, MASKS, crop_scenes
+from fcd.patches.cutting import MARGINS, Cutting
 from fcd.patches.labelled import cut_labelled
 from fcd.report.runs import PUBLISHED_COLUMNS
 from fcd.synthetic.layout import write_data_set, write_images
@@ -18,20 +23,76 @@ from fcd.synthetic.layout import write_data_set, write_images
 class Cut:
     """Cut labelled GeoTIFFs into patches to train on with `--dataset Patches`."""
 
-    csv: Annotated[Path, "columns path and label (clear or cloudy)"]
+    csv: Annotated[
+        Path,
+        "columns path and label (clear, cloudy, or nothing: by each patch's mask); if there, mask "
+        "(a path) and split (train, val, or test: not cut)",
+    ]
     output_dir: Annotated[Path, "folder of the patches"]
     patch_size: PatchSize = 128
     stride: Stride = None
-    val_share: Annotated[float, UNIT, "share of the images for val"] = 0.2
+    clear_below: Annotated[
+        float,
+        UNIT,
+        "a patch without a label is clear if its mask's share of cloud is at most this",
+    ] = MARGINS[TRUTH][0]
+    cloudy_above: Annotated[
+        float, UNIT, "and cloudy if the share exceeds this; between the two it is left out"
+    ] = MARGINS[TRUTH][1]
+    val_share: Annotated[float, UNIT, "share of the images for val; not with a column split"] = 0.2
     seed: Annotated[int, Ge(0), "seed of the split"] = 0
 
 
 def cut(arguments: Sequence[str] | None = None) -> None:
     """`python -m fcd.cut`."""
     asked = parse(Cut, arguments, "-m fcd.cut")
-    cut_labelled(
-        asked.csv, asked.output_dir, asked.patch_size, asked.stride, asked.val_share, asked.seed
-    )
+    margins = (asked.clear_below, asked.cloudy_above)
+    cutting = Cutting.of(asked.patch_size, asked.stride, margins, TRUTH)
+    cut_labelled(asked.csv, asked.output_dir, cutting, asked.val_share, asked.seed)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Crop scenes with manual masks, as the Biome data set has them, for the benchmark."""
+
+    output_dir: Annotated[Path, f"folder of {IMAGES}/, {MASKS}/ and {LIST}"]
+    data_path: Annotated[
+        Path, Flag("--orig_image_dir"), "folder of the scenes, <biome>/<scene>/…"
+    ] = Path(SCENE_DIR)
+    crops: Annotated[int, Ge(1), "crops of each scene"] = 1
+    size: Annotated[int, Ge(1), "side of a crop, pixels"] = 256
+    bands: Annotated[str | None, "such as B2-B7,B9,B10; None: all ten"] = None
+    seed: Annotated[int, Ge(0), "seed of the places"] = 0
+
+
+def crop(arguments: Sequence[str] | None = None) -> None:
+    """`python -m fcd.crops`."""
+    asked = parse(Crop, arguments, "-m fcd.crops")
+    scenes = find_scenes(asked.data_path)
+    bands = listed_bands(asked.bands, "--bands") if asked.bands else BANDS
+    how = (asked.crops, asked.size, bands, asked.seed)
+    print(f"crops: {crop_scenes(scenes, asked.output_dir, *how)}")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Leave-scenes-out folds of a benchmark's crops, each as a csv for `python -m fcd.cut`."""
+
+    crops: Annotated[
+        Path, Flag(metavar="DIR", positional=True), f"folder of {IMAGES}/, {MASKS}/ and {LIST}"
+    ]
+    output_dir: Annotated[Path, "folder of fold-0.csv, … and all.csv (no test)"]
+    folds: Annotated[int, Ge(2), "in how many each scene is tested once"] = 4
+    seed: Annotated[int, Ge(0), "seed of the folds"] = 0
+
+
+def fold(arguments: Sequence[str] | None = None) -> None:
+    """`python -m fcd.folds`."""
+    asked = parse(Fold, arguments, "-m fcd.folds")
+    from fcd.patches.folds import write_folds  # with a library that --help does without
+
+    for path in write_folds(asked.crops, asked.output_dir, asked.folds, asked.seed):
+        print(f"fold: {path}")
 
 
 @dataclass(frozen=True)
@@ -68,6 +129,12 @@ class Compare:
     ]
     output_dir: Annotated[Path, "folder to write to"] = Path("outputs/comparison")
     num_scenes: Annotated[int, Ge(0), "scenes shown as pictures; 0: none"] = 4
+    crops: Annotated[
+        Path | None,
+        Flag(metavar="CSV"),
+        f"{LIST} of the crops that were tested: biomes are its biomes, and intervals are over its "
+        "scenes; None: what was tested are scenes",
+    ] = None
     published: Annotated[
         Path | None,
         f"csv of published figures (%) with the columns {', '.join(PUBLISHED_COLUMNS)}; "
@@ -80,4 +147,5 @@ def compare(arguments: Sequence[str] | None = None) -> None:
     asked = parse(Compare, arguments, "-m fcd.comparison")
     from fcd.report import comparison  # with libraries that --help does without
 
-    comparison.compare(asked.runs, asked.output_dir, asked.published, asked.num_scenes)
+    how = (asked.published, asked.num_scenes, asked.crops)
+    comparison.compare(asked.runs, asked.output_dir, *how)

@@ -10,7 +10,7 @@ import torch
 
 from fcd.cli.entry import compiles, use_device
 from fcd.cli.run_folder import git_commit, run_config
-from fcd.cli.settings import CommandSettings
+from fcd.cli.settings import KNOWN, CommandSettings
 from fcd.errors import UserError
 from fcd.landsat.products import expand
 from fcd.landsat.reference import TRUTH
@@ -129,7 +129,9 @@ def chosen_threshold(settings: CommandSettings, solver: Trained) -> thresholds.R
     """
     asked, training = settings.whole_scenes, settings.training
     amp = training.amp and settings.mode != "export"  # what is exported computes in float32
-    if settings.data.dataset != SPARCS:
+    if asked.threshold == KNOWN:
+        record = thresholds.known(solver.scorer(), amp)
+    elif settings.data.dataset != SPARCS:
         record = solver.choose_threshold(
             asked.threshold,
             settings.data.patches(settings.mode),

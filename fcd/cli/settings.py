@@ -19,6 +19,7 @@ from fcd.landsat.rasters import nodata_value
 from fcd.landsat.sparcs import SPARCS
 from fcd.masks.prediction import Scores
 from fcd.masks.runtime import Runtime
+from fcd.masks.scoring import Tta
 from fcd.patches.sources import NO_NODATA, PreparedPatches, RasterPatches, Source
 from fcd.training.augmentation import Kind
 from fcd.training.checkpoints import Select
@@ -30,6 +31,7 @@ OWN: DataSet = "Patches"
 IMAGE_DIR, SCENE_DIR = "data/L8Biome", "data/landsat8-biome"
 Split = Literal["train", "val", "test"]
 UNIT = Interval(ge=0, le=1)
+CHOICES, KNOWN = ("f1", "clear", "otsu"), "known"  # of a threshold
 # Settings of several commands, sentence and all.
 PatchSize = Annotated[int, Ge(1), "patch side in pixels"]
 Stride = Annotated[
@@ -41,8 +43,8 @@ BatchSize = Annotated[
 
 
 def threshold_from(text: str) -> str | float:
-    """`f1`, `otsu` or a number from 0 to 1."""
-    return text if text in ("f1", "otsu") else number(float, [UNIT], text)
+    """`f1`, `clear`, `otsu`, `known` or a number from 0 to 1."""
+    return text if text in (*CHOICES, KNOWN) else number(float, [UNIT], text)
 
 
 def nodata_from(text: str) -> float | str:
@@ -192,9 +194,16 @@ class TrainingSettings:
     augment: Annotated[
         Kind,
         "what is done to training patches; flip: mirrored left to right or not, as the paper; d4: "
-        "turned and mirrored, all eight symmetries; none: nothing",
+        "turned and mirrored, all eight symmetries; randomise: d4, and Landsat-8 DN as under "
+        "another sun, air and sensor; none: nothing",
     ] = "flip"
     balance: Annotated[bool, "draw clear and cloudy patches equally often in training"] = False
+    ema: Annotated[
+        float,
+        UNIT,
+        "score, validate and choose by a moving average of the weights, whose half-life is this "
+        "share of the training steps (0.02 to 0.05); 0: by the weights themselves",
+    ] = 0.0
     select: Annotated[
         Select,
         "choose the best checkpoint by macro F1 on the validation masks, as the paper (uses pixel "
@@ -234,6 +243,11 @@ class SupervisedTraining(TrainingSettings):
     batch_size: BatchSize = 64
     n_epochs: Annotated[int, Ge(1), "passes over the training patches"] = 10
     lr: Annotated[float, Ge(0), "learning rate of Adam"] = 1e-4
+    lr_schedule: Annotated[
+        Literal["plateau", "cosine", "constant"] | None,
+        "how the learning rate falls: plateau (when validation F1 stalls), cosine (all along, to "
+        "0) or constant (not at all); None: plateau, without a val split cosine",
+    ] = None
     plateau_factor: Annotated[
         float, UNIT, "what the learning rate is multiplied by when validation F1 stalls"
     ] = 0.1
@@ -259,6 +273,12 @@ class SceneSettings:
     overlap: Annotated[
         int | None, Ge(0), MAY_CHANGE, "pixels blended between tiles; None: 32, at most half a tile"
     ] = None
+    tta: Annotated[
+        Tta,
+        MAY_CHANGE,
+        "average the score of each tile over it and its mirror images (flip, 4 views) or all "
+        "symmetries (d4, 8 views), which takes as many times as long",
+    ] = "none"
     runtime: Annotated[
         Runtime,
         MAY_CHANGE,
@@ -270,8 +290,10 @@ class SceneSettings:
         threshold_from,
         MAY_CHANGE,
         "of the score: f1 (best macro F1 on masks of cloudy training patches, as the paper: uses "
-        "pixel labels), otsu (no pixel label) or a number in [0, 1]; None: 0.5 for a U-Net, f1 for "
-        "the others, without masks otsu; in --mode predict the one chosen before",
+        "pixel labels), clear (what 99.9 % of the pixels of clear training patches do not exceed: "
+        "no pixel label), otsu (no pixel label), known (the one chosen before) or a number in "
+        "[0, 1]; None: 0.5 for a U-Net, f1 for the others, without masks clear; in --mode predict "
+        "known",
     ] = None
     threshold_patches: Annotated[
         int, Ge(1), MAY_CHANGE, "at most this many patches to choose the threshold from"

@@ -268,9 +268,13 @@ class SceneReader:
         part = QA_PARTS[0] if QA_PARTS[0] in self._scene.files else QA_PARTS[1]
         return self._read(part, start, stop, step)
 
+    def codes(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
+        """The manual mask as (h, w) uint8 in its own codes."""
+        return self._read("FIXEDMASK", start, stop, step)
+
     def truth(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
         """The manual mask as (h, w) uint8 patch codes: 0 invalid, 1 clear, 2 cloud."""
-        codes = self._read("FIXEDMASK", start, stop, step)
+        codes = self.codes(start, stop, step)
         return self._scene.decode_truth(codes, str(self._scene.truth))
 
 

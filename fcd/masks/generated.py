@@ -56,16 +56,26 @@ def together(scenes: list[Scene]) -> Scene | ArrayScene:
 
 
 def generate_masks(
-    scorer: Scorer, scenes: Sequence[Scene], tiles: Tiles, threshold: float, folder: Path
+    scorer: Scorer,
+    scenes: Sequence[Scene],
+    tiles: Tiles,
+    threshold: float,
+    folder: Path,
+    unsure: tuple[float, float] = (1.0, 1.0),
 ) -> None:
     """Write `<biome>_<scene>_{difference,mask}.tif` of each scene into `folder`.
 
     difference: the score, float32 in [0, 1], NaN nodata; mask: 0 nodata, 128 clear, 255 cloud. A
     scene whose masks are there already, from these weights and this threshold, is skipped.
+    unsure: pixels whose score lies between so many times the threshold are 0 in the mask, too:
+    they teach nothing.
     Each process masks its share of the scenes; small ones that are alike share batches.
     """
     processes = scorer.processes
     tags = predictor_of(scorer, tiles, threshold).tags
+    low, high = (times * threshold for times in unsure)
+    if low < high:
+        tags["FCD_UNSURE"] = f"scores from {low!r} to {high!r}"
     own, silent = processes.share(scenes), not processes.first
     bar = tqdm(own, "generating masks", unit="scene", dynamic_ncols=True, disable=silent)
     todo = (scene for scene in bar if not has_tags(generated.mask_tif(folder, scene), tags))
@@ -87,6 +97,7 @@ def generate_masks(
                 scores = strip.score.reshape(len(group), -1, strip.score.shape[-1])
                 valid = strip.valid.reshape(scores.shape)
                 masks = labels.patch_from_score(scores, valid, threshold)
-                for write, mask, score in zip(writers, masks, scores, strict=True):
-                    write(strip.row, mask, score)
+                left_open = (low < scores) & (scores < high)
+                for write, *parts in zip(writers, masks, scores, left_open, strict=True):
+                    write(strip.row, *parts)
     processes.wait()

@@ -1,12 +1,13 @@
 """A trained method as the rest of the program sees it, and whole scenes scored by it."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,6 +37,28 @@ from fcd.processes import ALONE, Processes
 
 # The networks' zero padding writes a frame of about this many pixels into the scores of a tile.
 FRAME = 32
+
+
+Tta = Literal["none", "flip", "d4"]
+"""Over which views of a tile the score is averaged: it alone; its four mirror images; all eight
+symmetries of a square."""
+
+
+def averaged(score: Score, tta: Tta) -> Score:
+    """The mean of `score` over the views `tta` of what it is given, each turned back."""
+    if tta == "none":
+        return score
+
+    def mean(x: torch.Tensor) -> torch.Tensor:
+        # Of turned views, in x (N, C, h, w) and score (N, h, w), the last two dimensions change.
+        turned = (False, True) if tta == "d4" else (False,)
+        views = []
+        for turn, mirrored in itertools.product(turned, ((), (-1,), (-2,), (-2, -1))):
+            view = score((x.mT if turn else x).flip(mirrored)).flip(mirrored)
+            views.append(view.mT if turn else view)
+        return torch.stack(views).mean(dim=0)
+
+    return mean
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ from fcd.patches.normalisation import FILL
 from fcd.processes import Processes
 
 SAMPLE_SEED = 42
+# `clear` calls this share of the pixels of clear patches clear. Not all: a patch is called clear
+# with some pixels of cloud, and single pixels of bright ground differ most.
+CLEAR_SHARE = 0.999
 Record = dict[str, Any]
 """A threshold in [0, 1], `chosen_by` in words, `pixel_labels` it took, and what it holds for."""
 
@@ -44,9 +47,12 @@ def histogram(
 
 
 def mask_of(batch: dict, x: Tensor) -> np.ndarray:
-    """Patch codes (N, h, w) of a batch; without masks all pixels that have data count as clear."""
-    if "mask" in batch:
-        return batch["mask"].numpy()
+    """Patch codes (N, h, w) of a batch; without masks as `valid_of`."""
+    return batch["mask"].numpy() if "mask" in batch else valid_of(batch, x)
+
+
+def valid_of(_: dict, x: Tensor) -> np.ndarray:
+    """Patch codes (N, h, w) in which all pixels that have data are clear."""
     return torch.where((x == FILL).any(dim=1), metrics.INVALID, metrics.CLEAR).cpu().numpy()
 
 
@@ -64,21 +70,30 @@ def require_pixels(counts: np.ndarray, which: str) -> None:
         )
 
 
+def clear_threshold(counts: np.ndarray) -> float:
+    """What `CLEAR_SHARE` of the pixels do not exceed; counts: `histogram` of clear patches."""
+    return metrics.upper_quantile(counts.sum(axis=0), CLEAR_SHARE)
+
+
 def sample(patches: int, count: int) -> list[int]:
     """At most `count` of so many `patches`, seeded: always the same ones."""
     return sorted(np.random.default_rng(SAMPLE_SEED).permutation(patches)[:count].tolist())
 
 
 def choose(
-    scorer: Scorer, choice: str | float, asked: Record, cloudy: Callable[[], tuple[np.ndarray, int]]
+    scorer: Scorer,
+    choice: str | float,
+    asked: Record,
+    measured: Callable[[], tuple[np.ndarray, int]],
 ) -> Record:
     """The threshold of the score, and how many pixel labels it took.
 
     choice: `f1` (the paper's: best macro F1 on the masks of cloudy training patches; those of QA
-    bands count as no pixel label), `otsu` (Otsu's on the same patches, without any mask), or a
-    number in [0, 1]. asked: what else the threshold depends on (`reference` among it). cloudy: the
-    `histogram` of these patches, and how many they are. The result is kept in threshold.json and
-    used again while weights, choice and `asked` stay the same.
+    bands count as no pixel label), `otsu` (Otsu's on the same patches, without any mask), `clear`
+    (what `CLEAR_SHARE` of the pixels of clear training patches do not exceed, without any mask), or
+    a number in [0, 1]. asked: what else the threshold depends on (`reference` among it). measured:
+    the `histogram` of the patches of that choice, and how many they are. The result is kept in
+    threshold.json and used again while weights, choice and `asked` stay the same.
     """
     path, processes = scorer.results[0] / "threshold.json", scorer.processes
     asked = asked | {"choice": choice, "score": scorer.name, "weights": scorer.fingerprint}
@@ -88,10 +103,14 @@ def choose(
     if isinstance(choice, float):
         record = asked | fixed(choice)
     else:
-        counts, count = cloudy()
-        require_pixels(counts, "cloudy training")
-        where = f"the scores of {count} cloudy training patches"
-        if choice == "otsu":
+        counts, count = measured()
+        which = "clear" if choice == "clear" else "cloudy"
+        require_pixels(counts, f"{which} training")
+        where = f"the scores of {count} {which} training patches"
+        if choice == "clear":
+            by = f"{100 * CLEAR_SHARE:g} percentile of {where}"
+            chosen = {"pixel_labels": 0, "threshold": clear_threshold(counts), "chosen_by": by}
+        elif choice == "otsu":
             value = metrics.otsu_threshold(counts.sum(axis=0))
             chosen = {"pixel_labels": 0, "threshold": value, "chosen_by": f"Otsu on {where}"}
         else:

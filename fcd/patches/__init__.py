@@ -9,6 +9,8 @@ cutting         scenes to patches, several at the same time, and the record of e
 store           the files of a patch
 sources         where patches are and how they are read: ours, and those of any imagery
 labelled        labelled GeoTIFFs to such patches
+crops           crops of many scenes with their manual masks, as the benchmark takes them
+folds           which of them train and which test: leave-scenes-out
 generated       generated masks of scenes onto their patches
 normalisation   DN to [-1, 1] and back, by what values occur in patches
 supervision     what labels a network has cost

@@ -1,18 +1,20 @@
 """Cut labelled GeoTIFFs into patches to train on with `--dataset Patches`.
 
-The csv has the columns path (relative to the csv) and label (clear or cloudy: what holds for all
-of the image); a mask ``<name>_mask.tif`` beside an image is cut along. Patches of one image stay
-in one split.
+The csv has the columns path (relative to the csv) and label: clear or cloudy, what holds for all of
+the image, or nothing, and then each patch is labelled by its share of cloud in the mask. Columns it
+may have: mask (a path like the other; else ``<name>_mask.tif`` beside the image is cut along) and
+split. Patches of one image stay in one split; what is to be tested stays whole.
 """
 
 import itertools
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 from tqdm import tqdm
@@ -22,12 +24,13 @@ from fcd.files import from_plain, read_json, write_json
 from fcd.landsat import labels
 from fcd.landsat.bands import described
 from fcd.landsat.rasters import Grid, names_of, nodata_of, opened, write_raster
-from fcd.patches.cutting import RECORDS, patch_name
+from fcd.landsat.reference import TRUTH
+from fcd.patches.cutting import MARGINS, RECORDS, Cutting, patch_name
 from fcd.patches.normalisation import DTYPES
 from fcd.patches.sources import MASK_ENDING, SUFFIXES, is_mask
-from fcd.patches.splits import csv_rows
+from fcd.patches.splits import SPLITS, csv_rows
 
-SPLITS = ("train", "val")
+BY_MASK = ""  # in place of a label
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,9 @@ class Image:
     """A row of the csv."""
 
     path: Path
-    label: str
-
-    @property
-    def mask(self) -> Path | None:
-        """The mask beside it, or None."""
-        path = self.path.with_name(f"{self.path.stem}{MASK_ENDING}")
-        return path if path.exists() else None
+    label: str  # clear, cloudy or `BY_MASK`
+    mask: Path | None = None
+    split: str | None = None  # None: drawn
 
 
 @dataclass(frozen=True)
@@ -50,29 +49,27 @@ class Record:
 
     size: int  # of patches, in pixels
     stride: int  # distance of patches in pixels
-    label: str
+    clear_below: float  # shares of cloud, of `Cutting`, which count without a label
+    cloudy_above: float
+    label: str  # of `Image`
     split: str
-    patches: int
+    clear: int = 0  # patches
+    cloudy: int = 0
 
 
 def read_labels(path: Path) -> list[Image]:
     """The images a csv lists, in its order.
 
     Raises `UserError` with the line number for a row that cannot be used: no such file, no such
-    label, a name that is there twice, or other bands or another type than the first row.
+    label or split, a name that is there twice, or other bands or another type than the first.
     """
-    rows = csv_rows(path, "path", "label", "--csv")
     images: dict[str, Image] = {}
     kinds: dict[tuple[str, str, float | None], int] = {}
-    for line, name, label in tqdm(rows, "checking images", leave=False, dynamic_ncols=True):
+    rows = csv_rows(path, ("path", "label"), "--csv")
+    for line, row in tqdm(rows, "checking images", leave=False, dynamic_ncols=True):
         told = f"{path} line {line}"
-        if label not in labels.CLASS_FOLDERS:
-            raise UserError(f"{told}: label {label!r} is neither clear nor cloudy")
-        file = path.parent / (name or "")
-        if not file.is_file() or file.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{told}: {name!r} is no GeoTIFF file; paths start at the csv's folder")
-        if is_mask(file):
-            raise UserError(f"{told}: {name!r} is a mask by its name; rename it")
+        image = _image(row, path.parent, told)
+        file = image.path
         if file.stem in images:
             raise UserError(f"{told}: an image of the name {file.stem} is there before; rename one")
         try:
@@ -88,43 +85,78 @@ def read_labels(path: Path) -> list[Image]:
         if len(kinds) > 1:
             first = next(iter(kinds))
             raise UserError(
-                f"{told}: {name} has {described(bands)} of {dtype}, nodata {nodata}; that of "
-                f"line {kinds[first]} has {first[0]} of {first[1]}, nodata {first[2]}"
+                f"{told}: {row['path']} has {described(bands)} of {dtype}, nodata {nodata}; that "
+                f"of line {kinds[first]} has {first[0]} of {first[1]}, nodata {first[2]}"
             )
-        images[file.stem] = Image(file, label)
+        images[file.stem] = image
     if not images:
         raise UserError(f"{path} lists no image")
     return list(images.values())
 
 
-def split_images(images: Sequence[Image], val_share: float, seed: int) -> dict[Path, str]:
-    """Path -> train or val: of each label `val_share` of the images, at random, are val.
+def _image(row: dict[str, str | None], folder: Path, told: str) -> Image:
+    """The image of a row, whose paths start at `folder`; `UserError` if it says what cannot be."""
+    name, label, split = row["path"], row["label"], row.get("split")
+    if label not in (*labels.CLASS_FOLDERS, BY_MASK):
+        raise UserError(f"{told}: label {label!r} is neither clear nor cloudy")
+    file = folder / (name or "")
+    if not file.is_file() or file.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{told}: {name!r} is no GeoTIFF file; paths start at the csv's folder")
+    if is_mask(file):
+        raise UserError(f"{told}: {name!r} is a mask by its name; rename it")
+    mask: Path | None = file.with_name(f"{file.stem}{MASK_ENDING}")
+    if named := row.get("mask"):
+        mask = folder / named
+        if not mask.is_file():
+            raise UserError(f"{told}: mask {named!r} is no file; paths start at the csv's folder")
+    elif mask and not mask.exists():
+        mask = None
+    if label == BY_MASK and mask is None:
+        raise UserError(
+            f"{told}: neither a label nor a mask to take it from; write clear or cloudy, or name "
+            "the mask in a column mask"
+        )
+    if "split" in row and split not in SPLITS:
+        raise UserError(f"{told}: split {split!r} is none of {', '.join(SPLITS)}")
+    return Image(file, label, mask, split)
 
-    At least one, unless the share is 0; whatever the order of `images`. Raises `UserError` if a
-    label would be left without a training image.
+
+def split_images(images: Sequence[Image], val_share: float, seed: int) -> dict[Path, str]:
+    """Path -> split: as the csv says, else of each label `val_share` of the images, at random, val.
+
+    At least one, unless the share is 0, and the others train; whatever the order of `images`.
+    Raises `UserError` if a label would be left without a training image.
     """
-    chosen: dict[Path, str] = {}
-    for label in labels.CLASS_FOLDERS:
+    chosen = {image.path: image.split for image in images if image.split is not None}
+    if chosen:
+        return chosen
+    kinds = {image.label for image in images}
+    for label in sorted(kinds if BY_MASK in kinds else kinds | {*labels.CLASS_FOLDERS}):
         members = sorted(image.path for image in images if image.label == label)
         random.Random(f"{seed} {label}").shuffle(members)
         val = max(1, round(val_share * len(members))) if val_share else 0
         if val >= len(members):
             raise UserError(
-                f"{len(members)} images are {label}: with --val_share {val_share:g} none is left "
-                "to train on; label more of them, or give --val_share 0 for no validation"
+                f"{len(members)} images are {label or 'without a label'}: with --val_share "
+                f"{val_share:g} none is left to train on; label more of them, or give "
+                "--val_share 0 for no validation"
             )
         chosen |= {path: "val" if n < val else "train" for n, path in enumerate(members)}
     return chosen
 
 
-def cut_image(image: Image, cut: Record, output_dir: Path) -> int:
-    """Write the patches of an image that hold data, as `cut` says; return how many.
+def cut_image(image: Image, cut: Record, output_dir: Path) -> Record:
+    """Write the patches of an image that hold data, as `cut` says; return it with their number.
 
-    The remainder at the right and the bottom is dropped. The record ``scenes/<name>.json``,
-    written last, says that the image is done. Raises `UserError` if it is damaged, or its mask
-    has another size.
+    The remainder at the right and the bottom is dropped. Of the split test the image is written
+    whole, among the cloudy ones if it holds any cloud. The record ``scenes/<name>.json``, written
+    last, says that the image is done. Raises `UserError` if it is damaged, or its mask has another
+    size.
     """
-    folder, written = output_dir / cut.split / cut.label, 0
+    written: Counter[str] = Counter()
+    whole = cut.split == "test"
+    margins = MARGINS[TRUTH] if whole else (cut.clear_below, cut.cloudy_above)
+    cutting = Cutting(cut.size, cut.stride, *margins)
     try:
         with ExitStack() as stack:
             dataset = stack.enter_context(opened(image.path))
@@ -134,28 +166,44 @@ def cut_image(image: Image, cut: Record, output_dir: Path) -> int:
                     f"{image.mask} is {mask.width}x{mask.height} pixels, its image "
                     f"{dataset.width}x{dataset.height}"
                 )
-            grid, nodata = Grid.of(dataset), nodata_of(dataset)
-            rows = range(0, grid.height - cut.size + 1, cut.stride)
-            columns = range(0, grid.width - cut.size + 1, cut.stride)
-            for row, column in itertools.product(rows, columns):
-                window = Window(column, row, cut.size, cut.size)
-                if not dataset.dataset_mask(window=window).any():
+            grid, nodata, bands = Grid.of(dataset), nodata_of(dataset), dataset.descriptions
+            for name, window, place in _windows(image.path.stem, grid, None if whole else cutting):
+                valid = dataset.dataset_mask(window=window) > 0
+                if not valid.any():
                     continue
-                place = grid.square(row, column, cut.size)
-                name = patch_name(image.path.stem, row, column)
+                label, codes = cut.label, None
                 if mask:
-                    codes = mask.read(window=window)
-                    labels.patch_from_truth(codes, str(image.mask))  # none but known ones
+                    codes = mask.read(1, window=window)
+                    patch = labels.patch_from_truth(codes, str(image.mask))  # none but known ones
+                    if label == BY_MASK:
+                        found = cutting.label(np.where(valid, patch, labels.INVALID))
+                        if found is None:
+                            continue
+                        label = labels.CLASS_FOLDERS[found]
+                folder = output_dir / cut.split / label
+                if codes is not None:
                     path = folder / f"{name}{MASK_ENDING}"
-                    write_raster(path, codes, place, labels.TIF_NODATA)
+                    write_raster(path, codes[None], place, labels.TIF_NODATA)
                 pixels = dataset.read(window=window)
-                path = folder / f"{name}.tif"
-                write_raster(path, pixels, place, nodata, dataset.descriptions)
-                written += 1
+                write_raster(folder / f"{name}.tif", pixels, place, nodata, bands)
+                written[label] += 1
     except RasterioIOError as error:
         raise UserError(f"{image.path} is damaged ({error}); get it again, or unlist it") from error
-    write_json(_record_path(image, output_dir), asdict(replace(cut, patches=written)))
-    return written
+    record = replace(cut, clear=written["clear"], cloudy=written["cloudy"])
+    write_json(_record_path(image, output_dir), asdict(record))
+    return record
+
+
+def _windows(stem: str, grid: Grid, cutting: Cutting | None) -> Iterator[tuple[str, Window, Grid]]:
+    """Name, window and place of every patch of a raster; None: of the whole as one."""
+    if cutting is None:
+        yield stem, Window(0, 0, grid.width, grid.height), grid
+        return
+    rows = range(0, grid.height - cutting.size + 1, cutting.stride)
+    columns = range(0, grid.width - cutting.size + 1, cutting.stride)
+    for row, column in itertools.product(rows, columns):
+        window = Window(column, row, cutting.size, cutting.size)
+        yield patch_name(stem, row, column), window, grid.square(row, column, cutting.size)
 
 
 def _record_path(image: Image, output_dir: Path) -> Path:
@@ -163,39 +211,43 @@ def _record_path(image: Image, output_dir: Path) -> Path:
 
 
 def cut_labelled(
-    csv_path: Path, output_dir: Path, size: int, stride: int | None, val_share: float, seed: int
+    csv_path: Path, output_dir: Path, cutting: Cutting, val_share: float, seed: int
 ) -> None:
     """Split the images that a csv lists, cut those not cut yet and print how many patches.
 
-    size, stride: of the patches, in pixels; None: no overlap. Raises `UserError` if no image has
-    a patch of that size, before any work if one was cut otherwise before, and what `read_labels`,
-    `split_images` and `cut_image` raise.
+    Raises `UserError` if no image has a patch of that size, before any work if one was cut
+    otherwise before, and what `read_labels`, `split_images` and `cut_image` raise.
     """
     images = read_labels(csv_path)
     split = split_images(images, val_share, seed)
-    counts: Counter[tuple[str, str]] = Counter()  # of patches by (split, label)
+    records: list[Record] = []
     todo: list[tuple[Image, Record]] = []
+    how = (cutting.size, cutting.stride, cutting.clear_below, cutting.cloudy_above)
     for image in images:
-        cut = Record(size, stride or size, image.label, split[image.path], 0)
+        cut = Record(*how, image.label, split[image.path])
         path = _record_path(image, output_dir)
         if not path.exists():
             todo.append((image, cut))
             continue
         record = from_plain(Record, read_json(path), path)
-        if replace(record, patches=0) != cut:
+        if replace(record, clear=0, cloudy=0) != cut:
             raise UserError(
                 f"{output_dir} holds patches of {image.path.name} that were cut otherwise or "
                 "belong to another split or label; remove it or choose another --output_dir"
             )
-        counts[cut.split, cut.label] += record.patches
-    if len(todo) < len(images):
-        print(f"{len(images) - len(todo)} images are cut already")
+        records.append(record)
+    if records:
+        print(f"{len(records)} images are cut already")
     for image, cut in tqdm(todo, "cutting images", unit="image", dynamic_ncols=True):
-        counts[cut.split, cut.label] += cut_image(image, cut, output_dir)
-    if not counts.total():
+        records.append(cut_image(image, cut, output_dir))
+    learned = [record for record in records if record.split != "test"]
+    if learned and not any(record.clear + record.cloudy for record in learned):
         raise UserError(
-            f"no image of {csv_path} has a patch of {size} pixels; give a smaller --patch_size"
+            f"no image of {csv_path} has a patch of {cutting.size} pixels; give a smaller "
+            "--patch_size"
         )
     for kind in SPLITS:
-        numbers = (f"{counts[kind, label]} {label}" for label in labels.CLASS_FOLDERS)
-        print(f"{kind}: {', '.join(numbers)} patches")
+        if members := [record for record in records if record.split == kind]:
+            clear, cloudy = (sum(getattr(r, f) for r in members) for f in labels.CLASS_FOLDERS)
+            unit = "images" if kind == "test" else "patches"
+            print(f"{kind}: {clear} clear, {cloudy} cloudy {unit}")

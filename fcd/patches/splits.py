@@ -3,7 +3,7 @@
 import csv
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fcd.errors import SceneError, UserError
@@ -89,7 +89,8 @@ def read_split(path: Path | str) -> dict[str, str]:
     Raises `UserError` with the line number for a scene given twice or an unknown split.
     """
     split: dict[str, str] = {}
-    for line, scene, kind in csv_rows(path, "scene", "split", "split file"):
+    for line, row in csv_rows(path, ("scene", "split"), "split file"):
+        scene, kind = row["scene"], row["split"]
         if kind not in SPLITS:
             raise UserError(f"{path} line {line}: split {kind!r} is none of {', '.join(SPLITS)}")
         if not scene or scene in split:
@@ -99,17 +100,18 @@ def read_split(path: Path | str) -> dict[str, str]:
 
 
 def csv_rows(
-    path: Path | str, first: str, second: str, told: str
-) -> list[tuple[int, str | None, str | None]]:
-    """Line number and the columns `first` and `second` of each row of a csv; None: too short.
+    path: Path | str, columns: Sequence[str], told: str
+) -> list[tuple[int, dict[str, str | None]]]:
+    """Line number and values by column of each row of a csv; None where the row is too short.
 
-    Raises `UserError`, which calls the file `told`, if it cannot be read or lacks a column.
+    Raises `UserError`, which calls the file `told`, if it cannot be read or lacks one of `columns`.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            if not {first, second} <= set(reader.fieldnames or ()):
-                raise UserError(f"{path}: the first line must name the columns {first},{second}")
-            return [(reader.line_num, row[first], row[second]) for row in reader]
+            if not {*columns} <= set(reader.fieldnames or ()):
+                named = ",".join(columns)
+                raise UserError(f"{path}: the first line must name the columns {named}")
+            return [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{told} {path} cannot be read: {error}") from error

@@ -7,7 +7,8 @@ enter.
 evaluation   one run: scenes, strip by strip -> counts, pictures, metrics.json, metrics.csv, page
 results      what metrics.json holds, in the names and words that both pages use
 run_page     the page of one run
-runs         evaluated runs: read, checked, put together by method
+runs         evaluated runs: read, checked, put together by method; folds pooled
+intervals    how sure a figure is: bootstrap over scenes
 comparison   many runs -> tables, figure and page
 plots        curves and bars as SVG
 page         templates/ -> HTML with pictures and plots inside

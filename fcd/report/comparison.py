@@ -1,6 +1,7 @@
 """Gather the evaluations of many runs into one table, one figure and one page.
 
-Runs of the same method (other seeds) become one row: mean ± sample standard deviation.
+Runs of the same method become one row: those of its folds are pooled, of other seeds mean ± sample
+standard deviation; in brackets the interval over scenes (`fcd.report.intervals`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,8 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from fcd import files
+from fcd.patches.crops import read_list
 from fcd.patches.supervision import UNKNOWN
 from fcd.report import page, plots
+from fcd.report.intervals import bootstrap
 from fcd.report.results import (
     number,
     picture_path,
@@ -24,6 +27,7 @@ from fcd.report.runs import (
     LABELS,
     OVERALL,
     Method,
+    Run,
     biomes,
     group,
     read_published,
@@ -33,17 +37,17 @@ from fcd.report.runs import (
 
 
 def summary(methods: Sequence[Method]) -> pd.DataFrame:
-    """Mean and sample standard deviation over the runs of a method, in [0, 1].
+    """Mean and sample standard deviation over the repetitions of a method, in [0, 1].
 
     Rows by method and scope (`OVERALL` or a biome), columns by figure (of `FIGURES`) and "mean"
-    or "std". Runs in which a figure is not defined are left out; NaN if none or, for the standard
-    deviation, only one is left.
+    or "std". A repetition in which a figure is not defined is left out; NaN if none or, for the
+    standard deviation, only one is left.
     """
     scopes = (OVERALL, *biomes(methods))
     rows = [
-        (method.name, scope, *run.figures(scope))
+        (method.name, scope, *repetition.figures(scope))
         for method in methods
-        for run in method.runs
+        for repetition in method.repetitions
         for scope in scopes
     ]
     table = pd.DataFrame(rows, columns=["method", "scope", *FIGURES])
@@ -67,11 +71,26 @@ def estimates(means: pd.DataFrame) -> list[str]:
     ]
 
 
+def scene_intervals(methods: Sequence[Method]) -> pd.DataFrame:
+    """95 % interval over scenes: a row per method, columns by figure and "low" or "high"."""
+    found = [bootstrap([r.by_scene() for r in method.repetitions]) for method in methods]
+    columns = pd.MultiIndex.from_product([FIGURES, ("low", "high")])
+    rows = [[bound for figure in FIGURES for bound in one[figure]] for one in found]
+    return pd.DataFrame(rows, [method.name for method in methods], columns)
+
+
 def overall_table(methods: Sequence[Method]) -> pd.DataFrame:
     """One row of texts per method: figures over all scenes, and supervision."""
-    columns = {"Method": [m.name for m in methods], "Runs": [str(len(m.runs)) for m in methods]}
+    columns = {"Method": [m.name for m in methods], "Runs": [m.count for m in methods]}
+    intervals = scene_intervals(methods)
     for figure, title in FIGURES.items():
-        columns[title] = estimates(by_scope(methods, figure)[OVERALL])
+        bounds = intervals[figure].itertuples(index=False)
+        columns[title] = [
+            text + (f" [{number(low, 1)}, {number(high, 1)}]" if low == low else "")
+            for text, (low, high) in zip(
+                estimates(by_scope(methods, figure)[OVERALL]), bounds, strict=True
+            )
+        ]
     for kind, title in LABELS.items():
         columns[title] = [method.labels(kind) for method in methods]
     for choice, title in CHOICES.items():
@@ -90,8 +109,13 @@ def biome_table(methods: Sequence[Method]) -> pd.DataFrame:
 
 
 def csv_table(methods: Sequence[Method]) -> pd.DataFrame:
-    """One row per method and scope; figures in [0, 1], NaN where not defined."""
-    table = summary(methods)
+    """One row per method and scope; figures in [0, 1], NaN where not defined.
+
+    Columns such as macro_f1_mean, _std, and, overall, _low and _high of the interval over scenes.
+    """
+    intervals = pd.concat({OVERALL: scene_intervals(methods)}, names=["scope", "method"])
+    table = summary(methods).join(intervals.reorder_levels(["method", "scope"]))
+    table = table[[(f, c) for f in FIGURES for c in ("mean", "std", "low", "high")]]
     table.columns = ["_".join(column) for column in table.columns]
     told = overall_table(methods).set_index("Method")[["Runs", *LABELS.values(), *CHOICES.values()]]
     told = told.replace(",", "", regex=True).rename(columns=lambda c: c.lower().replace(" ", "_"))
@@ -129,12 +153,16 @@ def latex(table: pd.DataFrame) -> str:
 
 
 def common_scenes(methods: Sequence[Method]) -> list[str]:
-    """Keys of the scenes all runs were evaluated on, lowest mean accuracy first."""
-    scenes = [run.metrics["scenes"] for method in methods for run in method.runs]
-    keys = sorted(set.intersection(*map(set, scenes)))
-    accuracy = [[of_run[key]["accuracy"] for key in keys] for of_run in scenes]
+    """Keys of the scenes all repetitions were evaluated on, lowest mean accuracy first."""
+    every = [repetition for method in methods for repetition in method.repetitions]
+    keys = sorted(set.intersection(*(set(repetition.tested) for repetition in every)))
+    accuracy = [[_accuracy(repetition.run_of(key), key) for key in keys] for repetition in every]
     mean = pd.DataFrame(accuracy, columns=keys, dtype=float).mean().fillna(1.0)
     return mean.sort_values(kind="stable").index.tolist()
+
+
+def _accuracy(run: Run, key: str) -> float | None:
+    return run.metrics["scenes"][key]["accuracy"]
 
 
 # --- the page and the files -------------------------------------------------------------------
@@ -159,7 +187,7 @@ def comparison_page(
         "comparison.html",
         title="Comparison of methods",
         warnings=warnings(methods),
-        overall=texts.assign(Runs=[len(method.runs) for method in methods], **keys),
+        overall=texts.assign(Runs=[len(method.repetitions) for method in methods], **keys),
         texts=texts,
         panels=[plots.bars({title: means}) for title, means in panels],
         published=pd.DataFrame(published, columns=list(names)).rename(columns=names),
@@ -181,14 +209,14 @@ def _scenes(methods: Sequence[Method], count: int) -> dict[str, list[page.Pictur
 
 def _pictures(key: str, methods: Sequence[Method]) -> list[page.Picture]:
     """A scene's pictures, those that the runs have."""
-    first = methods[0].runs[0]
+    first = methods[0].repetitions[0].run_of(key)
     shown = [(first, "image", "Image"), (first, "truth", reference_caption(first.metrics))]
     for method in methods:
-        run = method.runs[0]
+        run = method.repetitions[0].run_of(key)
         if (threshold := run.metrics["threshold"]) is not None:
             upper = f"{score_range(threshold):.4g}"
             shown.append((run, "score", f"{method.name}: score, 0 to {upper}"))
-        accuracy = number(run.metrics["scenes"][key]["accuracy"])
+        accuracy = number(_accuracy(run, key))
         shown.append((run, "mask", f"{method.name}: mask, accuracy {accuracy} %"))
     return [
         page.Picture(path, caption, f"{caption}, scene {key}")
@@ -198,15 +226,21 @@ def _pictures(key: str, methods: Sequence[Method]) -> list[page.Picture]:
 
 
 def compare(
-    folders: Iterable[Path], output_dir: Path, published: Path | None, num_scenes: int
+    folders: Iterable[Path],
+    output_dir: Path,
+    published: Path | None,
+    num_scenes: int,
+    crops: Path | None = None,
 ) -> Path:
     """Write tables, figure and page of the runs in `folders`; print the table, return the page.
 
-    published: csv of figures of others; num_scenes: how many are shown as pictures.
+    published: csv of figures of others; num_scenes: how many are shown as pictures; crops: list of
+    the crops that were tested (`fcd.patches.crops`), None if scenes were.
     Raises `UserError`, before anything is written, for a file that is missing or damaged.
     """
     others = read_published(published) if published else []
-    methods = group([read_run(folder) for folder in dict.fromkeys(folders)])
+    named = {crop.name: crop for crop in read_list(crops)} if crops else None
+    methods = group([read_run(folder, named) for folder in dict.fromkeys(folders)])
     tables = {"Overall, %": overall_table(methods), "Macro F1 by biome, %": biome_table(methods)}
     notes = warnings(methods)
     parts = [f"**{title}**\n\n{markdown(table)}" for title, table in tables.items()]

@@ -154,6 +154,9 @@ class Evaluation:
                 for key, scene in sorted(self._scenes.items())
             },
             "confusion": total.tolist(),
+            "confusion_by_scene": {
+                key: scene.counts.tolist() for key, scene in sorted(self._scenes.items())
+            },
             "thresholds": self._thresholds(overall["macro"]["f1"]),
         }
 

@@ -2,8 +2,8 @@
 
 A sample's change depends on the seed, the step and its position in the batch alone: not on the
 process that reads it, on what was read before or on where a run was resumed. A new kind of change
-is a line of `Augmentation`, of a transform of the library or, for what must know about bands (gain,
-contrast), of an `ImageOnlyTransform` of our own beside it.
+is a line of `Augmentation`, of a transform of the library or, for what must know about bands (as
+`randomisation` does), of an `ImageOnlyTransform` of our own beside it.
 """
 
 import os
@@ -12,27 +12,49 @@ from typing import Literal
 
 import numpy as np
 
+from fcd.errors import UserError
+from fcd.landsat.bands import BANDS, FILL_DN
+from fcd.patches import normalisation
+
 # Otherwise albumentations asks the network for a newer release when it is imported.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
-Kind = Literal["flip", "d4", "none"]
-"""Left-right with probability 1/2, as in the paper; a square's symmetries, all alike; nothing."""
+Kind = Literal["flip", "d4", "randomise", "none"]
+"""Left-right with probability 1/2, as in the paper; a square's symmetries, all alike; these, and
+another sun, air and sensor for Landsat-8 DN (`randomisation`); nothing."""
 MOST_BANDS = 128  # that OpenCV 5, which does the work, takes at a time
 _DIGIT = 2**32  # more than there are steps, or samples in a batch
+
+
+def check(kind: Kind, patches: normalisation.Kind) -> None:
+    """Raise `UserError` if such `patches` cannot be changed so."""
+    known = set(patches.bands) <= set(BANDS)
+    landsat = known and patches.dtype == "uint16" and patches.nodata in (None, FILL_DN)
+    if kind == "randomise" and not landsat:
+        raise UserError(
+            f"--augment randomise needs DN of Landsat-8 (uint16, nodata {FILL_DN}, bands named as "
+            f"{', '.join(BANDS)}); there are {patches}: give --augment d4"
+        )
 
 
 class Augmentation:
     """The change `kind`, but not `none`, of each sample of a run of that seed.
 
+    bands: names of the patches' bands, which `randomise` must know (see `check`).
     albumentations takes seconds to import: that is done here, before reading processes start.
     """
 
-    def __init__(self, kind: Kind, seed: int) -> None:
+    def __init__(self, kind: Kind, seed: int, bands: tuple[str, ...] = ()) -> None:
         import albumentations
 
-        transforms = {"flip": albumentations.HorizontalFlip(p=0.5), "d4": albumentations.D4(p=1)}
+        flip, d4 = albumentations.HorizontalFlip(p=0.5), albumentations.D4(p=1)
+        transforms = [flip if kind == "flip" else d4]
+        if kind == "randomise":
+            from fcd.training.randomisation import Randomise
+
+            transforms.append(Randomise(bands))
         # The data set checks the shapes.
-        self._compose = albumentations.Compose([transforms[kind]], is_check_shapes=False)
+        self._compose = albumentations.Compose(transforms, is_check_shapes=False)
         self._seed = seed
 
     def __call__(

@@ -3,6 +3,7 @@
 Each loss returns (loss, parts): the weighted sum and its unweighted parts, for the log.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -149,6 +150,11 @@ def difference_map(generator: nn.Module, x: Tensor) -> Tensor:
     # x.shape[0] and not len(x), which would fix the batch size of an exported network.
     clear = x.new_full((x.shape[0], 1), float(labels.LABEL_CLEAR))
     return (generator(x, clear) - x).abs().mean(dim=1) / 2
+
+
+def cosine_factor(step: int, steps: int) -> float:
+    """From 1 at the first of `steps` along a cosine to almost 0 at the last; counts from 1."""
+    return (1 + math.cos(math.pi * (step - 1) / steps)) / 2
 
 
 def learning_rate_factor(step: int, num_iters: int, num_iters_decay: int) -> float:

@@ -15,7 +15,7 @@ from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.interruption import Interruption, Stopped
 from fcd.processes import ALONE, Processes
-from fcd.training import checkpoints
+from fcd.training import averaging, checkpoints
 from fcd.training.checkpoints import Choice
 from fcd.training.losses import Parts
 
@@ -91,7 +91,8 @@ class Resumable:
     A subclass adds its own to `state` and `restore`.
     """
 
-    networks: dict[str, nn.Module]  # by the name they have in a checkpoint
+    networks: dict[str, Any]  # modules, by the name they have in a checkpoint
+    scoring: str  # the name of the one that scores, unless it has an average
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -119,6 +120,23 @@ class Resumable:
             optimizer.load_state_dict(state[name])
         self.step, self.best = int(state["step"]), float(state["best"])
         self.choice = from_plain(Choice, state["choice"], source)
+
+    @property
+    def network(self) -> Any:
+        """The network that scores: the average of `scoring`, if there is one, else itself."""
+        return self.networks.get(averaging.name_of(self.scoring), self.networks[self.scoring])
+
+    def add_average(self) -> None:
+        """Score by the average of the network from now on, which is as it is now."""
+        average = averaging.copy_of(self.networks[self.scoring])
+        if self.run.compile:
+            average.compile()
+        self.networks[averaging.name_of(self.scoring)] = average
+
+    def update_average(self, half_life: float) -> None:
+        """Move the average to the weights as they are after this step; half_life: in steps."""
+        weight = averaging.weight_of_new(self.step, half_life)
+        averaging.follow(self.network, self.networks[self.scoring], weight)
 
     def digest(self, text: str) -> str:
         """Twelve hex digits that tell these weights, with `text`, from others."""

@@ -62,7 +62,7 @@ def test_every_patch_is_where_its_name_says(tmp_path, images, capsys):
     with rasterio.open(next((tmp_path / "p").rglob("i5_00000_00008_mask.tif"))) as dataset:
         assert (dataset.read(1) == 255).all()
     by_split = {
-        kind: {p.stem[:2] for p in found if p.parts[-3] == kind} for kind in labelled.SPLITS
+        kind: {p.stem[:2] for p in found if p.parts[-3] == kind} for kind in ("train", "val")
     }
     assert not by_split["train"] & by_split["val"]
     assert len(by_split["val"]) == 2
@@ -124,7 +124,7 @@ def test_the_split_is_seeded_and_does_not_depend_on_the_order(tmp_path):
         ([("images/i0.tif", "clear")] * 2, "line 3: an image of the name i0 is there before"),
         ([("images/i0.tif",)], "line 2: label None"),
         ([("images/i0.tif", "clear"), ("rgb.tif", "clear")],
-         r"line 3: rgb\.tif has 3 bands of uint8, nodata None; that of line 2 has 2 bands of "),
+         r"line 3: rgb\.tif has 3 bands of uint8, nodata None; that of line 2 has 2 bands"),
         ([("int.tif", "clear")], r"line 2: .*int\.tif holds int32; images hold uint8"),
         ([("bad.tif", "clear")], r"line 2: .*bad\.tif cannot be read"),
         ([], "lists no image"),
@@ -148,13 +148,85 @@ def test_other_columns_masks_of_another_size_and_images_too_small(tmp_path, imag
     write_tif(tmp_path / "images/i1_mask.tif", np.zeros((1, 4, 4), np.uint8))
     with pytest.raises(UserError, match=r"i1_mask\.tif is 4x4 pixels, its image 28x20"):
         labelled.cut_image(
-            Image(tmp_path / "images/i1.tif", "clear"),
-            labelled.Record(8, 8, "clear", "train", 0),
+            Image(tmp_path / "images/i1.tif", "clear", tmp_path / "images/i1_mask.tif"),
+            labelled.Record(8, 8, 0.0, 0.0, "clear", "train"),
             tmp_path,
         )
     write_labels(tmp_path, [], ("file", "class"))
     with pytest.raises(UserError, match="the first line must name the columns path,label"):
         run(tmp_path)
+
+
+class TestColumns:
+    """The columns mask and split, and a label that is left to the mask."""
+
+    @pytest.fixture
+    def cloudy_corner(self, tmp_path):
+        """An image of 16×16 with named bands; of its four quarters 0, 1, 16 and 64 are cloud."""
+        pixels = np.arange(2 * 256, dtype=np.uint16).reshape(2, 16, 16) + 1
+        mask = np.full((1, 16, 16), 128, np.uint8)
+        mask[0, 0, 8] = 192
+        mask[0, 8:10, :8] = 255
+        mask[0, 8:, 8:] = 255
+        for name in ("a", "b"):
+            write_tif(tmp_path / f"images/{name}.tif", pixels)
+            write_tif(tmp_path / f"masks/{name}.tif", mask)
+            with rasterio.open(tmp_path / f"images/{name}.tif", "r+") as dataset:
+                dataset.descriptions = ("B2", "B10")
+        rows = [
+            ("images/a.tif", "masks/a.tif", "", "train"),
+            ("images/b.tif", "masks/b.tif", "", "test"),
+        ]
+        write_labels(tmp_path, rows, ("path", "mask", "label", "split"))
+        return pixels, mask
+
+    def test_patches_are_labelled_by_their_share_of_cloud(self, tmp_path, cloudy_corner, capsys):
+        pixels, mask = cloudy_corner
+        run(tmp_path, "--patch_size", "8", "--clear_below", "0.0156", "--cloudy_above", "0.25")
+        found = {p.relative_to(tmp_path / "p").as_posix() for p in (tmp_path / "p").rglob("*.tif")}
+        assert found == {  # 1/64 is above 0.0156 and 16/64 not above 0.25
+            f"{place}{end}"
+            for place in (
+                "train/clear/a_00000_00000",
+                "train/cloudy/a_00008_00008",
+                "test/cloudy/b",
+            )
+            for end in (".tif", "_mask.tif")
+        }
+        with rasterio.open(tmp_path / "p/train/cloudy/a_00008_00008.tif") as dataset:
+            assert dataset.descriptions == ("B2", "B10")
+            assert (dataset.read() == pixels[:, 8:, 8:]).all()
+        with rasterio.open(tmp_path / "p/test/cloudy/b.tif") as dataset:
+            assert dataset.descriptions == ("B2", "B10")
+            assert (dataset.read() == pixels).all()
+        with rasterio.open(tmp_path / "p/test/cloudy/b_mask.tif") as dataset:
+            assert (dataset.read() == mask).all()
+        said = "train: 1 clear, 1 cloudy patches\ntest: 0 clear, 1 cloudy images\n"
+        assert capsys.readouterr().out == said
+        run(tmp_path, "--patch_size", "8", "--clear_below", "0.0156", "--cloudy_above", "0.25")
+        assert capsys.readouterr().out == f"2 images are cut already\n{said}"
+        with pytest.raises(UserError, match="cut otherwise"):
+            run(tmp_path, "--patch_size", "8")
+
+    def test_without_a_split_unlabelled_images_are_drawn_too(self, tmp_path):
+        images = [Image(tmp_path / f"i{n}.tif", "") for n in range(10)]
+        assert sorted(split_images(images, 0.2, 0).values()) == 8 * ["train"] + 2 * ["val"]
+        with pytest.raises(UserError, match=r"1 images are without a label: with --val_share 0\.2"):
+            split_images(images[:1], 0.2, 0)
+
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            (("images/a.tif", "no.tif", "", "train"), r"line 2: mask 'no\.tif' is no file"),
+            (("images/a.tif", "", "", "train"), "line 2: neither a label nor a mask"),
+            (("images/a.tif", "masks/a.tif", "", "tset"), "line 2: split 'tset' is none of train"),
+        ],
+    )
+    def test_rows_that_cannot_be_used(self, tmp_path, cloudy_corner, row, message):
+        write_labels(tmp_path, [row], ("path", "mask", "label", "split"))
+        with pytest.raises(UserError, match=message):
+            run(tmp_path)
+        assert not (tmp_path / "p").exists()
 
 
 def test_patches_keep_the_names_of_the_bands(tmp_path, images):

@@ -239,7 +239,7 @@ def test_without_masks_choices_are_made_without_and_this_is_said(tmp_path, capsy
     dataset, select = validation_set(train_set, "pixel")
     assert (dataset.mask_file, select) == (None, "image")
     assert "1 of the 6 val patches" in capsys.readouterr().out
-    assert threshold_choice(source) == "otsu"
+    assert threshold_choice(source) == "clear"
     assert "1 of the 3 cloudy training patches" in capsys.readouterr().out
     write_set(tmp_path, "uint16", splits=["val"])
     with pytest.raises(UserError, match=r"the val patches have 3 bands of uint16, .* of uint8"):

@@ -29,7 +29,9 @@ STANDS_ON = {
 }  # fmt: skip
 ROOMS = set(STANDS_ON) - {"ground", "doors", "top"}
 # `python -m fcd.comparison` and the like: they call what is in fcd/cli, and nobody imports them.
-DOORS = {"fcd.comparison", "fcd.cut", "fcd.synthetic.__main__"}
+DOORS = {
+    "fcd.comparison", "fcd.crops", "fcd.cut", "fcd.folds", "fcd.synthetic.__main__"
+}  # fmt: skip
 # The top level among itself: a module stands on those of a lower level; nothing on the entries.
 LEVELS = {"model": 1, "data_loader": 1, "solver": 2}
 ENTRIES = {

@@ -20,6 +20,10 @@ ROWS = {
 }  # fmt: skip
 # Without one pixel label, and with a threshold and a checkpoint that are not chosen by one.
 LABEL_FREE = {"QA band", "FCD, no pixel label", "FCD+, no pixel label"}
+BENCHMARK = {
+    "FCD", "FCD+", "FCD+1%", "Supervised", "CAM", "U-CAM", "Drawn scenes alone", "Drawn, then FCD+"
+}  # fmt: skip
+PIXEL_LABELS = {"FCD+1%", "Supervised", "Drawn scenes alone", "Drawn, then FCD+"}  # two of drawn
 TINY = [
     "--jobs", "2", "--seeds", "0", "--device", "cpu",
     "--gan", "--num_iters 4 --num_iters_decay 2 --model_save_step 4 --g_conv_dim 4 "
@@ -28,15 +32,16 @@ TINY = [
 ]  # fmt: skip
 
 
-def start(folder, arguments):
-    """The script in an environment that is active already, from a folder that is not ours."""
+def start(folder, arguments, script="reproduce_paper.sh"):
+    """A script in an environment that is active already, from a folder that is not ours."""
     environment = os.environ | {
         "VIRTUAL_ENV": sys.prefix,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    script = ROOT / "scripts/reproduce_paper.sh"
+    if script == "reproduce_paper.sh":
+        arguments = ["--demo", *arguments]
     return subprocess.Popen(
-        ["bash", script, "--demo", "--dir", folder / "rows", *arguments],
+        ["bash", ROOT / "scripts" / script, "--dir", folder / "rows", *arguments],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -187,6 +192,100 @@ def test_full_size_is_the_papers_and_data_elsewhere_reach_every_command(stub, tm
         "FCD+1Pct-7 --seed 7 --lr 1e-5 --keep_ratio 0.01 --freeze_encoder True" in line
         for line in commands
     )
+
+
+# --- the benchmark of real pixels --------------------------------------------------------------
+
+
+@pytest.fixture
+def crops(tmp_path):
+    """As much of a folder of crops as the script itself looks at."""
+    (tmp_path / "crops").mkdir()
+    (tmp_path / "crops/patches.csv").write_text("patch,biome,scene\n")
+    return tmp_path / "crops"
+
+
+def test_every_row_of_the_benchmark_is_trained_and_tested_in_each_fold(stub, tmp_path, crops):
+    done = stub("real_biome.sh", crops, "--folds", "2", "--seeds", "0 7", "--device", "cuda:1")
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
+    asked = [line for line in lines if re.match(r"-m fcd|(supervised_)?main\.py", line)]
+    assert asked[0] == f"-m fcd.folds {crops} --output_dir folds --folds 2"
+    assert asked[1] == (
+        "-m fcd.cut --csv folds/fold-0.csv --output_dir patches/32-fold0 --patch_size 32 "
+        "--stride 32 --clear_below 0.005 --cloudy_above 0.1"
+    )
+    tests = [line for line in asked if "--mode test" in line]
+    found = [re.search(r"fold(\d)-s(\d) --method (.*?)( --|$)", line).groups() for line in tests]
+    assert sorted(groups[:3] for groups in found) == sorted(
+        (fold, seed, row) for fold in "01" for seed in "07" for row in BENCHMARK
+    )
+    trainings = [line for line in asked if "--mode train" in line]
+    assert len(trainings) == 2 + 2 * 2 * 7
+    for line in (*trainings, *tests):
+        assert line.count("--device cuda:1") == 1
+        experiment = re.search(r"--experiment_name \S+fold(\d)", line)
+        if experiment:  # learns from, and is tested on, the patches of its own fold
+            assert f"-fold{experiment[1]} " in re.search(r"--image_dir (\S+ )", line)[1]
+    compared = asked[-1].split()
+    assert len([word for word in compared if word.startswith("outputs/")]) == 33  # and the output
+    assert f"--crops {crops}/patches.csv" in asked[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["crops", "--demo"], "error: --demo does not go with scripts/real_biome.sh"),
+        (["absent"], "error: absent: a folder with images/, masks/ and patches.csv is expected"),
+        ([], "error: no folder given: a folder with images/"),
+        (["crops", "--seed", "1"], "error: --seed is different in each run"),
+    ],
+)
+def test_what_the_benchmark_cannot_take_is_refused(stub, tmp_path, crops, flags, message):
+    done = stub("real_biome.sh", *flags)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(message)
+    assert not (tmp_path / "asked").exists()
+
+
+def test_runs_of_other_folds_are_not_taken_for_these(stub, tmp_path, crops):
+    assert stub("real_biome.sh", crops).returncode == 0
+    done = stub("real_biome.sh", crops, "--folds", "3")
+    told = f"error: {tmp_path} holds 4 folds of {crops}, not 3 folds of {crops}; give another --dir"
+    assert (done.returncode, done.stderr) == (2, f"{told}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_benchmark_fills_every_row(tmp_path):
+    """On crops of drawn scenes, which also stand for those that the script would draw."""
+    write_data_set(tmp_path / "scenes", 1, 128, seed=3)
+    crop = ["--data_path", "scenes", "--output_dir", "crops", "--bands", "B2-B7,B9,B10"]
+    cut = ["--csv", "folds/all.csv", "--output_dir", "rows/patches/drawn", "--patch_size", "64"]
+    for module, *flags in (
+        ("fcd.crops", *crop, "--size", "96"),
+        ("fcd.folds", "crops", "--output_dir", "folds"),
+        ("fcd.cut", *cut, "--stride", "32", "--cloudy_above", "0.1"),
+    ):
+        command = [sys.executable, "-m", module, *flags]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    (tmp_path / "rows/patches/drawn/complete").touch()
+    arguments = [tmp_path / "crops", "--folds", "2", *TINY[2:]]
+    finish(start(tmp_path, arguments, "real_biome.sh"))
+    table = tmp_path / "rows/outputs/comparison/table.csv"
+    with table.open(newline="") as stream:
+        overall = [row for row in csv.DictReader(stream) if row["scope"] == "Overall"]
+    rows = {row["method"]: row for row in overall}
+    assert rows.keys() == BENCHMARK
+    for name, row in rows.items():
+        assert row["runs"] == "1 × 2 folds"
+        low, mean, high = (float(row[f"accuracy_{bound}"]) for bound in ("low", "mean", "high"))
+        assert 0 <= low <= mean <= high <= 1
+        assert (row["pixel_labels"] == "0") == (name not in PIXEL_LABELS), row
+        assert row["threshold_chosen_with_pixel_labels"] == "no"
+        assert row["checkpoint_chosen_with_pixel_labels"] == "no"
+    finish(start(tmp_path, arguments, "real_biome.sh"))  # everything is there already
 
 
 def test_licences_of_what_requirements_name_are_stated_and_permissive():

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -14,7 +15,7 @@ from fcd.errors import UserError
 from fcd.report import comparison
 from fcd.report.comparison import estimates, latex, markdown, summary
 from fcd.report.results import supervision_note
-from fcd.report.runs import Method, Run, group, read_published, read_run
+from fcd.report.runs import Run, Sample, group, read_published, read_run
 from tests.conftest import ROOT
 from tests.report.runs import LABEL_FREE, WEAK, write_run
 
@@ -37,9 +38,12 @@ def written(runs, tmp_path_factory):
 
 
 def of_method(*accuracies):
-    """Methods of one run per accuracy, each overall."""
-    scores = [{"overall": {"accuracy": value}, "biomes": {}} for value in accuracies]
-    return [Method("FCD", [Run(None, {"method": "FCD", **one}) for one in scores])]
+    """A method of one run per accuracy, each over the same scene of 100 pixels; None: of none."""
+    counts = [
+        np.array([[0, 0], [100 - right, right]]) if right else np.zeros((2, 2), int)
+        for right in (accuracy and round(100 * accuracy) for accuracy in accuracies)
+    ]
+    return group([Run(None, {"method": "FCD"}, {"S": Sample("Water", "S", c)}) for c in counts])
 
 
 def mean_and_spread(methods, scope="Overall", figure="accuracy"):
@@ -66,7 +70,67 @@ class TestEstimate:
 
 
 def texts(methods):
-    return estimates(summary(methods)["accuracy"])
+    return estimates(comparison.by_scope(methods, "accuracy")["Overall"])
+
+
+def sample(scene, *cells, biome="Water"):
+    return Sample(biome, scene, np.reshape(cells, (2, 2)))
+
+
+def test_folds_are_pooled_and_seeds_are_averaged():
+    """Two seeds of two folds, whatever their order; a scene of fold 1 has two crops."""
+    first = {"a": sample("A", 90, 10, 0, 0), "b": sample("B", 0, 0, 50, 50)}
+    second = {"c1": sample("C", 10, 0, 0, 10), "c2": sample("C", 0, 20, 20, 0)}
+    other = {"a": sample("A", 100, 0, 0, 0), "b": sample("B", 0, 0, 0, 100)}
+    runs = [Run(None, {"method": "FCD"}, tested) for tested in (first, other, second, dict(second))]
+    for order in ((0, 1, 2, 3), (0, 2, 1, 3)):
+        (method,) = group([runs[n] for n in order])
+        assert method.count == "2 × 2 folds"
+        assert [r.figures("Overall")[0] for r in method.repetitions] == [
+            pytest.approx(160 / 260),  # 90 + 50 + 10 + 10 right
+            pytest.approx(220 / 260),
+        ]
+        # Cloud of the first: 60 hit of 130 that are there, and 30 that are said falsely.
+        assert method.repetitions[0].figures("Overall")[2] == pytest.approx(60 / 160)
+        assert method.repetitions[0].by_scene()["C"].tolist() == [[10, 20], [20, 10]]
+        mean, spread = mean_and_spread([method])
+        assert mean == pytest.approx(190 / 260)
+        assert spread == pytest.approx(30 / 260 * 2**0.5)
+
+
+def test_folds_and_a_run_over_all_scenes_can_be_compared():
+    parts = ({"a": sample("A", 9, 1, 0, 0)}, {"b": sample("B", 0, 0, 5, 5, biome="Forest")})
+    folds = [Run(None, {"method": "FCD"}, part) for part in parts]
+    whole = Run(None, {"method": "U-Net"}, parts[0] | parts[1])
+    methods = group([*folds, whole])
+    assert comparison.warnings(methods) == []
+    figures = [method.repetitions[0].figures("Overall") for method in methods]
+    assert figures[0] == figures[1]
+    assert methods[0].repetitions[0].figures("Forest")[0] == 0.5
+    assert methods[0].repetitions[0].run_of("b") is folds[1]
+    assert "different scenes" in comparison.warnings(group([folds[0], whole]))[0]
+
+
+def test_a_list_of_crops_says_biomes_and_scenes(runs, tmp_path, capsys):
+    """The crops of a scene are resampled together: of one scene there is no interval."""
+    lines = ["LC800,Water,S", "LC801,Water,S", "LC810,Water,S", "LC811,Urban,S"]
+    (tmp_path / "patches.csv").write_text("\n".join(["patch,biome,scene", *lines]))
+    comparison.compare(runs, tmp_path / "out", None, 1, tmp_path / "patches.csv")
+    table = pd.read_csv(tmp_path / "out/table.csv")
+    assert table.scope.tolist() == 2 * ["Overall", "Urban", "Water"]
+    assert table.macro_f1_low.isna().all()
+    (tmp_path / "patches.csv").write_text("\n".join(["patch,biome,scene", *lines[1:]]))
+    with pytest.raises(UserError, match="tests LC800, which --crops does not list"):
+        comparison.compare(runs, tmp_path / "out", None, 1, tmp_path / "patches.csv")
+
+
+def test_intervals_stand_beside_the_figures(written):
+    with (written / "table.csv").open(newline="") as stream:
+        overall = next(csv.DictReader(stream))
+    bounds = [float(overall[f"macro_f1_{name}"]) for name in ("low", "mean", "high")]
+    assert bounds == sorted(bounds)
+    low, high = (f"{100 * bound:.1f}" for bound in bounds[::2])
+    assert f" [{low}, {high}] " in (written / "table.md").read_text().splitlines()[4]
 
 
 def test_runs_of_a_method_are_one_row(runs):

@@ -9,6 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from fcd.patches.normalisation import Normalization
 from fcd.training.losses import (
     LossWeights,
+    cosine_factor,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
@@ -168,3 +169,12 @@ def test_learning_rate_falls_linearly_to_zero_at_the_end():
     ]
     assert factors == pytest.approx([1, 1, 0.5, 1e-5])
     assert learning_rate_factor(7, 10, 0) == 1
+
+
+def test_the_cosine_falls_as_pytorchs():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
+    for step in range(1, 13):
+        assert cosine_factor(step, 12) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()

@@ -1,6 +1,8 @@
 """A run that was stopped and continued equals one that was not, bit for bit on the CPU."""
 
+import math
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ import solver as solver_module
 from data_loader import PatchDataset
 from fcd.errors import UserError
 from fcd.interruption import Interruption, Stopped
+from fcd.processes import ALONE
 from fcd.training import checkpoints
+from fcd.training.loop import training_loop
 from fcd.training.losses import LossWeights
 from fcd.training.run import RunFolder
 from solver import GANTraining, Run, SupervisedTraining
@@ -50,12 +54,28 @@ def train_gan_without_masks(name, image_dir):
     gan(name).train(GAN, PatchDataset(image_dir, "train"), None)
 
 
+def train_averaged(name, image_dir):
+    sets = PatchDataset(image_dir, "train"), PatchDataset(image_dir, "val", "mask.tif")
+    gan(name).train(replace(GAN, ema=0.5), *sets)
+
+
 def train_unet(name, image_dir):
     sets = (PatchDataset(image_dir, split, "mask.tif") for split in ("train", "val"))
     unet(name).train(SupervisedTraining(batch_size=4, n_epochs=2, plateau_patience=0), *sets)
 
 
-TRAININGS = {"gan": train_gan, "no masks": train_gan_without_masks, "unet": train_unet}
+def train_unet_without_masks(name, image_dir):
+    train_set = PatchDataset(image_dir, "train", "mask.tif")
+    unet(name).train(SupervisedTraining(batch_size=4, n_epochs=2), train_set, None)
+
+
+TRAININGS = {
+    "unet, cosine": train_unet_without_masks,
+    "gan": train_gan,
+    "no masks": train_gan_without_masks,
+    "averaged": train_averaged,
+    "unet": train_unet,
+}
 
 
 def results(name):
@@ -99,11 +119,29 @@ def test_gan_resumes_exactly(image_dir, monkeypatch, whole, stop, signum):
     assert whole("gan")[1]["step"] > 0
 
 
+@pytest.mark.parametrize("stop", [3, 7])
+def test_an_averaged_gan_resumes_exactly(image_dir, monkeypatch, whole, stop):
+    stopped(monkeypatch, stop, signal.SIGTERM, train_averaged, image_dir)
+    train_averaged("cut", image_dir)
+    assert equal(whole("averaged"), results("cut"))
+    assert not equal(whole("averaged")[0]["G"], whole("averaged")[0]["G_average"])
+
+
 @pytest.mark.parametrize("stop", [1, 3, 4, 5])
 def test_unet_resumes_exactly(image_dir, monkeypatch, whole, stop):
     stopped(monkeypatch, stop, signal.SIGTERM, train_unet, image_dir)
     train_unet("cut", image_dir)
     assert equal(whole("unet"), results("cut"))
+
+
+def test_without_validation_the_rate_falls_and_resumes_exactly(image_dir, monkeypatch, whole):
+    stopped(monkeypatch, 3, signal.SIGTERM, train_unet_without_masks, image_dir)
+    train_unet_without_masks("cut", image_dir)
+    assert equal(whole("unet, cosine"), results("cut"))
+    rates = [value for _, value in results("cut")[2]["lr"]]
+    steps = len(rates)
+    expected = [1e-4 * (1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps)]
+    assert rates == pytest.approx(expected)
 
 
 def test_another_seed_gives_another_run(image_dir):
@@ -219,7 +257,7 @@ def test_a_stop_between_two_renames_leaves_something_to_go_on_from(image_dir, wh
 
 
 def test_curves_of_a_run_killed_before_its_first_checkpoint_are_not_shown_twice(image_dir, whole):
-    with gan("cut").loop(12) as (_, log, _):
+    with training_loop(0, 12, RunFolder("cut").logs, ALONE) as (_, log, _):
         for step in range(1, 4):
             log.add_scalar("D/loss_gp", -1.0, step)
     train_gan_without_masks("cut", image_dir)

@@ -70,9 +70,9 @@ def walk(tmp_path_factory):
 def test_what_is_done_without_masks_is_said(walk):
     said = (walk / "said.txt").read_text()
     assert "val patches of p have no mask: the best checkpoint will be chosen by image" in said
-    assert "cloudy training patches of p have no mask: the threshold will be Otsu's" in said
+    assert "cloudy training patches of p have no mask: the threshold will be chosen on" in said
     record = json.loads((walk / "outputs/FCD/results/threshold.json").read_text())
-    assert (record["choice"], record["pixel_labels"]) == ("otsu", 0)
+    assert (record["choice"], record["pixel_labels"]) == ("clear", 0)
 
 
 def test_generated_masks_are_those_of_the_difference_map(walk):
@@ -121,6 +121,26 @@ def test_patches_that_are_masked_share_batches(walk, tmp_path, monkeypatch):
         np.testing.assert_allclose(difference[~nodata], alone[~nodata], atol=1e-5)
         expected = np.where(nodata, 0, np.where(difference > 0.02, 255, 128))
         assert (mask == expected).all()
+
+
+def test_what_is_near_the_threshold_is_left_open(walk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scorer = load_solver(walk / "outputs/FCD/models/best.pt", "cpu").scorer()
+    scenes = RasterPatches(walk / "p").scenes("train", "", masked=False)[:2]
+    tifs, tiles = tmp_path / "tifs", Tiles.of(scorer)
+    threshold = float(np.median(next(strips(scorer, scenes[0], tiles)).score))
+    for unsure in ((1.0, 1.0), (0.8, 1.15)):  # the second does not take the first one's masks
+        generate_masks(scorer, scenes, tiles, threshold, tifs, unsure)
+    left = 0
+    for scene in scenes:
+        with rasterio.open(tifs / f"{scene.key}_difference.tif") as dataset:
+            times = dataset.read(1) / threshold
+        with rasterio.open(tifs / f"{scene.key}_mask.tif") as dataset:
+            mask = dataset.read(1)
+        expected = np.select([times <= 0.8, times < 1.15], [128, 0], 255)
+        assert (mask == expected).mean() > 0.999  # but for what rounding puts on a bound
+        left += (mask == 0).sum()
+    assert left
 
 
 def test_no_pixel_label_was_used(walk):

@@ -1,0 +1,107 @@
+"""Thresholds and checkpoints that take no pixel label, and what they are chosen from."""
+
+import numpy as np
+import pytest
+import torch
+
+from data_loader import PatchDataset
+from fcd.errors import UserError
+from fcd.landsat import labels
+from fcd.masks import thresholds
+from fcd.masks.scoring import averaged
+from fcd.patches.sources import PreparedPatches
+from tests.tiny import gan
+
+pytestmark = pytest.mark.usefixtures("in_tmp")
+
+
+def scores(solver, dataset):
+    """The scores of all pixels that have data, and the images' labels beside them."""
+    found = []
+    for sample in dataset:
+        x = solver.inputs({"image": sample["image"][None]})
+        with torch.inference_mode():
+            score = solver.score(x)[0].numpy()
+        found.append((score, ~(x[0] == -1).any(dim=0).numpy(), sample["label"].item()))
+    return found
+
+
+def test_clear_is_the_percentile_of_the_scores_of_clear_patches(image_dir):
+    solver, source = gan("FCD"), PreparedPatches(image_dir)
+    record = solver.choose_threshold("clear", source, 100, 4)
+    of_clear = np.concatenate(
+        [score[valid] for score, valid, label in scores(solver, PatchDataset(source, "train"))
+         if label == 0]
+    )  # fmt: skip
+    expected = np.quantile(of_clear, 0.999, method="inverted_cdf")
+    assert record["threshold"] == pytest.approx(expected, abs=1.1e-4)
+    assert record["pixel_labels"] == 0
+    assert record["chosen_by"] == "99.9 percentile of the scores of 5 clear training patches"
+    assert solver.supervision(record).threshold_pixel_labels == 0
+    # Masks are never opened for it.
+    for mask in image_dir.rglob("mask.tif"):
+        mask.write_bytes(b"no mask")
+    (solver.run.folder.results / "threshold.json").unlink()
+    assert solver.choose_threshold("clear", source, 100, 4) == record
+
+
+def test_patches_are_told_apart_by_the_share_above_the_threshold_of_clear_ones(image_dir):
+    solver, dataset = gan("FCD"), PatchDataset(image_dir, "val", "mask.tif")
+    of_all = scores(solver, dataset)
+    of_clear = np.concatenate([score[valid] for score, valid, label in of_all if label == 0])
+    threshold = np.quantile(of_clear, thresholds.CLEAR_SHARE)
+    x = torch.cat([solver.inputs({"image": sample["image"][None]}) for sample in dataset])
+    with torch.inference_mode():
+        found = solver.image_score(dataset, 4)(x)
+    expected = [(score > threshold).mean() for score, _, _ in of_all]
+    assert found.tolist() == pytest.approx(expected, abs=0.01)
+    assert max(expected) > 0
+
+
+def test_of_equally_good_checkpoints_the_later_is_kept(image_dir, monkeypatch):
+    solver, dataset = gan("FCD"), PatchDataset(image_dir, "val", "mask.tif")
+    settings = type("Settings", (), {"select": "image", "batch_size": 4})
+    perfect = np.array([[4, 0], [0, 4]])
+    monkeypatch.setattr(solver, "validate", lambda *_: (perfect, 0.5))
+    log = type("Log", (), {"add_scalar": lambda *_: None})()
+    for step in (1, 2):
+        solver.step = step
+        solver.validate_and_save(log, settings, dataset)
+    assert torch.load(solver.run.folder.checkpoint("best"), weights_only=True)["step"] == 2
+
+
+@pytest.mark.parametrize(("tta", "views"), [("none", 1), ("flip", 4), ("d4", 8)])
+def test_views_are_turned_back_before_they_are_averaged(tta, views):
+    x = torch.rand(2, 3, 8, 8)
+    seen = []
+
+    def score(x):  # of a place and not of a value: what is not turned back would smear it
+        seen.append(x)
+        return x[:, 0]
+
+    torch.testing.assert_close(averaged(score, tta)(x), x[:, 0])
+    assert len(seen) == views
+    assert len({view.numpy().tobytes() for view in seen}) == views
+    # By hand: a score that knows left from right becomes the mean over the views.
+    ramp = torch.arange(8.0).expand(2, 8, 8)
+    expected = ramp if tta == "none" else torch.full((2, 8, 8), 3.5)
+    torch.testing.assert_close(averaged(lambda x: ramp.to(x), tta)(x), expected)
+
+
+def test_a_threshold_belongs_to_the_views_its_scores_are_averaged_over(image_dir):
+    solver = gan("FCD")
+    plain = solver.choose_threshold("clear", image_dir, 100, 4)
+    solver.tta = "flip"
+    assert solver.scorer().name == "difference map, mean of flips"
+    with pytest.raises(UserError, match="no threshold is known"):
+        thresholds.known(solver.scorer())
+    assert solver.choose_threshold("clear", image_dir, 100, 4) != plain
+    assert thresholds.known(solver.scorer())["score"] == "difference map, mean of flips"
+
+
+def test_clear_training_patches_without_data_are_refused(image_dir, monkeypatch):
+    solver = gan("FCD")
+    nothing = np.full((4, 32, 32), labels.INVALID, np.uint8)
+    monkeypatch.setattr(thresholds, "mask_of", lambda batch, x: nothing[: len(x)])
+    with pytest.raises(UserError, match="the clear training patches hold no pixel that is valid"):
+        solver.choose_threshold("clear", image_dir, 100, 4)

@@ -1,0 +1,94 @@
+"""The moving average against sums written out, and a run scored by it."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from data_loader import PatchDataset
+from fcd.training import averaging, checkpoints
+from solver import FCDSolver, GANTraining, SupervisedSolver, SupervisedTraining
+from tests.tiny import equal, gan, unet
+
+pytestmark = pytest.mark.usefixtures("in_tmp")
+
+
+def test_after_a_half_life_the_old_weights_count_half():
+    # Long after the start: 100 steps of half-life, of 0 before and 1 since.
+    average = torch.zeros(())
+    for step in range(5001, 5101):
+        average = torch.lerp(average, torch.ones(()), averaging.weight_of_new(step, 100))
+    assert average.item() == pytest.approx(0.5, abs=1e-5)
+
+
+def test_early_on_the_first_weights_are_soon_forgotten():
+    assert averaging.weight_of_new(10, 100) == 0.5  # a tenth of ten steps: one
+    # What the weights before the first step still count after 100 steps, of 1000 at half-life.
+    left = 1.0
+    for step in range(1, 101):
+        left *= 1 - averaging.weight_of_new(step, 1000)
+    assert left < 1e-9
+
+
+def test_weights_and_statistics_are_averaged_and_counters_copied():
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    average = averaging.copy_of(network)
+    before = copy.deepcopy(average.state_dict())
+    network.train()(torch.randn(4, 1, 8, 8) + 3)
+    with torch.no_grad():
+        network[0].weight += 1
+    averaging.follow(average, network, 0.25)
+    after, new = average.state_dict(), network.state_dict()
+    for name in ("0.weight", "0.bias", "1.running_mean", "1.running_var"):
+        torch.testing.assert_close(after[name], 0.75 * before[name] + 0.25 * new[name])
+    assert after["1.num_batches_tracked"] == new["1.num_batches_tracked"] == 1
+    assert not average.training
+    assert not any(p.requires_grad for p in average.parameters())
+
+
+@pytest.mark.parametrize("kind", ["gan", "unet"])
+def test_a_run_scores_by_the_average_of_its_weights(image_dir, monkeypatch, kind):
+    solver, settings = {
+        "gan": (gan("a"), GANTraining(batch_size=4, num_iters=6, n_critic=2, ema=0.5)),
+        "unet": (unet("a"), SupervisedTraining(batch_size=4, n_epochs=1, ema=0.5)),
+    }[kind]
+    trained = solver.networks[solver.scoring]
+    by_hand = copy.deepcopy(trained).state_dict()
+    original = type(solver).step_on
+
+    def step_on(self, *args):
+        parts = original(self, *args)
+        weight = averaging.weight_of_new(self.step, 0.5 * stop)
+        for name, value in trained.state_dict().items():
+            if value.is_floating_point():
+                by_hand[name] += weight * (value - by_hand[name])
+        return parts
+
+    monkeypatch.setattr(type(solver), "step_on", step_on)
+    train_set = PatchDataset(image_dir, "train", "mask.tif")
+    stop = 6 if kind == "gan" else len(train_set) // 4
+    solver.train(settings, train_set, None)
+    assert solver.network is not trained
+    for name, value in solver.network.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, by_hand[name])
+    assert not equal(solver.network.state_dict(), trained.state_dict())
+
+    loaded = {"gan": FCDSolver, "unet": SupervisedSolver}[kind].load(
+        solver.run, solver.run.folder.checkpoint("best")
+    )
+    x = torch.rand(2, 10, 32, 32) * 2 - 1
+    with torch.inference_mode():
+        by_average = solver.score(x)
+        # Another layout of memory, in which sums are added up otherwise.
+        torch.testing.assert_close(loaded.score(x), by_average, atol=1e-5, rtol=1e-4)
+
+
+def test_fine_tuning_begins_with_the_average(image_dir):
+    train_set = PatchDataset(image_dir, "train", "mask.tif")
+    unet("a").train(SupervisedTraining(batch_size=4, n_epochs=1, ema=0.5), train_set, None)
+    path = "outputs/a/models/best.pt"
+    tuned = unet("b")
+    tuned.start_from(path, encoder_only=False)
+    assert equal(dict(tuned.network.state_dict()), checkpoints.load(path)["network_average"])
