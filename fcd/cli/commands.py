@@ -17,6 +17,7 @@ from fcd.patches.cutting import MARGINS, Cutting
 from fcd.patches.labelled import cut_labelled
 from fcd.report.runs import PUBLISHED_COLUMNS
 from fcd.synthetic.layout import write_data_set, write_images
+from fcd.synthetic.scene import Variety
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ class Draw:
     scenes_per_biome: Annotated[int, Ge(1), "scenes of each biome"] = 6
     size: Annotated[int, Ge(1), "side of a scene, pixels of 30 m"] = 384
     seed: Annotated[int, Ge(0), "seed; another one gives other scenes"] = 0
+    variety: Annotated[
+        Variety,
+        "plain: fair weather under a high sun, as the demo; wide: any sky, sun and season, and "
+        "masks as drawn by hand, to learn from for real scenes",
+    ] = "plain"
     images: Annotated[
         int | None,
         Ge(1),
@@ -117,7 +123,9 @@ def draw(arguments: Sequence[str] | None = None) -> None:
     if asked.images:
         print(f"labels: {write_images(asked.output_dir, asked.images, asked.size, asked.seed)}")
     else:
-        write_data_set(asked.output_dir, asked.scenes_per_biome, asked.size, asked.seed)
+        write_data_set(
+            asked.output_dir, asked.scenes_per_biome, asked.size, asked.seed, asked.variety
+        )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from fcd.landsat.labels import TRUTH_CLEAR, TRUTH_CLOUD, TRUTH_FILL, TRUTH_SHADOW, TRUTH_THIN_CLOUD
 from fcd.synthetic.surface import Biome, fractal
@@ -35,6 +36,7 @@ class Sky:
     vapour: float  # optical depth of B9 down to the sea and up again
     haze: float  # beside `SKY`
     veil: float  # B9 reflectance above all that is drawn
+    ozone: float = 0.0  # atm-cm down and up again
 
     def cirrus_transmission(self, height: float) -> float:
         """Share of the light in B9 that comes back from `height` km above ground, in [0, 1]."""
@@ -65,11 +67,12 @@ class Clouds:
     opacity: np.ndarray  # (h, w) float32 in [0, 1]
     height: float  # km above ground
     reflectance: np.ndarray  # (8,) in B1…B7 and B9
-    temperature: float  # K
+    temperature: np.ndarray | float  # K, (h, w) float32
     absorption: tuple[float, float]  # optical depth in B10 and B11 beside the visible one
+    relief: np.ndarray | float = 1.0  # factor of the reflectance, (h, w) float32
 
 
-def _opacity(
+def cells(
     system: np.ndarray,
     rng: np.random.Generator,
     cover: float,
@@ -96,7 +99,7 @@ def low_clouds(system: np.ndarray, rng: np.random.Generator, cover: float, air: 
     height = rng.choice([rng.uniform(0.8, 2.2), rng.uniform(2.5, 4.0)], p=[0.75, 0.25])
     scale, gain = rng.uniform(20, 40), rng.uniform(2, 6)
     return Clouds(
-        opacity=_opacity(system, rng, cover, scale=scale, gain=gain),
+        opacity=cells(system, rng, cover, scale=scale, gain=gain),
         height=height,
         reflectance=np.array(WATER_CLOUD) * rng.uniform(0.85, 1.15),
         temperature=air - LAPSE_RATE * height,
@@ -109,7 +112,7 @@ def cirrus(system: np.ndarray, rng: np.random.Generator, cover: float, air: floa
     height = rng.uniform(7.5, 11.0)
     thickest = np.float32(rng.uniform(0.35, 0.65))
     return Clouds(
-        opacity=thickest * _opacity(system, rng, cover, scale=50, gain=2, stretch=6),
+        opacity=thickest * cells(system, rng, cover, scale=50, gain=2, stretch=6),
         height=height,
         reflectance=np.array(ICE_CLOUD) * rng.uniform(0.9, 1.1),
         temperature=max(air - LAPSE_RATE * height, TROPOPAUSE),
@@ -126,12 +129,29 @@ def shadow_of(clouds: Clouds, sun_elevation: float, sun_azimuth: float) -> np.nd
     return np.roll(clouds.opacity, (round(down), round(right)), axis=(0, 1))
 
 
-def truth_of(low: Clouds, high: Clouds, shadow: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Truth codes (h, w) uint8 of the layers `low` and `high`; fill where not `valid`."""
-    opacity = 1 - (1 - low.opacity) * (1 - high.opacity)
+def truth_of(
+    layers: tuple[Clouds, ...],
+    shadow: np.ndarray,
+    valid: np.ndarray,
+    *,
+    thinnest: float = CLOUD_OPACITY,
+    rim: int = 0,
+) -> np.ndarray:
+    """Truth codes (h, w) uint8 of `layers`, lowest first; fill where not `valid`.
+
+    thinnest: a pixel is cloud where they hide more than this share of the surface, or within
+    `rim` pixels of there, as in masks drawn by hand around the clouds.
+    """
+    seen = np.ones(valid.shape, np.float32)
+    for layer in layers:
+        seen *= 1 - layer.opacity
+    opacity = 1 - seen
+    cloudy = opacity > thinnest
+    if rim:
+        cloudy = ndimage.maximum_filter(cloudy, 2 * rim + 1)
     truth = np.full(valid.shape, TRUTH_CLEAR, np.uint8)
     truth[shadow > SHADOW_OPACITY] = TRUTH_SHADOW
-    truth[opacity > CLOUD_OPACITY] = TRUTH_THIN_CLOUD
+    truth[cloudy] = TRUTH_THIN_CLOUD
     truth[opacity > THICK_OPACITY] = TRUTH_CLOUD
     truth[~valid] = TRUTH_FILL
     return truth

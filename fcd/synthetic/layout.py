@@ -18,7 +18,14 @@ from fcd.landsat.labels import TRUTH_THIN_CLOUD
 from fcd.landsat.rasters import raster_writer, write_raster
 from fcd.patches.sources import MASK_ENDING
 from fcd.synthetic.clouds import PIXEL_SIZE
-from fcd.synthetic.scene import MIN_SIZE, SyntheticScene, check_side, draw_scene, scene_name
+from fcd.synthetic.scene import (
+    MIN_SIZE,
+    SyntheticScene,
+    Variety,
+    check_side,
+    draw_scene,
+    scene_name,
+)
 from fcd.synthetic.sensor import (
     RADIANCE_ADD,
     RADIANCE_MULT,
@@ -168,10 +175,13 @@ def _check_size(folder: Path, size: int) -> None:
             )
 
 
-def write_data_set(root: Path | str, scenes_per_biome: int, size: int, seed: int) -> list[Path]:
+def write_data_set(
+    root: Path | str, scenes_per_biome: int, size: int, seed: int, variety: Variety = "plain"
+) -> list[Path]:
     """Draw `scenes_per_biome` scenes of each biome into ``<root>/<biome>/<scene>``.
 
-    Scenes already there are kept. Returns the folders of all scenes, sorted by biome and name.
+    Scenes already there are kept. variety: see `draw_scene`. Returns the folders of all scenes,
+    sorted by biome and name.
     """
     check_side(size)
     jobs = [(biome, index) for biome in RECIPES for index in range(scenes_per_biome)]
@@ -181,7 +191,10 @@ def write_data_set(root: Path | str, scenes_per_biome: int, size: int, seed: int
         if folder.is_dir():
             _check_size(folder, size)
         else:
-            write_scene(draw_scene(biome, size, seed, index=index, **plan(biome, index)), folder)
+            drawn = draw_scene(
+                biome, size, seed, index=index, variety=variety, **plan(biome, index)
+            )
+            write_scene(drawn, folder)
         folders.append(folder)
     return folders
 

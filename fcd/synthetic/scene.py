@@ -8,6 +8,7 @@ clouds in the visible bands. So no single band separates cloud from clear.
 
 import datetime
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 from rasterio.crs import CRS
@@ -16,12 +17,24 @@ from rasterio.transform import Affine
 from fcd.errors import UserError
 from fcd.landsat.bands import BANDS, FILL_DN
 from fcd.landsat.rasters import Grid
-from fcd.synthetic.clouds import PIXEL_SIZE, cirrus, draw_sky, low_clouds, shadow_of, truth_of
+from fcd.synthetic.clouds import (
+    CLOUD_OPACITY,
+    PIXEL_SIZE,
+    Clouds,
+    Sky,
+    cirrus,
+    draw_sky,
+    low_clouds,
+    shadow_of,
+    truth_of,
+)
 from fcd.synthetic.sensor import NOISE_DN, THERMAL, footprint_of, qa_of, reflective_dn, thermal_dn
-from fcd.synthetic.surface import RECIPES, draw_ground, fractal
+from fcd.synthetic.surface import RECIPES, Biome, draw_ground, fractal, glittering, widened
+from fcd.synthetic.weather import MOST_RIM, THINNEST, draw_weather, wide_sky
 
 SYSTEM_SCALE = 250  # pixels over which clouds crowd
 MIN_SIZE = 64  # pixels
+Variety = Literal["plain", "wide"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +52,24 @@ class SyntheticScene:
     sun_azimuth: float  # degrees, clockwise from north
 
 
-def _generators(biome: str, seed: int, index: int) -> list[np.random.Generator]:
+class _Generators(NamedTuple):
     """One generator per part of a scene, so that a change of one part leaves the others alone."""
+
+    calendar: np.random.Generator
+    sky: np.random.Generator
+    ground: np.random.Generator
+    weather: np.random.Generator
+    low: np.random.Generator
+    high: np.random.Generator
+    sensor: np.random.Generator
+    swath: np.random.Generator
+    wide: np.random.Generator
+
+
+def _generators(biome: str, seed: int, index: int) -> _Generators:
     entropy = [seed, list(RECIPES).index(biome), index]
-    return [np.random.default_rng(part) for part in np.random.SeedSequence(entropy).spawn(8)]
+    parts = np.random.SeedSequence(entropy).spawn(len(_Generators._fields))
+    return _Generators(*map(np.random.default_rng, parts))
 
 
 def _acquired(rng: np.random.Generator) -> datetime.date:
@@ -52,7 +79,37 @@ def _acquired(rng: np.random.Generator) -> datetime.date:
 def scene_name(biome: str, seed: int, index: int) -> str:
     """A name of the real form, on a WRS-2 path beyond the 233 real ones: never a real scene's."""
     path = 234 + list(RECIPES).index(biome)
-    return f"LC8{path:03d}{index + 1:03d}{_acquired(_generators(biome, seed, index)[0]):%Y%j}LGN00"
+    date = _acquired(_generators(biome, seed, index).calendar)
+    return f"LC8{path:03d}{index + 1:03d}{date:%Y%j}LGN00"
+
+
+class _View(NamedTuple):
+    """What stands in the light, and how a mask of it is drawn."""
+
+    recipe: Biome
+    sky: Sky
+    layers: tuple[Clouds, ...]  # lowest first
+    casting: tuple[Clouds, ...]  # those with shadows
+    thinnest: float = CLOUD_OPACITY  # see `truth_of`
+    rim: int = 0
+
+
+def _plain(biome: str, system: np.ndarray, cover: float, rng: _Generators) -> _View:
+    """Fair weather: cumulus alone, cirrus alone, or both."""
+    recipe = RECIPES[biome]
+    sky = draw_sky(recipe, rng.sky)
+    high_share = rng.sky.choice([0.0, 0.3, 0.5, 1.0], p=[0.4, 0.2, 0.25, 0.15])
+    low = low_clouds(system, rng.low, cover * (1 - high_share), sky.air)
+    high = cirrus(system, rng.high, cover * high_share, sky.air)
+    return _View(recipe, sky, (low, high), (low,))
+
+
+def _wide(biome: str, system: np.ndarray, cover: float, rng: _Generators) -> _View:
+    """Any weather, ground and sun."""
+    recipe = widened(biome, rng.wide)
+    sky = wide_sky(draw_sky(recipe, rng.sky), rng.wide)
+    layers = draw_weather(sky, system, cover, rng.wide)
+    return _View(recipe, sky, layers, layers, THINNEST, int(rng.wide.integers(MOST_RIM + 1)))
 
 
 def draw_scene(
@@ -63,38 +120,38 @@ def draw_scene(
     index: int = 0,
     cover: float = 0.3,
     footprint: bool = False,
+    variety: Variety = "plain",
 ) -> SyntheticScene:
     """Draw scene number `index` of `biome`: the same arguments give the same arrays.
 
     size: side, or (height, width), in pixels of 30 m. cover: share of low and high cloud
     together, in [0, 1], about; scenes that differ in `cover` alone have the same ground, sun
-    and noise. footprint: rotate the swath, so that the corners are fill.
+    and noise. footprint: rotate the swath, so that the corners are fill. variety: `plain` scenes
+    have fair weather and a high sun; `wide` ones any weather, any sun and more kinds of ground, and
+    masks as drawn by hand; their `cover` is 0 or that of broken clouds.
     """
     shape = (size, size) if isinstance(size, int) else size
     _check(biome, shape, cover)
-    recipe = RECIPES[biome]
-    calendar, sky_rng, ground_rng, weather, low_rng, high_rng, sensor, swath = _generators(
-        biome, seed, index
-    )
-    sky = draw_sky(recipe, sky_rng)
+    rng = _generators(biome, seed, index)
+    system = fractal(shape, rng.weather, SYSTEM_SCALE, slope=3.5)
+    view = (_wide if variety == "wide" else _plain)(biome, system, cover, rng)
+    sky, layers = view.sky, view.layers
+    shadow = np.zeros(shape, np.float32)
+    for layer in view.casting:
+        shadow += (1 - shadow) * shadow_of(layer, sky.sun_elevation, sky.sun_azimuth)
+    valid = footprint_of(shape, rng.swath) if footprint else np.ones(shape, bool)
 
-    # Fair-weather cumulus alone, cirrus alone, or both.
-    high_share = sky_rng.choice([0.0, 0.3, 0.5, 1.0], p=[0.4, 0.2, 0.25, 0.15])
-    system = fractal(shape, weather, SYSTEM_SCALE, slope=3.5)
-    low = low_clouds(system, low_rng, cover * (1 - high_share), sky.air)
-    high = cirrus(system, high_rng, cover * high_share, sky.air)
-    shadow = shadow_of(low, sky.sun_elevation, sky.sun_azimuth)
-    valid = footprint_of(shape, swath) if footprint else np.ones(shape, bool)
-
-    ground = draw_ground(recipe, shape, ground_rng, sky.temperature)
+    ground = draw_ground(view.recipe, shape, rng.ground, sky.temperature)
+    if variety == "wide" and view.recipe.parcel:
+        ground = glittering(ground, rng.wide, view.recipe.parcel)
     dn = np.empty((len(BANDS), *shape), np.uint16)
     for number, band in enumerate(BANDS):
         if band in THERMAL:
-            band_dn = thermal_dn(ground.temperature, band, (low, high))
+            band_dn = thermal_dn(ground.temperature, band, layers)
         else:
             surface = ground.reflectance(number)
-            band_dn = reflective_dn(surface, band, sky, (low, high), shadow)
-        band_dn += np.float32(NOISE_DN) * sensor.standard_normal(shape, np.float32)
+            band_dn = reflective_dn(surface, band, sky, layers, shadow)
+        band_dn += np.float32(NOISE_DN) * rng.sensor.standard_normal(shape, np.float32)
         dn[number] = np.where(valid, np.clip(band_dn, 1, 65535), FILL_DN)
 
     zone = 10 + list(RECIPES).index(biome)
@@ -102,14 +159,14 @@ def draw_scene(
         name=scene_name(biome, seed, index),
         biome=biome,
         dn=dn,
-        truth=truth_of(low, high, shadow, valid),
+        truth=truth_of(layers, shadow, valid, thinnest=view.thinnest, rim=view.rim),
         qa=qa_of(dn, sky.sun_elevation),
         grid=Grid(
             *shape,
             CRS.from_epsg(32600 + zone),
             Affine(PIXEL_SIZE, 0, 399_985, 0, -PIXEL_SIZE, 4_200_015),
         ),
-        date=_acquired(calendar),
+        date=_acquired(rng.calendar),
         sun_elevation=sky.sun_elevation,
         sun_azimuth=sky.sun_azimuth,
     )

@@ -19,6 +19,8 @@ REFLECTIVE, THERMAL = BANDS[:7], BANDS[8:]  # B1…B7 and B10, B11; between them
 # ground: a shadow keeps the rest, which is why shadows are blue.
 SKY = (0.075, 0.055, 0.030, 0.018, 0.008, 0.002, 0.001)
 DIRECT = (0.70, 0.75, 0.82, 0.86, 0.92, 0.96, 0.97)
+# Optical depth of an atm-cm of ozone, whose Chappuis bands lie about 0.6 um.
+OZONE = (0.003, 0.020, 0.100, 0.060, 0.002, 0.0, 0.0)
 NOISE_DN = 25.0  # standard deviation, about the signal-to-noise ratio of OLI over dark land
 
 
@@ -56,9 +58,11 @@ def reflective_dn(
         cloud = layer.reflectance[number]
         if band == "B9":
             cloud *= sky.cirrus_transmission(layer.height)
-        light += layer.opacity * (np.float32(cloud) - light)
+        light += layer.opacity * (np.float32(cloud) * layer.relief - light)
     if band == "B9":
         light += np.float32(sky.veil)
+    elif sky.ozone:
+        light *= np.float32(np.exp(-OZONE[number] * sky.ozone))
     light *= np.float32(np.sin(np.radians(sky.sun_elevation)))
     return (light - np.float32(REFLECTANCE_ADD)) / np.float32(REFLECTANCE_MULT)
 
@@ -68,7 +72,7 @@ def thermal_dn(temperature: np.ndarray, band: str, layers: tuple[Clouds, ...]) -
     light = _radiance(temperature, band)
     for layer in layers:
         emissivity = 1 - (1 - layer.opacity) ** np.float32(layer.absorption[THERMAL.index(band)])
-        light += emissivity * (np.float32(_radiance(layer.temperature, band)) - light)
+        light += emissivity * (np.asarray(_radiance(layer.temperature, band), np.float32) - light)
     return (light - np.float32(RADIANCE_ADD)) / np.float32(RADIANCE_MULT)
 
 

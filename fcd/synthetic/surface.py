@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import fft
@@ -28,7 +28,20 @@ MATERIALS = {
     "turbid water": ((0.06, 0.08, 0.10, 0.07, 0.02, 0.005, 0.003), -2.0),
     "marsh": ((0.025, 0.03, 0.05, 0.045, 0.19, 0.10, 0.05), -1.5),
     "mud": ((0.05, 0.06, 0.08, 0.09, 0.11, 0.09, 0.06), 0.0),
+    # What `wide` scenes have beside these; snow and ice by size of grain and wetness.
+    "bright sand": ((0.15, 0.20, 0.30, 0.40, 0.48, 0.58, 0.54), 4.0),
+    "salt": ((0.45, 0.50, 0.56, 0.60, 0.62, 0.55, 0.45), -1.0),
+    "basalt": ((0.045, 0.05, 0.055, 0.06, 0.07, 0.08, 0.08), 4.0),
+    "burnt": ((0.03, 0.035, 0.04, 0.05, 0.08, 0.16, 0.17), 4.0),
+    "glint": ((0.16, 0.15, 0.14, 0.13, 0.13, 0.12, 0.11), -2.0),
+    "silt": ((0.09, 0.11, 0.16, 0.18, 0.10, 0.015, 0.008), -2.0),
+    "fine snow": ((0.90, 0.91, 0.92, 0.91, 0.88, 0.20, 0.22), -2.0),
+    "coarse snow": ((0.80, 0.81, 0.80, 0.77, 0.62, 0.05, 0.05), 0.0),
+    "frost": ((0.30, 0.33, 0.36, 0.40, 0.45, 0.28, 0.22), -1.0),
+    "sea ice": ((0.58, 0.61, 0.60, 0.55, 0.38, 0.03, 0.025), -2.0),
+    "wet ice": ((0.40, 0.41, 0.39, 0.36, 0.24, 0.010, 0.008), 0.0),
 }
+COLD = {"snow", "ice", "fine snow", "coarse snow", "frost", "sea ice", "wet ice"}
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,22 @@ RECIPES = {
         (280, 300), (1.2, 3.5), (0.0, 0.1), (38, 65), relief=0.05, scale=35,
     ),
 }  # fmt: skip
+# What else the ground of a `wide` scene can be made of.
+GUESTS = {
+    "Barren": ("bright sand", "salt", "basalt", "clear water", "frost", "coarse snow"),
+    "Forest": ("burnt", "clear water", "coarse snow", "frost", "shrub", "soil"),
+    "GrassCrops": ("frost", "fine snow", "coarse snow", "silt", "bright sand", "clear water"),
+    "Shrubland": ("frost", "salt", "burnt", "basalt", "bright sand", "clear water"),
+    "SnowIce": ("fine snow", "coarse snow", "sea ice", "wet ice", "clear water", "conifer"),
+    "Urban": ("salt", "bright sand", "clear water", "frost", "coarse snow"),
+    "Water": ("glint", "silt", "sea ice", "wet ice"),
+    "Wetlands": ("glint", "silt", "frost", "wet ice", "conifer"),
+}
+# Of `wide` scenes: suns in degrees, a third of them low; K of snow and ice, in SnowIce down to
+# Greenland in March; K by which other ground may be colder or warmer than the recipe says; share of
+# its water vapour.
+LOW_SUN, HIGH_SUN, LOW_SHARE = (9, 32), (32, 72), 0.33
+COLD_K, POLAR_K, WIDE_K, WIDE_VAPOUR = (254, 277), (215, 275), (-14, 8), (0.15, 1.1)
 CONTRAST = 2.5  # of the borders between materials: 0 one even mixture, high values hard edges
 
 
@@ -115,6 +144,39 @@ def _parcels(
     block = np.floor(along / (2 * side)).astype(np.int32)
     edge = np.minimum(across % side, along % (2 * side))
     return (strip * 977 + block * 331) % 65536, edge
+
+
+def widened(name: str, rng: np.random.Generator) -> Biome:
+    """The recipe `name` for one `wide` scene: other materials too, any sun, any season."""
+    biome, guests = RECIPES[name], GUESTS[name]
+    own = rng.choice(biome.materials, rng.integers(1, len(biome.materials) + 1), replace=False)
+    materials = [
+        *own,
+        *rng.choice(guests, rng.choice([0, 1, 2], p=[0.4, 0.35, 0.25]), replace=False),
+    ]
+    if biome.streets and "asphalt" not in materials:
+        materials.append("asphalt")
+    low, high = biome.temperature
+    warmth = (low + WIDE_K[0], high + WIDE_K[1])
+    if COLD & set(materials):
+        warmth = POLAR_K if name == "SnowIce" else COLD_K
+    return replace(
+        biome,
+        materials=tuple(map(str, materials)),
+        temperature=warmth,
+        vapour=tuple(share * value for share, value in zip(WIDE_VAPOUR, biome.vapour, strict=True)),
+        altitude=(0.0, 3.5) if name == "SnowIce" else biome.altitude,
+        sun_elevation=LOW_SUN if rng.random() < LOW_SHARE else HIGH_SUN,
+        relief=biome.relief * rng.uniform(0.1, 1.8),
+        scale=biome.scale * rng.uniform(0.4, 2),
+    )
+
+
+def glittering(ground: "Ground", rng: np.random.Generator, side: int) -> "Ground":
+    """`ground` with a few roofs, or other squares of `side` pixels, that reflect like mirrors."""
+    number, _ = _parcels(ground.shading.shape, rng, side, rng.uniform(0, np.pi))
+    factor = np.where(rng.random(65536) < rng.uniform(0, 0.05), rng.uniform(2, 6, 65536), 1)
+    return replace(ground, shading=ground.shading * factor.astype(np.float32)[number])
 
 
 def _material_shares(biome: Biome, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

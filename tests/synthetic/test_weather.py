@@ -1,0 +1,112 @@
+"""The skies of `wide` scenes, and what their masks call cloud."""
+
+import numpy as np
+import pytest
+
+from fcd.landsat.bands import BANDS
+from fcd.synthetic import weather
+from fcd.synthetic.clouds import Clouds, Sky, truth_of
+from fcd.synthetic.scene import draw_scene
+from fcd.synthetic.sensor import reflective_dn
+from fcd.synthetic.surface import GUESTS, MATERIALS, RECIPES, fractal
+
+B2, B6 = BANDS.index("B2"), BANDS.index("B6")
+SHAPE = (96, 96)
+SKY = Sky(
+    sun_elevation=30.0, sun_azimuth=140, temperature=290, air=288, altitude=0, vapour=2, haze=1,
+    veil=0.002,
+)  # fmt: skip
+
+
+def layers(kind, count=12, cover=0.4):
+    """So many of the layers that `kind` draws."""
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        yield kind(SKY, fractal(SHAPE, rng, 60, slope=3.5), cover, rng)
+
+
+def flat(opacity):
+    """A layer of that opacity, of reflectance 0.5 in all bands."""
+    return Clouds(np.asarray(opacity, np.float32), 1.0, np.full(8, 0.5), 280.0, (1.5, 1.5))
+
+
+def test_the_kinds_are_what_they_are_called():
+    for overcast in layers(weather._overcast):
+        assert (overcast.opacity > weather.THINNEST).all()
+    holes = [np.mean(deck.opacity < weather.THINNEST) for deck in layers(weather._deck)]
+    assert 0.02 < np.mean(holes) < 0.5
+    for fog in layers(weather._fog):
+        assert fog.temperature.mean() > SKY.air - 4  # of the ICAO lapse rate, at most 3.3 K
+    for towers in layers(weather._towers):
+        assert towers.temperature.mean() < SKY.air - 25
+        assert towers.reflectance[B6] < 0.85 * towers.reflectance[B2]
+    for thin in (*layers(weather._veil), *layers(weather._trails)):
+        assert thin.opacity.max() < 0.96
+        assert thin.opacity.max() > 0.02
+    shares = [np.mean(trails.opacity > weather.THINNEST) for trails in layers(weather._trails)]
+    assert 0.01 < np.mean(shares) < 0.4
+    broken = [np.mean(clouds.opacity > 0.1) for clouds in layers(weather._broken)]
+    assert np.mean(broken) == pytest.approx(0.4, abs=0.15)  # what was asked for, and blurred
+
+
+def test_masks_drawn_by_hand_take_the_rims():
+    opacity, valid, sun = np.zeros((9, 9)), np.ones((9, 9), bool), np.zeros((9, 9))
+    opacity[4, 4], opacity[0, 8] = 0.7, 0.08
+    valid[8] = False
+    expected = np.full((9, 9), 128)
+    expected[4, 4], expected[8] = 255, 0
+    np.testing.assert_array_equal(truth_of((flat(opacity),), sun, valid), expected)
+    expected[3:6, 3:6] = expected[:2, 7:] = 192
+    expected[4, 4] = 255
+    by_hand = truth_of((flat(opacity),), sun, valid, thinnest=0.06, rim=1)
+    np.testing.assert_array_equal(by_hand, expected)
+    # Two layers of 0.3 hide 0.51 together, which is thick.
+    twice = (flat(np.full((9, 9), 0.3)),) * 2
+    assert truth_of(twice, sun, valid)[0, 0] == 255
+    assert truth_of((), sun, valid)[0, 0] == 128
+
+
+def test_ozone_dims_green_and_the_path_of_light_grows_at_low_sun():
+    ground, none = np.full((2, 2), 0.3, np.float32), np.zeros((2, 2), np.float32)
+    low, high = (
+        weather.wide_sky(Sky(**{**vars(SKY), "sun_elevation": sun}), np.random.default_rng(0))
+        for sun in (10.0, 70.0)
+    )
+    assert low.haze > 4 * high.haze > 0
+    sky = Sky(**{**vars(SKY), "ozone": 1.0})
+    for band, depth in (("B3", 0.1), ("B5", 0.002), ("B7", 0.0)):
+        before, after = (
+            reflective_dn(ground.copy(), band, s, (), none)[0, 0] - 5000 for s in (SKY, sky)
+        )
+        assert after == pytest.approx(before * np.exp(-depth), rel=1e-4)
+
+
+def test_wide_scenes_are_the_same_again_and_the_default_stays_plain():
+    options = {"index": 2, "cover": 0.4}
+    one, again = (draw_scene("Urban", 96, 5, variety="wide", **options) for _ in range(2))
+    np.testing.assert_array_equal(one.dn, again.dn)
+    np.testing.assert_array_equal(one.truth, again.truth)
+    plain = draw_scene("Urban", 96, 5, **options)
+    assert one.name == plain.name
+    assert (one.dn != plain.dn).mean() > 0.5
+    np.testing.assert_array_equal(
+        plain.dn, draw_scene("Urban", 96, 5, variety="plain", **options).dn
+    )
+
+
+def test_wide_scenes_reach_what_plain_ones_do_not():
+    scenes = [
+        draw_scene(biome, 64, 0, index=index, cover=cover, variety="wide")
+        for biome in RECIPES
+        for index, cover in enumerate((0.0, 0.2, 0.3, 0.4, 0.5, 0.6))
+    ]
+    for scene in scenes[::6]:
+        assert not (scene.truth >= 192).any()
+    suns = np.array([scene.sun_elevation for scene in scenes])
+    assert suns.min() < 20
+    assert suns.max() > 60
+    shares = np.array([np.mean(scene.truth >= 192) for scene in scenes])
+    assert (shares == 1).sum() >= 3  # overcast
+    assert max(scene.dn.max() for scene in scenes) == 65535
+    assert min(scene.dn.min() for scene in scenes) > 0
+    assert {guest for guests in GUESTS.values() for guest in guests} <= set(MATERIALS)
