@@ -25,10 +25,9 @@ from data_loader import (
 from fcd import metrics, pictures
 from fcd.cli.entry import use_device
 from fcd.cli.settings import GANTraining, SupervisedTraining, TrainingSettings
-from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.landsat import labels
-from fcd.landsat.bands import are_named, default_rgb, described
+from fcd.landsat.bands import default_rgb
 from fcd.landsat.reference import NAMES, TRUTH
 from fcd.masks import thresholds
 from fcd.masks.cam import Method, cam_score
@@ -41,7 +40,7 @@ from fcd.processes import Part
 from fcd.training import averaging, checkpoints, losses
 from fcd.training.batches import batches_per_epoch
 from fcd.training.checkpoints import Choice, Select, another_kind, image_side, rgb_of
-from fcd.training.loop import Log, seed_step, training_loop, translations
+from fcd.training.loop import Log, log_validation, seed_step, training_loop, translations
 from fcd.training.losses import Parts, detached, difference_map
 from fcd.training.profiling import profiled
 from fcd.training.run import Resumable, Run, RunFolder
@@ -333,17 +332,10 @@ class Solver(Resumable):
             return
         select, threshold = self.validation(settings)
         cells, threshold = self.validate(val_set, settings.batch_size, select, threshold)
-        scores = metrics.scores(cells)
-        f1 = scores["macro"]["f1"]
-        said = {"accuracy": scores["accuracy"], "f1": f1, "iou": scores["macro"]["iou"]}
-        for name, value in (said | {"threshold": threshold}).items():
-            log.add_scalar(f"val/{name}", value, self.step)
+        f1 = metrics.scores(cells)["macro"]["f1"]
         is_best = f1 >= self.best  # of equal ones the later: patches are few, and soon told apart
         self.best = max(f1, self.best)
-        tqdm.write(
-            f"step {self.step}: validation accuracy {scores['accuracy']:.3f}, "
-            f"macro F1 {f1:.3f} (best {self.best:.3f})"
-        )
+        log_validation(log, self.step, cells, threshold, self.best)
         choice = Choice.of(select, val_set.reference, int(cells.sum()))
         if schedule := self.optimizers.get("scheduler"):
             schedule.step(f1)  # before it is saved
@@ -592,13 +584,7 @@ class SupervisedSolver(Solver):
         checkpoints.load_weights(network, weights, path)
         with another_kind(path):
             learned = Normalization.from_state(state["normalization"])
-        own = self.normalization
-        if are_named(learned.bands) and are_named(own.bands) and learned.bands != own.bands:
-            raise UserError(
-                f"{path} was trained on {described(learned.bands)}, the training patches have "
-                f"{described(own.bands)}; cut them in the bands of the weights, in that order"
-            )
-        self.normalization = learned.of(own.dtype, own.nodata, "the training set", nodata)
+        self.normalization = learned.for_training(self.normalization, path, nodata)
         choice = from_plain(Choice, state["choice"], path)
         seen = from_plain(Supervision, state["supervision"], path)
         self.seen = seen.with_checkpoint(f"weights: {choice.by}", choice.pixel_labels)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fcd.errors import SceneError, UserError
-from fcd.landsat.bands import band_names, described
+from fcd.landsat.bands import are_named, band_names, described
 
 DN_MAX = 65535  # uint16
 DTYPES = ("uint8", "uint16", "float32")  # what DN, or the values of other imagery, can be
@@ -172,6 +172,20 @@ class Normalization:
                 f"{self.nodata:g}; say by --nodata which counts"
             )
         return replace(self, nodata=nodata)
+
+    def for_training(
+        self, own: "Normalization", source: object, asked: float | str | None
+    ) -> "Normalization":
+        """The map that the weights `source` have learned with, for patches whose own is `own`.
+
+        asked: see `of`. Raises `UserError` if the patches have other bands, or in another order.
+        """
+        if are_named(self.bands) and are_named(own.bands) and self.bands != own.bands:
+            raise UserError(
+                f"{source} was trained on {described(self.bands)}, the training patches have "
+                f"{described(own.bands)}; cut them in the bands of the weights, in that order"
+            )
+        return self.of(own.dtype, own.nodata, "the training set", asked)
 
     def is_nodata(self, dn: Values, *, integers: bool = False) -> Values:
         """Where `dn` hold no data; `integers`: they were, so none is NaN.

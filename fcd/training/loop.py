@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from fcd import pictures
+from fcd import metrics, pictures
 from fcd.interruption import Interruption
 from fcd.landsat import labels
 from fcd.patches.normalisation import FILL, Normalization
@@ -48,6 +48,19 @@ def training_loop(
         tqdm(initial=step, total=stop, unit="step", dynamic_ncols=True, disable=silent) as bar,
     ):
         yield bar, log, interruption
+
+
+def log_validation(log: Log, step: int, cells: np.ndarray, threshold: float, best: float) -> None:
+    """Log and print the scores of the confusion counts `cells`; best: macro F1 so far."""
+    scores = metrics.scores(cells)
+    accuracy, macro = scores["accuracy"], scores["macro"]
+    said = {"accuracy": accuracy, "f1": macro["f1"], "iou": macro["iou"], "threshold": threshold}
+    for name, value in said.items():
+        log.add_scalar(f"val/{name}", value, step)
+    tqdm.write(
+        f"step {step}: validation accuracy {accuracy:.3f}, macro F1 {macro['f1']:.3f} "
+        f"(best {best:.3f})"
+    )
 
 
 def seed_step(seed: int, step: int, rank: int) -> torch.Generator:
