@@ -62,6 +62,8 @@ class PatchDataset(Dataset):
     shape or type than most: `left_out`. Otherwise they raise `DamagedPatch` when they are read.
     masks_optional: read no mask if a patch has none and `source` lets it do without.
     bands: those that images give, by name and in this order; None: all, as they are.
+    drawn: where patches of drawn scenes are that follow upon these; their masks are mask.tif. They
+    are no part of `patches`, of what is counted there, and of what is left out.
     Raises `UserError` if a folder is missing or empty, or a patch has no `mask_file` but should.
     """
 
@@ -75,6 +77,7 @@ class PatchDataset(Dataset):
         skip_bad: bool = False,
         masks_optional: bool = False,
         bands: Sequence[str] | None = None,
+        drawn: Source | None = None,
     ) -> None:
         self.source, self._bands = as_source(source), bands
         self.mask_file = mask_file
@@ -100,6 +103,14 @@ class PatchDataset(Dataset):
                 )
             self.mask_file = None
         self.left_out = self._leave_out_damaged(split) if skip_bad else []
+        self.drawn: PatchDataset | None = None
+        if drawn:
+            self.drawn = PatchDataset(drawn, split, "mask.tif" if self.mask_file else None)
+            if self.drawn.kind != self.kind:
+                raise UserError(
+                    f"--drawn_patches {drawn.root} has {self.drawn.kind}, {self.source.root} has "
+                    f"{self.kind}; draw and cut them alike"
+                )
 
     def _leave_out_damaged(self, split: str) -> list[str]:
         """Take patches that cannot be read or differ from most out of `patches`; return names."""
@@ -131,7 +142,8 @@ class PatchDataset(Dataset):
         """Which patches these are, for config.json: they must be the same when a run goes on."""
         names = "".join(f"{folder.name} {label}\n" for folder, label in self.patches)
         digest = hashlib.sha256(names.encode()).hexdigest()[:12]
-        return {"patches": len(self.patches), "fingerprint": digest, "left_out": self.left_out}
+        told = {"patches": len(self.patches), "fingerprint": digest, "left_out": self.left_out}
+        return told | ({"drawn": self.drawn.summary()} if self.drawn else {})
 
     def without(self, mask_file: str) -> list[Path]:
         """The patches that have no mask `mask_file`."""
@@ -140,7 +152,8 @@ class PatchDataset(Dataset):
     @property
     def labels(self) -> torch.Tensor:
         """Image-level labels (n,) float32."""
-        return torch.tensor([label for _, label in self.patches], dtype=torch.float32)
+        own = torch.tensor([label for _, label in self.patches], dtype=torch.float32)
+        return torch.cat([own, self.drawn.labels]) if self.drawn else own
 
     @cached_property
     def kind(self) -> Kind:
@@ -181,9 +194,11 @@ class PatchDataset(Dataset):
             return sum(int(np.count_nonzero(mask)) for mask in masks)
 
     def __len__(self) -> int:
-        return len(self.patches)
+        return len(self.patches) + (len(self.drawn) if self.drawn else 0)
 
     def __getitem__(self, index: int) -> dict:
+        if self.drawn and index >= len(self.patches):
+            return self.drawn[index - len(self.patches)]
         patch, label = self.patches[index]
         with _can_be_left_out():
             image, mask = self.source.read(patch, self.mask_file)

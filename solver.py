@@ -404,7 +404,8 @@ class FCDSolver(Solver):
     ) -> tuple[int, int]:
         """See `Solver.start`."""
         self.start_optimizers(settings)
-        self.seen = Supervision.none(train_set.labels_from).with_image_labels(len(train_set))
+        nothing = Supervision.none(train_set.labels_from)
+        self.seen = nothing.with_image_labels(len(train_set.patches))
         self._to_show = self._sample_patches(val_set or train_set)
         return settings.num_iters, settings.model_save_step
 
@@ -598,7 +599,7 @@ class SupervisedSolver(Solver):
         """Count the labels of `train_set`, or `masks`, what its generated masks have cost."""
         seen = self.seen.with_source(train_set.labels_from)
         if self.task.target == "label" or self.task.classifier_head:
-            seen = seen.with_image_labels(len(train_set))
+            seen = seen.with_image_labels(len(train_set.patches))
         if masks:
             seen = seen.with_masks(masks)
         elif self.task.target == "mask" and train_set.reference == TRUTH:

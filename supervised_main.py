@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from data_loader import PatchDataset, summaries, training_normalization, validation_set
 from fcd.cli import entry, modes
@@ -92,7 +92,8 @@ def train(settings: Settings, run: Run) -> int:
     labels_only = net.train_encoder_only or net.network != "unet"
     mask_file = None if labels_only else settings.train_mask_file
     source, ratio = data.patches("train"), settings.keep_ratio
-    train_set = PatchDataset(source, "train", mask_file, ratio, skip_bad=data.skip_bad)
+    more: dict[str, Any] = {"skip_bad": data.skip_bad, "drawn": data.drawn()}
+    train_set = PatchDataset(source, "train", mask_file, ratio, **more)
     asked = "image" if labels_only else training.select
     val_set, select = validation_set(train_set, asked, data.skip_bad)
     if val_set is None and training.lr_schedule == "plateau":

@@ -24,9 +24,11 @@ from fcd.landsat.reference import QA
 from fcd.patches import cutting
 from fcd.patches.cutting import Cutting
 from fcd.patches.normalisation import dn_counts
+from fcd.patches.sources import PreparedPatches
 from fcd.processes import ALONE, Processes
 from fcd.training.augmentation import Augmentation
 from fcd.training.batches import StepBatches, batches_per_epoch
+from tests.conftest import write_patches
 
 
 @pytest.fixture
@@ -70,6 +72,24 @@ def test_keep_ratio_keeps_the_same_patches_and_one_label_alone_works(image_dir):
     assert len(PatchDataset(image_dir, "train", keep_ratio=0.001)) == 1
     assert PatchDataset(image_dir, "train", only="cloudy").labels.tolist() == [1.0] * 6
     assert PatchDataset(image_dir, "train", only="clear").labels.tolist() == [0.0] * 10
+
+
+def test_drawn_patches_follow_and_cost_nothing(image_dir, tmp_path):
+    along = write_patches(tmp_path / "drawn", 4, 2)
+    both = PatchDataset(image_dir, "train", "mask.tif", drawn=PreparedPatches(along))
+    own, other = (PatchDataset(place, "train", "mask.tif") for place in (image_dir, along))
+    assert len(both) == len(own) + len(other) == len(both.labels)
+    assert both.labels.tolist() == [*own.labels.tolist(), *other.labels.tolist()]
+    for index, alone in ((3, own[3]), (len(own), other[0]), (len(both) - 1, other[len(other) - 1])):
+        assert (both[index]["image"] == alone["image"]).all()
+        assert (both[index]["mask"] == alone["mask"]).all()
+    assert both.labelled_pixels() == own.labelled_pixels()
+    assert both.summary() == own.summary() | {"drawn": other.summary()}
+    assert "mask" not in PatchDataset(image_dir, "train", drawn=PreparedPatches(along))[len(own)]
+    for image in along.rglob("image.tif"):
+        tifffile.imwrite(image, tifffile.imread(image)[:4, :4])
+    with pytest.raises(UserError, match=r"--drawn_patches .* draw and cut them alike"):
+        PatchDataset(image_dir, "train", drawn=PreparedPatches(along))
 
 
 def drawn(*arguments, **others):

@@ -130,6 +130,12 @@ class DataSettings:
         "alone, the scenes below --orig_image_dir",
     ] = PREPARED
     image_dir: Annotated[str, Flag("--l8biome_image_dir"), "folder of patches"] = IMAGE_DIR
+    drawn_patches: Annotated[
+        Path | None,
+        Flag(metavar="DIR"),
+        "folder of patches of drawn scenes (python -m fcd.synthetic --variety wide), cut as those "
+        "of --image_dir, to learn along with them: their labels and masks cost nothing",
+    ] = None
     orig_image_dir: Annotated[
         str, Flag("--data_path"), MAY_CHANGE, "scenes, <biome>/<scene>/…; SPARCS: <scene>_data.tif"
     ] = SCENE_DIR
@@ -172,6 +178,13 @@ class DataSettings:
                 f"--nodata {self.nodata} is for --dataset {OWN}; DN 0 is that of {PREPARED}"
             )
         return PreparedPatches(root)
+
+    def drawn(self) -> Source | None:
+        """Where the patches of drawn scenes are that are learned along."""
+        if self.drawn_patches is None:
+            return None
+        own = self.dataset == OWN
+        return RasterPatches(self.drawn_patches) if own else PreparedPatches(self.drawn_patches)
 
     def rgb_bands(self, num_channels: int) -> tuple[int, ...] | None:
         """The bands of `--rgb`, counted from 0, or None; `UserError` if there are no such."""

@@ -164,7 +164,7 @@ def widened(name: str, rng: np.random.Generator) -> Biome:
         biome,
         materials=tuple(map(str, materials)),
         temperature=warmth,
-        vapour=tuple(share * value for share, value in zip(WIDE_VAPOUR, biome.vapour, strict=True)),
+        vapour=(WIDE_VAPOUR[0] * biome.vapour[0], WIDE_VAPOUR[1] * biome.vapour[1]),
         altitude=(0.0, 3.5) if name == "SnowIce" else biome.altitude,
         sun_elevation=LOW_SUN if rng.random() < LOW_SHARE else HIGH_SUN,
         relief=biome.relief * rng.uniform(0.1, 1.8),
