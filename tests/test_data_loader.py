@@ -74,7 +74,8 @@ def test_keep_ratio_keeps_the_same_patches_and_one_label_alone_works(image_dir):
     assert PatchDataset(image_dir, "train", only="clear").labels.tolist() == [0.0] * 10
 
 
-def test_drawn_patches_follow_and_cost_nothing(image_dir, tmp_path):
+def test_drawn_patches_follow_and_cost_nothing(tmp_path):
+    image_dir = write_patches(tmp_path / "real", 10, 4)
     along = write_patches(tmp_path / "drawn", 4, 2)
     both = PatchDataset(image_dir, "train", "mask.tif", drawn=PreparedPatches(along))
     own, other = (PatchDataset(place, "train", "mask.tif") for place in (image_dir, along))
