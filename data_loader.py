@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -79,7 +79,7 @@ class PatchDataset(Dataset):
         bands: Sequence[str] | None = None,
         drawn: Source | None = None,
     ) -> None:
-        self.source, self._bands = as_source(source), bands
+        self.source, self.bands = as_source(source), bands
         self.mask_file = mask_file
         self.reference, self.labels_from = self.source.reference, self.source.labels_from
         self.patches: list[tuple[Path, int]] = []
@@ -105,7 +105,8 @@ class PatchDataset(Dataset):
         self.left_out = self._leave_out_damaged(split) if skip_bad else []
         self.drawn: PatchDataset | None = None
         if drawn:
-            self.drawn = PatchDataset(drawn, split, "mask.tif" if self.mask_file else None)
+            mask = "mask.tif" if self.mask_file else None
+            self.drawn = PatchDataset(drawn, split, mask, bands=bands)
             if self.drawn.kind != self.kind:
                 raise UserError(
                     f"--drawn_patches {drawn.root} has {self.drawn.kind}, {self.source.root} has "
@@ -156,10 +157,15 @@ class PatchDataset(Dataset):
         return torch.cat([own, self.drawn.labels]) if self.drawn else own
 
     @cached_property
-    def kind(self) -> Kind:
-        """Bands, size, type and nodata of the patches; `UserError` if they differ."""
+    def _whole(self) -> Kind:
+        """Of the patches as they are on the disk."""
         with _can_be_left_out():
             return self.source.kind([patch for patch, _ in self.patches])
+
+    @property
+    def kind(self) -> Kind:
+        """Bands, size, type and nodata of the patches; `UserError` if they differ."""
+        return replace(self._whole, bands=tuple(self.bands)) if self.bands else self._whole
 
     @property
     def image_size(self) -> int:
@@ -182,9 +188,9 @@ class PatchDataset(Dataset):
     @cached_property
     def _places(self) -> list[int] | None:
         """Where the bands asked for are; None: as the images have them."""
-        if self._bands is None or tuple(self._bands) == self.kind.bands:
+        if self.bands is None or tuple(self.bands) == self._whole.bands:
             return None
-        return positions(self._bands, self.kind.bands, str(self.source.root))
+        return positions(self.bands, self._whole.bands, str(self.source.root))
 
     def labelled_pixels(self) -> int:
         """Number of pixels whose mask says clear or cloud."""
@@ -246,7 +252,8 @@ def validation_set(
     if not (source.root / "val").is_dir():
         print(f"{source.root} has no val split: the last checkpoint will count as the best one")
         return None, select
-    dataset = PatchDataset(source, "val", "mask.tif", skip_bad=skip_bad, masks_optional=True)
+    how: dict[str, Any] = {"skip_bad": skip_bad, "masks_optional": True}
+    dataset = PatchDataset(source, "val", "mask.tif", **how, bands=train_set.bands)
     if dataset.kind != train_set.kind:
         raise UserError(
             f"{source.root}: the val patches have {dataset.kind}, the training patches "

@@ -58,8 +58,8 @@ def train(settings: Settings, run: Run) -> int:
     """`--mode train`."""
     data, training = settings.data, settings.training
     run.processes.per_process(training.batch_size)
-    source, drawn = data.patches("train"), data.drawn()
-    train_set = PatchDataset(source, "train", skip_bad=data.skip_bad, drawn=drawn)
+    source, drawn, bands = data.patches("train"), data.drawn(), data.learned_bands()
+    train_set = PatchDataset(source, "train", skip_bad=data.skip_bad, bands=bands, drawn=drawn)
     val_set, select = validation_set(train_set, training.select, data.skip_bad)
     if train_set.image_size != settings.image_size:
         raise UserError(

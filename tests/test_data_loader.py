@@ -74,6 +74,23 @@ def test_keep_ratio_keeps_the_same_patches_and_one_label_alone_works(image_dir):
     assert PatchDataset(image_dir, "train", only="clear").labels.tolist() == [0.0] * 10
 
 
+def test_bands_are_learned_by_name_in_the_order_asked_for(tmp_path):
+    image_dir = write_patches(tmp_path / "p", 4, 2)
+    whole = PatchDataset(image_dir, "train", "mask.tif")
+    some = PatchDataset(
+        image_dir, "train", "mask.tif", bands=("B9", "B2"), drawn=PreparedPatches(image_dir)
+    )
+    assert some.kind.bands == ("B9", "B2")
+    for index in (0, len(whole) - 1):
+        for chosen in (some[index], some[len(whole) + index]):  # of drawn ones, too
+            assert (chosen["image"] == whole[index]["image"][[7, 1]]).all()
+    assert validation_set(some, "pixel")[0].kind == some.kind
+    normalization = training_normalization("stretch", some)
+    assert normalization.bands == ("B9", "B2")
+    of_all = training_normalization("stretch", whole)
+    assert normalization.low == (of_all.low[7], of_all.low[1])
+
+
 def test_drawn_patches_follow_and_cost_nothing(tmp_path):
     image_dir = write_patches(tmp_path / "real", 10, 4)
     along = write_patches(tmp_path / "drawn", 4, 2)

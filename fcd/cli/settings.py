@@ -14,7 +14,7 @@ from annotated_types import Ge, Interval
 
 from fcd.cli.parser import MAY_CHANGE, Flag, number
 from fcd.errors import UserError
-from fcd.landsat.bands import band_numbers
+from fcd.landsat.bands import band_numbers, listed_bands
 from fcd.landsat.rasters import nodata_value
 from fcd.landsat.sparcs import SPARCS
 from fcd.masks.prediction import Scores
@@ -130,6 +130,11 @@ class DataSettings:
         "alone, the scenes below --orig_image_dir",
     ] = PREPARED
     image_dir: Annotated[str, Flag("--l8biome_image_dir"), "folder of patches"] = IMAGE_DIR
+    train_bands: Annotated[
+        str | None,
+        Flag(metavar="BANDS"),
+        "bands to learn from, by name, such as B2-B7,B9; None: all that the patches have",
+    ] = None
     drawn_patches: Annotated[
         Path | None,
         Flag(metavar="DIR"),
@@ -178,6 +183,10 @@ class DataSettings:
                 f"--nodata {self.nodata} is for --dataset {OWN}; DN 0 is that of {PREPARED}"
             )
         return PreparedPatches(root)
+
+    def learned_bands(self) -> tuple[str, ...] | None:
+        """The names that `--train_bands` lists, or None; `UserError` if they are none."""
+        return listed_bands(self.train_bands, "--train_bands") if self.train_bands else None
 
     def drawn(self) -> Source | None:
         """Where the patches of drawn scenes are that are learned along."""
