@@ -17,7 +17,10 @@ from fcd.patches.normalisation import FILL, Normalization
 from fcd.patches.supervision import UNKNOWN
 
 Network = Literal["unet", "resnet50", "ucam"]
-Encoder = Literal["resnet18", "resnet34", "resnet50"]
+Encoder = Literal["resnet18", "resnet34", "resnet50", "slim18"]
+# ResNet-18 without its last stage, whose features of small patches are two pixels wide, and half a
+# decoder: a quarter of the weights.
+SLIM: dict[str, Any] = {"encoder_depth": 4, "decoder_channels": (128, 64, 32, 16)}
 
 
 class InstanceNorm(nn.InstanceNorm2d):
@@ -159,9 +162,12 @@ def build_unet(num_channels: int, encoder: str, classifier_head: bool) -> nn.Mod
     import segmentation_models_pytorch as smp
 
     head = {"pooling": "avg", "dropout": 0.2, "classes": 1} if classifier_head else None
-    return smp.Unet(
-        encoder, encoder_weights=None, in_channels=num_channels, classes=2, aux_params=head
-    )
+    how: dict[str, Any] = {"encoder_weights": None, "in_channels": num_channels, "classes": 2}
+    if encoder != "slim18":
+        return smp.Unet(encoder, **how, aux_params=head)
+    unet = smp.Unet("resnet18", **how, aux_params=head, **SLIM)
+    unet.encoder.layer4 = nn.Identity()  # never used, but trained and stored
+    return unet
 
 
 class PooledClassifier(nn.Module):

@@ -29,7 +29,9 @@ class NetworkSettings:
         "unet: masks; resnet50, ucam: classifiers trained on image-level labels alone, scored by "
         "class activation maps",
     ] = "unet"
-    encoder: Annotated[Encoder, "encoder of the U-Net"] = "resnet34"
+    encoder: Annotated[
+        Encoder, "encoder of the U-Net; slim18: ResNet-18 without its last stage, a narrow decoder"
+    ] = "resnet34"
     imagenet: Annotated[
         bool, "begin --network resnet50 with ImageNet weights (torchvision downloads them)"
     ] = False

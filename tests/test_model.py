@@ -131,6 +131,19 @@ def test_weights_of_another_shape_are_one_clear_line():
         load_weights(small_generator(), Generator(4, 1, 2, 3).state_dict(), "a.pt")
 
 
+def test_the_slim_unet_is_resnet18_without_its_last_stage():
+    slim, whole = build_unet(8, "slim18", True), build_unet(8, "resnet18", True)
+    kept, all_of_it = slim.encoder.state_dict(), whole.encoder.state_dict()
+    left_out = all_of_it.keys() - kept.keys()
+    assert left_out == {name for name in all_of_it if name.startswith("layer4.")}
+    assert all(kept[name].shape == all_of_it[name].shape for name in kept)
+    assert (
+        sum(p.numel() for p in slim.parameters()) < sum(p.numel() for p in whole.parameters()) / 3.9
+    )
+    masks, label = slim(torch.rand(2, 8, 64, 64))
+    assert (masks.shape, label.shape) == ((2, 2, 64, 64), (2, 1))
+
+
 def test_unet_heads():
     x = torch.rand(2, 10, 32, 32)
     assert build_unet(10, "resnet18", False)(x).shape == (2, 2, 32, 32)
