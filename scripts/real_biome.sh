@@ -59,9 +59,10 @@ gan+=(--augment d4 --ema 0.03 "${more_gan[@]}")
 averaged=(--tta flip --threshold clear)
 maps=(--threshold 0.2) # of their maximum: that of CAM's paper
 masks=(--tta flip --threshold known --unsure_from 0.8 --unsure_to 1.15)
-unet+=(--batch_size 16 --augment randomise --ema 0.05)
+unet=(--encoder slim18 --normalize stretch --batch_size 16 --augment randomise --ema 0.05)
 tuned=("${unet[@]}" --n_epochs 40 --lr 1e-4 "${more_unet[@]}")
-unet+=(--n_epochs 10 --lr 1e-3 "${more_unet[@]}")
+of_drawn=("${unet[@]}" --n_epochs 12 --lr 1e-3 "${more_unet[@]}")
+unet+=(--n_epochs 5 --lr 1e-3 "${more_unet[@]}")
 drawn=(--scenes_per_biome 10 --size 256 --seed 7 --variety wide)
 
 cut_patches() { # CSV FOLDER SIZE STRIDE: patches labelled by the masks
@@ -107,7 +108,7 @@ if [ -z "$only" ]; then
     use patches/drawn
     for seed in $seeds; do
         [ -f "outputs/Drawn-s$seed/models/best.pt" ] ||
-            train_row supervised_main.py "Drawn-s$seed" "$seed" "${unet[@]}"
+            train_row supervised_main.py "Drawn-s$seed" "$seed" "${of_drawn[@]}"
     done
     begin
     arguments=("$crops" --folds "$folds" "${arguments[@]}")
