@@ -63,6 +63,7 @@ if $demo; then
         touch patches/complete
     fi
 else
+    mkdir -p "${dir:-$root}"
     cd "${dir:-$root}"
     data=()
     gan=()
