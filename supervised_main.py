@@ -50,12 +50,13 @@ class Settings(CommandSettings):
     """Networks trained on masks or image labels: FCD+, fully supervised, pre-training, CAM."""
 
     mode: Annotated[
-        Literal["train", "test", "predict", "export"],
+        Literal["train", "test", "predict", "export", "pack"],
         MAY_CHANGE,
         "train: train on patches; test: score the test scenes against their truth, or their QA "
         "bands if they were prepared with --labels qa; predict: masks of any --scenes; "
         "export: write models/<checkpoint>.onnx, which takes DN and returns the U-Net's "
-        "probability of cloud",
+        "probability of cloud; pack: write models/<checkpoint>-packed.pt, the U-Net alone in half "
+        "precision, with its threshold, to be passed on as --model_weights",
     ] = "train"
     train_mask_file: Annotated[
         str, Flag(metavar="NAME"), "mask to learn: mask.tif (pixel labels) or generated_mask.tif"
@@ -155,7 +156,11 @@ def trained(settings: Settings, run: Run) -> SupervisedSolver:
     return solver
 
 
-MODES: dict[str, modes.Mode[Settings]] = {"train": train, **modes.after_training(trained)}
+MODES: dict[str, modes.Mode[Settings]] = {
+    "train": train,
+    "pack": partial(modes.pack, load=trained),
+    **modes.after_training(trained),
+}
 
 
 def main() -> int:

@@ -33,6 +33,11 @@ S = TypeVar("S", bound=CommandSettings)
 class Trained(Protocol):
     """What is needed of a `solver.Solver`."""
 
+    scoring: str  # the name of the network that scores, unless it has an average
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+
     def scorer(self) -> Scorer:
         """The score and all that has to be known of it."""
 
@@ -217,6 +222,17 @@ def export(settings: S, run: Run, load: Load[S]) -> int:
     scorer.check_exportable()
     path = run.folder.models / f"{settings.run.checkpoint}.onnx"
     scoring.export(scorer, path, chosen_threshold(settings, solver)["threshold"], git_commit())
+    return 0
+
+
+def pack(settings: S, run: Run, load: Load[S]) -> int:
+    """`--mode pack`: the checkpoint as small weights for others; return the exit code."""
+    solver = load(settings, replace(run, device=torch.device("cpu")))
+    solver.scorer().check_exportable()
+    path = run.folder.models / f"{settings.run.checkpoint}-packed.pt"
+    record = chosen_threshold(settings, solver)
+    checkpoints.save(path, checkpoints.packed(solver.state(), solver.scoring, record))
+    print(f"packed: {path}, {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
 

@@ -20,6 +20,7 @@ from fcd.errors import UserError, first_line
 from fcd.files import replacing
 from fcd.landsat.bands import default_rgb
 from fcd.landsat.reference import QA
+from fcd.training import averaging
 
 MAX_IMAGE_SIZE = 16_384  # of a checkpoint that is believed, pixels
 
@@ -78,6 +79,20 @@ def save(path: Path, state: dict[str, Any], previous: Path | None = None) -> Non
             os.fsync(stream.fileno())
         if previous and path.exists():
             os.replace(path, previous)
+
+
+def packed(state: dict[str, Any], scoring: str, threshold: dict[str, Any]) -> dict[str, Any]:
+    """`state` as weights that are passed on: half precision, without what training alone takes.
+
+    scoring: the name of its network that scores, of which the average is taken if there is one.
+    threshold: record of `fcd.masks.thresholds`, of which no path is kept.
+    """
+    network = state.get(averaging.name_of(scoring), state[scoring])
+    kept = {name: value for name, value in state.items() if not isinstance(value, dict)}
+    kept |= {name: state[name] for name in ("choice", "normalization", "supervision", "task")}
+    kept[scoring] = {name: v.half() if v.is_floating_point() else v for name, v in network.items()}
+    told = ("threshold", "pixel_labels", "chosen_by")
+    return kept | {"threshold": {name: threshold[name] for name in told}}
 
 
 def load(path: Path | str, needs: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+import supervised_main
 from data_loader import PatchDataset
 from fcd.training import averaging, checkpoints
-from solver import FCDSolver, GANTraining, SupervisedSolver, SupervisedTraining
+from solver import FCDSolver, GANTraining, SupervisedSolver, SupervisedTraining, load_solver
 from tests.tiny import equal, gan, unet
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
@@ -92,3 +93,22 @@ def test_fine_tuning_begins_with_the_average(image_dir):
     tuned = unet("b")
     tuned.start_from(path, encoder_only=False)
     assert equal(dict(tuned.network.state_dict()), checkpoints.load(path)["network_average"])
+
+
+def test_packed_weights_are_the_average_in_half_precision(image_dir, call):
+    train_set = PatchDataset(image_dir, "train", "mask.tif")
+    solver = unet("FCD+")
+    solver.train(SupervisedTraining(batch_size=4, n_epochs=1, ema=0.5), train_set, None)
+    pack = ["--mode", "pack", "--experiment_name", "FCD+", "--l8biome_image_dir", str(image_dir)]
+    assert call(supervised_main, *pack, "--threshold", "0.4")[0] == 0
+    whole, path = (solver.run.folder.checkpoint(name) for name in ("best", "best-packed"))
+    # Three networks' worth of float32 (weights, average and Adam's two) against one of float16.
+    assert path.stat().st_size < whole.stat().st_size / 7
+    state = checkpoints.load(path)
+    assert {"optimizer", "network_average"}.isdisjoint(state)
+    passed_on = path.rename("elsewhere.pt")
+    loaded, average = load_solver(passed_on, "cpu"), solver.network.state_dict()
+    for name, value in loaded.network.state_dict().items():
+        torch.testing.assert_close(value, average[name], atol=1e-3, rtol=1e-3)
+    assert loaded.predictor().threshold == 0.4
+    assert loaded.seen == solver.seen
