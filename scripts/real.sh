@@ -1,0 +1,45 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034  # the scripts that source this one use its variables
+# Sourced, after rows.sh, by the scripts that learn from crops of real scenes ($crops): with which
+# settings each network is trained and tested, and how patches come about.
+
+# No pixel label anywhere, but in the rows that say so: in the threshold of FCD and of the activation
+# maps, the masks FCD+ learns from, and the checkpoints.
+demo_size 32 3e-4 1500 750 1000 500
+gan+=(--augment d4 --ema 0.03 "${more_gan[@]}")
+averaged=(--tta flip --threshold clear)
+maps=(--threshold 0.2) # of their maximum: that of CAM's paper
+masks=(--tta flip --threshold known --unsure_from 0.8 --unsure_to 1.15)
+unet=(--encoder slim18 --normalize stretch --batch_size 16 --augment randomise --ema 0.05)
+tuned=("${unet[@]}" --n_epochs 40 --lr 1e-4 "${more_unet[@]}")
+of_drawn=("${unet[@]}" --n_epochs 12 --lr 1e-3 "${more_unet[@]}")
+unet+=(--n_epochs 6 --lr 1e-3 "${more_unet[@]}")
+drawn=(--scenes_per_biome 10 --size 256 --seed 7 --variety wide)
+
+cut_patches() { # CSV FOLDER SIZE STRIDE: patches labelled by the masks
+    local tree=$2
+    [ -f "$tree/complete" ] && return
+    say -m fcd.cut --csv "$1" --output_dir "$tree" --patch_size "$3" --stride "$4" \
+        --clear_below 0.005 --cloudy_above 0.1
+    mkdir -p "$tree"
+    touch "$tree/complete"
+}
+
+use() { # FOLDER: the patches of the commands that follow
+    data=(--dataset Patches --image_dir "$1" --num_workers 0)
+}
+
+draw() { # drawn scenes with the bands of the crops, as patches
+    local bands
+    [ -f patches/drawn/complete ] && return
+    bands=$(python -c '
+import sys
+from pathlib import Path
+from fcd.landsat.rasters import opened
+print(",".join(opened(next(Path(sys.argv[1], "images").glob("*.tif"))).descriptions))' "$crops")
+    say -m fcd.synthetic --output_dir drawn/scenes "${drawn[@]}"
+    say -m fcd.crops --orig_image_dir drawn/scenes --output_dir drawn/crops --crops 1 --size 192 \
+        --bands "$bands"
+    say -m fcd.folds drawn/crops --output_dir drawn/folds
+    cut_patches drawn/folds/all.csv patches/drawn 64 48
+}

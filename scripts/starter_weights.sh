@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# The weights in weights/, made again: a U-Net with thermal bands and one without, from drawn scenes
+# and the image-level labels of crops of real scenes. No pixel label anywhere.
+#
+#   scripts/starter_weights.sh DIR [FLAGS…]
+#
+# DIR holds images/, masks/ and patches.csv (docs/real-pixels.md), in the bands B2-B7,B9,B10; of the
+# masks only what share of a patch is cloud is used. Of the flags below, --dir is starter-weights
+# and --seeds is 0 by default (one seed); --demo, --orig_image_dir and --image_dir do not belong
+# here. Typed again after a stop it goes on where it was.
+#
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+crops=${1:-}
+if [ ! -f "$crops/patches.csv" ] && [[ $crops != -h && $crops != --help ]]; then
+    echo "error: ${crops:-no folder given}: a folder with images/, masks/ and patches.csv is" \
+        "expected (usage: scripts/starter_weights.sh DIR [FLAGS…])" >&2
+    exit 2
+fi
+if [ -d "$crops" ]; then
+    crops=$(cd "$crops" && pwd)
+    shift
+fi
+set -- --seeds 0 --dir starter-weights "$@"
+# shellcheck source=scripts/rows.sh
+source "$here/rows.sh"
+# shellcheck source=scripts/real.sh
+source "$here/real.sh"
+
+step "cut the crops" -m fcd.folds "$crops" --output_dir folds
+cut_patches folds/all.csv patches/32-all 32 32
+cut_patches folds/all.csv patches/64-all 64 32
+draw
+
+use patches/32-all
+train_row main.py FCD "$seeds" "${gan[@]}"
+say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 --experiment_name FCD \
+    "${averaged[@]}" "${extra[@]}" # the threshold that is known then
+use patches/64-all
+say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 --experiment_name FCD \
+    "${masks[@]}" "${extra[@]}"
+
+make() { # NAME BANDS
+    train_row supervised_main.py "$1" "$seeds" "${unet[@]}" --train_bands "$2" \
+        --train_mask_file generated_mask.tif --drawn_patches patches/drawn
+    say "$root/supervised_main.py" --mode pack "${data[@]}" --experiment_name "$1" --threshold 0.5
+    mkdir -p "$root/weights"
+    cp "outputs/$1/models/best-packed.pt" "$root/weights/$1.pt"
+}
+make starter-thermal B2-B7,B9,B10
+make starter B2-B7,B9
+echo
+echo "weights: $root/weights"
