@@ -81,7 +81,7 @@ def trained(settings: Settings, run: Run) -> FCDSolver:
     """The solver of the checkpoint that `settings` name."""
     solver = FCDSolver.load(run, modes.weights(settings, run))
     solver.use_rgb(settings.data.rgb_bands(solver.normalization.num_channels))
-    solver.tta = settings.whole_scenes.tta
+    solver.views = settings.whole_scenes.views
     return solver
 
 

@@ -32,7 +32,7 @@ from fcd.landsat.reference import NAMES, TRUTH
 from fcd.masks import thresholds
 from fcd.masks.cam import Method, cam_score
 from fcd.masks.prediction import Predictor, predictor_of
-from fcd.masks.scoring import Scorer, Tiles, Tta, averaged
+from fcd.masks.scoring import Scorer, Tiles, Views
 from fcd.patches.normalisation import Normalization, to_device
 from fcd.patches.sources import Source
 from fcd.patches.supervision import Supervision
@@ -60,7 +60,7 @@ class Solver(Resumable):
     natural_threshold: float | None = None  # of a score that is a probability
     not_exportable = ""  # what is scored by, if it cannot be written as ONNX, in words
     shown: tuple[str, ...]  # the loss parts beside the bar
-    tta: Tta = "none"  # over which views others get the score averaged; validation does without
+    views = Views()  # how others get tiles looked at; validation does without
 
     def __init__(self, run: Run, image_size: int, normalization: Normalization) -> None:
         super().__init__(run)
@@ -152,11 +152,11 @@ class Solver(Resumable):
 
     def scorer(self) -> Scorer:
         """The score with the weights as they are, and all that has to be known of it."""
-        folder, views = self.run.folder, "" if self.tta == "none" else f", mean of {self.tta}s"
+        folder = self.run.folder
         return Scorer(
             experiment=folder.experiment,
-            name=self.score_name + views,
-            score=averaged(self.score, self.tta),
+            name=self.score_name + self.views.told,
+            score=self.views.of(self.score),
             network=self.network,
             normalization=self.normalization,
             rgb=self.rgb,
@@ -166,6 +166,7 @@ class Solver(Resumable):
             identify=self.fingerprint,
             checkpoint=self.source,
             results=(folder.results, self.source.parent.parent / "results"),
+            views=self.views,
             natural_threshold=self.natural_threshold,
             stored_threshold=self.stored_threshold,
             not_exportable=self.not_exportable and f"{self.source} is {self.not_exportable}",

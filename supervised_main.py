@@ -152,7 +152,7 @@ def trained(settings: Settings, run: Run) -> SupervisedSolver:
     solver = SupervisedSolver.load(run, modes.weights(settings, run))
     solver.use_cam(settings.net.cam_method)
     solver.use_rgb(settings.data.rgb_bands(solver.normalization.num_channels))
-    solver.tta = settings.whole_scenes.tta
+    solver.views = settings.whole_scenes.views
     return solver
 
 

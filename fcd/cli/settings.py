@@ -19,7 +19,7 @@ from fcd.landsat.rasters import nodata_value
 from fcd.landsat.sparcs import SPARCS
 from fcd.masks.prediction import Scores
 from fcd.masks.runtime import Runtime
-from fcd.masks.scoring import Tta
+from fcd.masks.scoring import Tta, Views
 from fcd.patches.sources import NO_NODATA, PreparedPatches, RasterPatches, Source
 from fcd.training.augmentation import Kind
 from fcd.training.checkpoints import Select
@@ -299,8 +299,16 @@ class SceneSettings:
         Tta,
         MAY_CHANGE,
         "average the score of each tile over it and its mirror images (flip, 4 views) or all "
-        "symmetries (d4, 8 views), which takes as many times as long",
+        "symmetries of a square (d4, 8 views), which takes as many times as long",
     ] = "none"
+    context: Annotated[
+        int,
+        Ge(0),
+        MAY_CHANGE,
+        "pixels by which each tile is continued on all sides, by reflection, while it is scored: "
+        "what the networks' zero padding does at its border is then cut off; 20 are enough, for "
+        "tiles of 32 pixels five times as long",
+    ] = 0
     runtime: Annotated[
         Runtime,
         MAY_CHANGE,
@@ -320,6 +328,11 @@ class SceneSettings:
     threshold_patches: Annotated[
         int, Ge(1), MAY_CHANGE, "at most this many patches to choose the threshold from"
     ] = 10_000
+
+    @property
+    def views(self) -> Views:
+        """How tiles are looked at."""
+        return Views(self.tta, self.context)
 
 
 @dataclass(frozen=True)

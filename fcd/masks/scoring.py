@@ -4,7 +4,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -40,25 +40,56 @@ FRAME = 32
 
 
 Tta = Literal["none", "flip", "d4"]
-"""Over which views of a tile the score is averaged: it alone; its four mirror images; all eight
-symmetries of a square."""
 
 
-def averaged(score: Score, tta: Tta) -> Score:
-    """The mean of `score` over the views `tta` of what it is given, each turned back."""
-    if tta == "none":
-        return score
+@dataclass(frozen=True)
+class Views:
+    """How a tile is looked at.
 
+    tta: its score is averaged over it alone, its four mirror images, or all eight symmetries of a
+    square. context: pixels by which it is continued on all sides, by reflection, and which are cut
+    off the score.
+    """
+
+    tta: Tta = "none"
+    context: int = 0
+
+    @property
+    def told(self) -> str:
+        """What follows upon the name of a score that is looked at so."""
+        views = "" if self.tta == "none" else f", mean of {self.tta}s"
+        return views + (f", context {self.context}" if self.context else "")
+
+    def of(self, score: Score) -> Score:
+        """The mean of `score` over the views of what it is given, each turned back."""
+        if self.context:
+            score = _continued(score, self.context)
+        return score if self.tta == "none" else _averaged(score, self.tta == "d4")
+
+
+def _averaged(score: Score, turned: bool) -> Score:
     def mean(x: torch.Tensor) -> torch.Tensor:
         # Of turned views, in x (N, C, h, w) and score (N, h, w), the last two dimensions change.
-        turned = (False, True) if tta == "d4" else (False,)
+        turns, mirrors = ((False, True) if turned else (False,)), ((), (-1,), (-2,), (-2, -1))
         views = []
-        for turn, mirrored in itertools.product(turned, ((), (-1,), (-2,), (-2, -1))):
+        for turn, mirrored in itertools.product(turns, mirrors):
             view = score((x.mT if turn else x).flip(mirrored)).flip(mirrored)
             views.append(view.mT if turn else view)
         return torch.stack(views).mean(dim=0)
 
     return mean
+
+
+def _continued(score: Score, pixels: int) -> Score:
+    # Convolutions pad with zeros, which the generator has seen at the borders of patches alone and
+    # marks: where tiles overlap, that would be a grid over the scene.
+    inside = slice(pixels, -pixels)
+
+    def scored(x: torch.Tensor) -> torch.Tensor:
+        continued = torch.nn.functional.pad(x, (pixels,) * 4, mode="reflect")
+        return score(continued)[:, inside, inside]
+
+    return scored
 
 
 @dataclass(frozen=True)
@@ -77,6 +108,7 @@ class Scorer:
     identify: Callable[[], str]  # what `fingerprint` is read from
     checkpoint: Path  # which the weights are from
     results: tuple[Path, ...]  # where its threshold may be written down; it is written to the first
+    views: Views = field(default_factory=Views)  # that `score` is made of
     natural_threshold: float | None = None  # of a score that is a probability
     stored_threshold: dict[str, Any] | None = None  # `thresholds.Record` that its checkpoint holds
     not_exportable: str = ""  # why it cannot be written as ONNX, in words
@@ -161,6 +193,12 @@ class Tiles:
         overlap = min(FRAME, size // 2) if overlap is None else overlap
         if size % scorer.multiple:
             raise UserError(f"--tile_size {size} is no multiple of {scorer.multiple}")
+        context = scorer.views.context
+        if 2 * context % scorer.multiple or context >= size:
+            raise UserError(
+                f"--context {context}: for tiles of {size} pixels it is less than these, and twice "
+                f"as many are a multiple of {scorer.multiple}"
+            )
         if overlap > size // 2:
             raise UserError(f"--overlap {overlap} exceeds half the tile ({size // 2} pixels)")
         if runtime == ONNX:

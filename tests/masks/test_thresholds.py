@@ -8,7 +8,7 @@ from data_loader import PatchDataset
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.masks import thresholds
-from fcd.masks.scoring import averaged
+from fcd.masks.scoring import Tiles, Views
 from fcd.patches.sources import PreparedPatches
 from tests.tiny import gan
 
@@ -79,19 +79,19 @@ def test_views_are_turned_back_before_they_are_averaged(tta, views):
         seen.append(x)
         return x[:, 0]
 
-    torch.testing.assert_close(averaged(score, tta)(x), x[:, 0])
+    torch.testing.assert_close(Views(tta).of(score)(x), x[:, 0])
     assert len(seen) == views
     assert len({view.numpy().tobytes() for view in seen}) == views
     # By hand: a score that knows left from right becomes the mean over the views.
     ramp = torch.arange(8.0).expand(2, 8, 8)
     expected = ramp if tta == "none" else torch.full((2, 8, 8), 3.5)
-    torch.testing.assert_close(averaged(lambda x: ramp.to(x), tta)(x), expected)
+    torch.testing.assert_close(Views(tta).of(lambda x: ramp.to(x))(x), expected)
 
 
 def test_a_threshold_belongs_to_the_views_its_scores_are_averaged_over(image_dir):
     solver = gan("FCD")
     plain = solver.choose_threshold("clear", image_dir, 100, 4)
-    solver.tta = "flip"
+    solver.views = Views("flip")
     assert solver.scorer().name == "difference map, mean of flips"
     with pytest.raises(UserError, match="no threshold is known"):
         thresholds.known(solver.scorer())
@@ -105,3 +105,21 @@ def test_clear_training_patches_without_data_are_refused(image_dir, monkeypatch)
     monkeypatch.setattr(thresholds, "mask_of", lambda batch, x: nothing[: len(x)])
     with pytest.raises(UserError, match="the clear training patches hold no pixel that is valid"):
         solver.choose_threshold("clear", image_dir, 100, 4)
+
+
+def test_what_happens_at_the_border_of_a_tile_is_cut_off(image_dir):
+    def score(x):  # a convolution, whose zero padding shows
+        return torch.nn.functional.conv2d(x, torch.full((1, 3, 9, 9), 1 / 243), padding=4)[:, 0]
+
+    x = torch.ones(2, 3, 32, 32)
+    assert score(x).min() < 0.5
+    torch.testing.assert_close(Views(context=4).of(score)(x), x[:, 0])
+    torch.testing.assert_close(Views("flip", 4).of(score)(x), x[:, 0])
+    solver = gan("FCD")
+    solver.views = Views("flip", 6)
+    assert solver.scorer().name == "difference map, mean of flips, context 6"
+    Tiles.of(solver.scorer())
+    for context, size in ((5, None), (32, None), (8, 8)):
+        solver.views = Views(context=context)
+        with pytest.raises(UserError, match=f"--context {context}: for tiles of .* multiple of 4"):
+            Tiles.of(solver.scorer(), size)
