@@ -26,6 +26,7 @@ set -- --seeds 0 --dir starter-weights "$@"
 source "$here/rows.sh"
 # shellcheck source=scripts/real.sh
 source "$here/real.sh"
+drawn+=(--scenes_per_biome 20)
 
 step "cut the crops" -m fcd.folds "$crops" --output_dir folds
 cut_patches folds/all.csv patches/32-all 32 32
@@ -42,7 +43,7 @@ say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 --experim
 
 make() { # NAME BANDS
     train_row supervised_main.py "$1" "$seeds" "${unet[@]}" --train_bands "$2" \
-        --train_mask_file generated_mask.tif --drawn_patches patches/drawn --n_epochs 12
+        --train_mask_file generated_mask.tif --drawn_patches patches/drawn --n_epochs 9
     say "$root/supervised_main.py" --mode pack "${data[@]}" --experiment_name "$1" --threshold 0.5
     mkdir -p "$root/weights"
     cp "outputs/$1/models/best-packed.pt" "$root/weights/$1.pt"
