@@ -7,9 +7,9 @@
 # maps, the masks FCD+ learns from, and the checkpoints.
 demo_size 32 3e-4 1500 750 1000 500
 gan+=(--augment d4 --ema 0.03 "${more_gan[@]}")
-averaged=(--tta flip --threshold clear)
+of_clear=(--threshold clear)
 maps=(--threshold 0.2) # of their maximum: that of CAM's paper
-masks=(--tta flip --threshold known --unsure_from 0.8 --unsure_to 1.15)
+masks=(--threshold known --unsure_from 0.8 --unsure_to 1.15)
 unet=(--encoder slim18 --normalize stretch --batch_size 16 --augment randomise --ema 0.05)
 tuned=("${unet[@]}" --n_epochs 40 --lr 1e-4 "${more_unet[@]}")
 of_drawn=("${unet[@]}" --n_epochs 12 --lr 1e-3 "${more_unet[@]}")

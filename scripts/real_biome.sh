@@ -105,7 +105,7 @@ for seed in $seeds; do
         use "patches/32-fold$fold"
         if wanted FCD || wanted FCD+ || wanted Drawn+ || wanted FCD+1Pct; then
             train_row main.py "FCD-$run" "$seed" "${gan[@]}"
-            test_row main.py FCD "FCD-$run" "${averaged[@]}"
+            test_row main.py FCD "FCD-$run" "${of_clear[@]}"
         fi
         use "patches/64-fold$fold"
         if { wanted FCD+ && ! tested "FCD+-$run" >/dev/null; } ||

@@ -36,7 +36,7 @@ draw
 use patches/32-all
 train_row main.py FCD "$seeds" "${gan[@]}"
 say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 --experiment_name FCD \
-    "${averaged[@]}" "${extra[@]}" # the threshold that is known then
+    "${of_clear[@]}" "${extra[@]}" # the threshold that is known then
 use patches/64-all
 say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 --experiment_name FCD \
     "${masks[@]}" "${extra[@]}"
