@@ -254,12 +254,12 @@ def mask_files(
     scores: Scores,
     *,
     as_cog: bool = False,
-) -> Iterator[Callable[[int, np.ndarray, np.ndarray | None], None]]:
+) -> Iterator[Callable[..., None]]:
     """What writes rows of a mask and, unless `scores` is `none`, of its score to these files.
 
-    It takes the first row, patch codes (h, W) and score (h, W) in [0, 1]. The files appear when
-    they are whole, the mask last: where it is, the score is too. Raises `OutputError` if they
-    cannot be written.
+    It takes the first row, patch codes (h, W), score (h, W) in [0, 1] and, perhaps, where the mask
+    is left open though there is a score, (h, W) bool. The files appear when they are whole, the
+    mask last: where it is, the score is too. Raises `OutputError` if they cannot be written.
     """
     writer = partial(raster_writer, grid=grid, tags=tags, cloud_optimised=as_cog)
     with ExitStack() as stack:
@@ -274,9 +274,15 @@ def mask_files(
                 writer(score, dtype=scores, nodata=nodata, scale=scale, offset=offset)
             )
 
-        def write(row: int, codes: np.ndarray, values: np.ndarray | None) -> None:
+        def write(
+            row: int,
+            codes: np.ndarray,
+            values: np.ndarray | None,
+            left_open: np.ndarray | bool = False,
+        ) -> None:
             window = ((row, row + len(codes)), (0, grid.width))
-            mask_tif.write(labels.tif_from_patch(codes), 1, window=window)
+            mask = np.where(left_open, labels.INVALID, codes)
+            mask_tif.write(labels.tif_from_patch(mask), 1, window=window)
             if scores != "none" and values is not None:
                 values = np.rint(values * 254) + 1 if whole else values
                 values = np.where(codes == labels.INVALID, nodata, values).astype(scores)
