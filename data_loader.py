@@ -19,7 +19,8 @@ from fcd.cli.settings import TrainingSettings
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.bands import positions
-from fcd.patches.normalisation import Kind, Normalization, normalization
+from fcd.landsat.radiometry import Radiometry
+from fcd.patches.normalisation import TOA, Kind, Normalization, normalization
 from fcd.patches.sources import PreparedPatches, Source
 from fcd.patches.store import DamagedPatch
 from fcd.processes import Part, Processes
@@ -62,6 +63,7 @@ class PatchDataset(Dataset):
     shape or type than most: `left_out`. Otherwise they raise `DamagedPatch` when they are read.
     masks_optional: read no mask if a patch has none and `source` lets it do without.
     bands: those that images give, by name and in this order; None: all, as they are.
+    toa: images are standard DN (`fcd.landsat.radiometry`), whatever sun scenes were taken under.
     drawn: where patches of drawn scenes are that follow upon these; their masks are mask.tif. They
     are no part of `patches`, of what is counted there, and of what is left out.
     Raises `UserError` if a folder is missing or empty, or a patch has no `mask_file` but should.
@@ -78,9 +80,10 @@ class PatchDataset(Dataset):
         masks_optional: bool = False,
         bands: Sequence[str] | None = None,
         drawn: Source | None = None,
+        toa: bool = False,
     ) -> None:
         self.source, self.bands = as_source(source), bands
-        self.mask_file = mask_file
+        self.mask_file, self.toa = mask_file, toa
         self.reference, self.labels_from = self.source.reference, self.source.labels_from
         self.patches: list[tuple[Path, int]] = []
         for label, name in enumerate(labels.CLASS_FOLDERS):
@@ -103,10 +106,15 @@ class PatchDataset(Dataset):
                 )
             self.mask_file = None
         self.left_out = self._leave_out_damaged(split) if skip_bad else []
+        self._radiometries: dict[Path, Radiometry] = {}
+        if toa:
+            self.kind.require_landsat(f"--normalize {TOA}", "--normalize stretch")
+            found = [patch for patch, _ in self.patches]
+            self._radiometries = self.source.radiometries(found, self.kind.bands)
         self.drawn: PatchDataset | None = None
         if drawn:
             mask = "mask.tif" if self.mask_file else None
-            self.drawn = PatchDataset(drawn, split, mask, bands=bands)
+            self.drawn = PatchDataset(drawn, split, mask, bands=bands, toa=toa)
             if self.drawn.kind != self.kind:
                 raise UserError(
                     f"--drawn_patches {drawn.root} has {self.drawn.kind}, {self.source.root} has "
@@ -210,8 +218,11 @@ class PatchDataset(Dataset):
             image, mask = self.source.read(patch, self.mask_file)
             if error := self._unlike(patch, Form.of(image, mask)):
                 raise error
+        image = image if self._places is None else image[self._places]
+        if self.toa:
+            image = self._radiometries[patch].standard(image)
         sample = {
-            "image": torch.from_numpy(image if self._places is None else image[self._places]),
+            "image": torch.from_numpy(image),
             "label": torch.tensor([label], dtype=torch.float32),
             "name": patch.name,
         }
@@ -253,7 +264,8 @@ def validation_set(
         print(f"{source.root} has no val split: the last checkpoint will count as the best one")
         return None, select
     how: dict[str, Any] = {"skip_bad": skip_bad, "masks_optional": True}
-    dataset = PatchDataset(source, "val", "mask.tif", **how, bands=train_set.bands)
+    how |= {"bands": train_set.bands, "toa": train_set.toa}
+    dataset = PatchDataset(source, "val", "mask.tif", **how)
     if dataset.kind != train_set.kind:
         raise UserError(
             f"{source.root}: the val patches have {dataset.kind}, the training patches "
@@ -302,7 +314,7 @@ def summaries(train_set: PatchDataset, val_set: PatchDataset | None) -> dict[str
 
 
 def training_normalization(kind: str, dataset: PatchDataset) -> Normalization:
-    """`paper`, or `stretch` from the statistics of at most `MEASURED` of the patches."""
+    """`paper`, or `stretch` and `toa` from the statistics of at most `MEASURED` of the patches."""
     order = np.random.default_rng(SUBSET_SEED).permutation(len(dataset))[:MEASURED]
     return normalization(
         kind, dataset.kind, lambda: (dataset[int(index)]["image"].numpy() for index in order)

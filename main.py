@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
@@ -59,7 +59,8 @@ def train(settings: Settings, run: Run) -> int:
     data, training = settings.data, settings.training
     run.processes.per_process(training.batch_size)
     source, drawn, bands = data.patches("train"), data.drawn(), data.learned_bands()
-    train_set = PatchDataset(source, "train", skip_bad=data.skip_bad, bands=bands, drawn=drawn)
+    how: dict[str, Any] = {"skip_bad": data.skip_bad, "bands": bands, "drawn": drawn}
+    train_set = PatchDataset(source, "train", **how, toa=data.toa)
     val_set, select = validation_set(train_set, training.select, data.skip_bad)
     if train_set.image_size != settings.image_size:
         raise UserError(
@@ -115,6 +116,7 @@ def visualize(settings: Settings, run: Run) -> int:
         skip_bad=skip_bad,
         masks_optional=True,
         bands=solver.normalization.bands,
+        toa=solver.normalization.is_toa,
     )
     print(f"pictures: {solver.visualize(dataset, settings.num_pictures)}")
     return 0

@@ -201,8 +201,8 @@ class Solver(Resumable):
         choice = choice if choice is not None else natural or threshold_choice(source)
 
         def measured() -> tuple[np.ndarray, int]:
-            bands = self.normalization.bands
-            found = threshold_patches(source, str(choice), skip_bad=skip_bad, bands=bands)
+            like = {"bands": self.normalization.bands, "toa": self.normalization.is_toa}
+            found = threshold_patches(source, str(choice), skip_bad=skip_bad, **like)
             chosen = Subset(found, thresholds.sample(len(found), sample))
             score = self.autocast(amp)(scorer.score)
             return self._histogram(chosen, batch_size, score, thresholds.mask_of), len(chosen)
@@ -212,6 +212,7 @@ class Solver(Resumable):
             "image_dir": str(source.root.resolve()),
             "reference": source.reference,
             "nodata": source.nodata,
+            "sun_elevation": source.sun_elevation,
             "sample": sample,
             "amp": amp,
         }

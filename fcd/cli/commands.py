@@ -27,7 +27,7 @@ class Cut:
     csv: Annotated[
         Path,
         "columns path and label (clear, cloudy, or nothing: by each patch's mask); if there, mask "
-        "(a path) and split (train, val, or test: not cut)",
+        "(a path), sun_elevation (degrees) and split (train, val, or test: not cut)",
     ]
     output_dir: Annotated[Path, "folder of the patches"]
     patch_size: PatchSize = 128

@@ -123,7 +123,8 @@ def tiles(settings: CommandSettings, scorer: Scorer) -> Tiles:
     """How scenes are scored; `UserError` if they cannot be."""
     asked, training = settings.whole_scenes, settings.training
     side, precision = (asked.tile_size, asked.overlap), (training.batch_size, training.amp)
-    return Tiles.of(scorer, *side, *precision, settings.data.nodata, asked.runtime)
+    nodata, sun = settings.data.nodata, settings.data.sun_elevation
+    return Tiles.of(scorer, *side, *precision, nodata, asked.runtime, sun)
 
 
 def chosen_threshold(settings: CommandSettings, solver: Trained) -> thresholds.Record:
@@ -220,6 +221,11 @@ def export(settings: S, run: Run, load: Load[S]) -> int:
     solver = load(settings, replace(run, device=torch.device("cpu")))
     scorer = solver.scorer()
     scorer.check_exportable()
+    if scorer.normalization.is_toa:
+        raise UserError(
+            f"--mode export: {scorer.checkpoint} takes reflectance (--normalize toa), and an ONNX "
+            "file of DN knows no sun; --runtime onnx scores scenes with it"
+        )
     path = run.folder.models / f"{settings.run.checkpoint}.onnx"
     scoring.export(scorer, path, chosen_threshold(settings, solver)["threshold"], git_commit())
     return 0

@@ -20,6 +20,7 @@ from fcd.landsat.sparcs import SPARCS
 from fcd.masks.prediction import Scores
 from fcd.masks.runtime import Runtime
 from fcd.masks.scoring import Tta, Views
+from fcd.patches.normalisation import TOA
 from fcd.patches.sources import NO_NODATA, PreparedPatches, RasterPatches, Source
 from fcd.training.augmentation import Kind
 from fcd.training.checkpoints import Select
@@ -151,6 +152,13 @@ class DataSettings:
         f"what marks nodata in patches of --dataset {OWN} and in scenes: a number or {NO_NODATA}; "
         "None: what the files say, or that of training; NaN always does",
     ] = None
+    sun_elevation: Annotated[
+        float | None,
+        Interval(ge=0, le=90),
+        Flag(metavar="DEGREES"),
+        f"for --normalize {TOA}: of patches of --dataset {OWN} and of scenes that have neither an "
+        "MTL file nor the tag SUN_ELEVATION",
+    ] = None
     rgb: Annotated[
         str | None,
         Flag(metavar="R,G,B"),
@@ -159,10 +167,11 @@ class DataSettings:
         "1,2,3 of three bands, 3,2,1 of more; kept in the checkpoint",
     ] = None
     normalize: Annotated[
-        Literal["paper", "stretch"],
+        Literal["paper", "stretch", "toa"],
         "paper: DN / 65535, of uint8 / 255, of float32 each band from its least to its greatest "
-        "value; stretch: each band from its 0.1 to 99.9 percentile in the training patches; a run "
-        "that begins with other weights takes theirs",
+        "value; stretch: each band from its 0.1 to 99.9 percentile in the training patches; toa: "
+        "the same of reflectance (Landsat) at the top of the atmosphere, the sun's elevation taken "
+        "out, and radiance of thermal bands; a run that begins with other weights takes theirs",
     ] = "paper"
     skip_bad: Annotated[
         bool,
@@ -175,7 +184,7 @@ class DataSettings:
         """Where the patches are that `--mode` `mode` reads."""
         root = Path(self.image_dir)
         if self.dataset == OWN:
-            return RasterPatches(root, self.nodata)
+            return RasterPatches(root, self.nodata, self.sun_elevation)
         if self.dataset == SPARCS:
             raise UserError(f"--dataset {SPARCS} has no patches: it is for --mode test")
         if mode == "train" and self.nodata is not None:
@@ -183,6 +192,11 @@ class DataSettings:
                 f"--nodata {self.nodata} is for --dataset {OWN}; DN 0 is that of {PREPARED}"
             )
         return PreparedPatches(root)
+
+    @property
+    def toa(self) -> bool:
+        """Whether networks learn reflectance."""
+        return self.normalize == TOA
 
     def learned_bands(self) -> tuple[str, ...] | None:
         """The names that `--train_bands` lists, or None; `UserError` if they are none."""

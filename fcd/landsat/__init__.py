@@ -8,6 +8,7 @@ bands       the names and numbers of bands
 rasters     GeoTIFFs: grid, nodata, writing
 scenes      a scene and its metadata, found below a folder and read window by window
 products    a scene to predict: folder, archive, MTL file or GeoTIFF
+radiometry  DN as those of an overhead sun: reflectance and radiance
 archives    tar archives: read where they are, or unpacked with distrust
 labels      mask codes
 reference   what the clouds of a scene are taken from: manual mask, or quality band as a mask

@@ -3,10 +3,11 @@
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -77,10 +78,12 @@ def write_raster(
     grid: Grid,
     nodata: float | None,
     descriptions: Sequence[str | None] = (),
+    tags: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write a small GeoTIFF of `pixels` (C, h, w) on `grid`, whole or not at all.
 
-    descriptions: what the file says of each band; nothing unless they are given.
+    descriptions: what the file says of each band; nothing unless they are given. tags: what it says
+    of itself.
     """
     profile = {"driver": "GTiff", "count": len(pixels), "dtype": pixels.dtype.name}
     profile |= {"nodata": nodata, "compress": "deflate", **vars(grid)}
@@ -88,6 +91,7 @@ def write_raster(
         dataset.write(pixels)
         if any(descriptions):
             dataset.descriptions = tuple(descriptions)
+        dataset.update_tags(**tags)
 
 
 @contextmanager

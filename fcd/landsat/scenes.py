@@ -20,6 +20,7 @@ from fcd.errors import MissingBand, SceneError, UserError
 from fcd.landsat import biome, labels
 from fcd.landsat.archives import Member
 from fcd.landsat.bands import BANDS, FILL_DN, described, positions
+from fcd.landsat.radiometry import SUN_ELEVATION, Radiometry
 from fcd.landsat.rasters import Grid, nodata_of, opened
 
 MAX_SIDE = 65_535  # pixels; a Landsat scene has 8,000
@@ -224,6 +225,16 @@ class SceneReader:
         parts = self._scene.bands
         marked = tuple(nodata_of(self._dataset(part), self._number(part)) for part in parts)
         return marked[0] if len(set(marked)) == 1 else marked
+
+    def radiometry(self, bands: Sequence[str], sun_elevation: float | None) -> Radiometry:
+        """By its MTL file; without one by the tag of its first band's file, or `sun_elevation`.
+
+        bands: what its bands are called by Landsat. Raises `SceneError` if nothing says.
+        """
+        if fields := self._scene.metadata():
+            return Radiometry.of(fields, bands, str(self._scene.files["MTL"]))
+        tagged = self._dataset(self._scene.bands[0]).tags().get(SUN_ELEVATION)
+        return Radiometry.under(tagged or sun_elevation, bands, self._scene.where)
 
     def _number(self, part: str) -> int:
         """Which band of its file it is, from 1."""

@@ -79,7 +79,9 @@ def generate_masks(
     own, silent = processes.share(scenes), not processes.first
     bar = tqdm(own, "generating masks", unit="scene", dynamic_ncols=True, disable=silent)
     todo = (scene for scene in bar if not has_tags(generated.mask_tif(folder, scene), tags))
-    for group in alike(todo, tiles.size):
+    # Scenes under suns of their own are read one by one.
+    side = 0 if scorer.normalization.is_toa else tiles.size
+    for group in alike(todo, side):
         with ExitStack() as stack:
             writers = [
                 stack.enter_context(

@@ -80,6 +80,8 @@ def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
     }
     if tiles.nodata is not None:
         tags["FCD_NODATA"] = str(tiles.nodata)
+    if tiles.sun_elevation is not None and scorer.normalization.is_toa:
+        tags["FCD_SUN_ELEVATION"] = str(tiles.sun_elevation)
     return Predictor(
         scorer.normalization.bands,
         threshold,
@@ -90,16 +92,20 @@ def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
 
 
 def predict_array(
-    dn: np.ndarray, predictor: Predictor, bands: Sequence[str] | None = None
+    dn: np.ndarray,
+    predictor: Predictor,
+    bands: Sequence[str] | None = None,
+    sun_elevation: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mask and score of DN in memory, the same as the files of `predict_scenes` hold.
 
     dn: (C, H, W) digital numbers in the type of training, of Landsat uint16; nodata, in any band,
     is that of training, and NaN. bands: the names of its bands, such as ``("B2", "B3", …)``, of
     which the network takes its own, `predictor.bands`; None: it holds just these in their order.
+    sun_elevation: in degrees, which a network that takes reflectance (--normalize toa) needs.
     Returns the mask (H, W) uint8: 0 nodata, 128 clear, 255 cloud; and the score (H, W) float32 in
     [0, 1], NaN where nodata. Raises `UserError` if the array has another shape or type, or lacks a
-    band.
+    band or its sun.
     """
     count = len(predictor.bands if bands is None else bands)
     if dn.ndim != 3 or len(dn) != count or not dn.size:
@@ -110,7 +116,7 @@ def predict_array(
         )
     if bands is not None:
         dn = dn[positions(predictor.bands, bands, "the array")]
-    parts = list(predictor.predict(ArrayScene(dn)))
+    parts = list(predictor.predict(ArrayScene(dn, sun_elevation=sun_elevation)))
     mask = np.concatenate([part.mask for part in parts])
     score = np.concatenate([part.score for part in parts])
     score[mask == labels.INVALID] = np.nan

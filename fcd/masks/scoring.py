@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,11 +16,12 @@ from torch import nn
 from tqdm import tqdm
 
 import fcd
-from fcd.errors import UserError
+from fcd.errors import SceneError, UserError
 from fcd.landsat import labels, reference
 from fcd.landsat.bands import FILL_DN, default_rgb
+from fcd.landsat.radiometry import Radiometry
 from fcd.landsat.rasters import Grid
-from fcd.landsat.scenes import Scene
+from fcd.landsat.scenes import Scene, SceneReader
 from fcd.masks.runtime import (
     ONNX,
     PYTORCH,
@@ -173,6 +174,7 @@ class Tiles:
     # Of all scenes, whatever their files say; None: what they say, "none": no value.
     nodata: float | str | None = None
     runtime: Runtime = PYTORCH  # what computes the scores
+    sun_elevation: float | None = None  # of scenes whose files do not say, degrees
 
     @classmethod
     def of(
@@ -184,6 +186,7 @@ class Tiles:
         amp: bool = False,
         nodata: float | str | None = None,
         runtime: Runtime = PYTORCH,
+        sun_elevation: float | None = None,
     ) -> "Tiles":
         """By default tiles of the training patches' size.
 
@@ -212,7 +215,7 @@ class Tiles:
                 )
             scorer.check_exportable()
             libraries()
-        return cls(size, overlap, batch_size, amp, nodata, runtime)
+        return cls(size, overlap, batch_size, amp, nodata, runtime, sun_elevation)
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,7 @@ class ArrayScene:
     dn: np.ndarray
     nodata: float | tuple[float | None, ...] | None = None
     key: str = "array"
+    sun_elevation: float | None = None  # degrees
 
     @property
     def dtype(self) -> str:
@@ -246,13 +250,18 @@ class ArrayScene:
         """The rows `start` to `stop`."""
         return self.dn[..., start:stop, :]
 
+    def radiometry(self, bands: Sequence[str], sun_elevation: float | None) -> Radiometry:
+        """Under its own sun, or that of `sun_elevation`; see `fcd.landsat.scenes.SceneReader`."""
+        own = self.sun_elevation
+        return Radiometry.under(sun_elevation if own is None else own, bands, f"the {self.key}")
+
 
 @dataclass(frozen=True)
 class Prediction:
     """Some full-width rows of a predicted mask."""
 
     row: int  # the first one in the scene
-    rgb: np.ndarray  # (3, h, W) DN
+    rgb: np.ndarray  # (3, h, W) DN, or standard DN where the network takes these
     mask: np.ndarray  # (h, W) uint8 patch codes
     score: np.ndarray | None  # (h, W) in [0, 1], or None for a method without a score
 
@@ -266,14 +275,15 @@ def strips(scorer: Scorer, scene: Scene | ArrayScene, tiles: Tiles) -> Iterator[
         score = torch.autocast(scorer.device.type, torch.bfloat16, tiles.amp)(scorer.score)
     with scene.open() as reader:
         height, width = reader.grid.height, reader.grid.width
-        source, silent = f"scene {scene.key}", not scorer.processes.first
+        read, normalization = _as_trained(scorer, reader, f"scene {scene.key}", tiles)
+        silent = not scorer.processes.first
         with tqdm(total=height, desc=scene.key, unit="row", leave=False, disable=silent) as bar:
             for strip in score_strips(
-                reader.bands,
+                read,
                 height,
                 width,
                 score,
-                scorer.normalization.of(reader.dtype, reader.nodata, source, tiles.nodata),
+                normalization,
                 scorer.device,
                 tile=tiles.size,
                 overlap=tiles.overlap,
@@ -281,6 +291,23 @@ def strips(scorer: Scorer, scene: Scene | ArrayScene, tiles: Tiles) -> Iterator[
             ):
                 yield strip
                 bar.update(strip.score.shape[-2])
+
+
+def _as_trained(
+    scorer: Scorer, reader: SceneReader | ArrayScene, told: str, tiles: Tiles
+) -> tuple[Callable[[int, int], np.ndarray], Normalization]:
+    """What reads rows of a scene as the network of `scorer` has learned them, and their map."""
+    normalization = scorer.normalization.of(reader.dtype, reader.nodata, told, tiles.nodata)
+    if not normalization.is_toa:
+        return reader.bands, normalization
+    nodata = normalization.nodata
+    if not {*(nodata if isinstance(nodata, tuple) else (nodata,))} <= {None, FILL_DN}:
+        raise SceneError(
+            f"{told} has nodata {nodata}; for a network that takes reflectance it is {FILL_DN} or "
+            "none: set those pixels to 0"
+        )
+    radiometry = reader.radiometry(normalization.bands, tiles.sun_elevation)
+    return lambda start, stop: radiometry.standard(reader.bands(start, stop)), normalization
 
 
 def predictions(

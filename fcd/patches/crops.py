@@ -45,6 +45,7 @@ class Crop:
     name: str
     biome: str
     scene: str
+    sun_elevation: str = ""  # degrees; "": not known
 
 
 def read_list(path: Path) -> list[Crop]:
@@ -60,7 +61,7 @@ def read_list(path: Path) -> list[Crop]:
             raise UserError(f"{path} line {line}: patch, biome and scene are needed")
         if name in crops:
             raise UserError(f"{path} line {line}: patch {name} is there before")
-        crops[name] = Crop(name, biome, scene)
+        crops[name] = Crop(name, biome, scene, row.get("sun_elevation") or "")
     if not crops:
         raise UserError(f"{path} lists no crop")
     return list(crops.values())

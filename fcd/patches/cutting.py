@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -20,8 +21,9 @@ from tqdm import tqdm
 from fcd import pictures
 from fcd.errors import SceneError, UserError
 from fcd.files import from_plain, read_json, write_json, write_text
-from fcd.landsat import labels
+from fcd.landsat import labels, radiometry
 from fcd.landsat.bands import BANDS, FILL_DN, default_rgb, listed_bands
+from fcd.landsat.radiometry import Radiometry
 from fcd.landsat.reference import QA, TRUTH, Reference
 from fcd.landsat.scenes import Scene, SceneReader
 from fcd.patches import store
@@ -34,7 +36,8 @@ RECORDS = "scenes"  # folder of the per-scene records, below the patches' folder
 PATCH_NAME = re.compile(r"[^/\\\0]+_\d{5,9}_\d{5,9}")
 
 Record = dict[str, Any]
-"""biome, scene, split, cutting (of `Cutting`), cloud_share, and the patches' names by label."""
+"""biome, scene, split, cutting (of `Cutting`), cloud_share, radiometry (fields of the MTL file by
+which DN become reflectance), and the patches' names by label."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ def _checked(path: Path) -> Record:
     fits = {name: isinstance(record.get(name), str) for name in ("biome", "scene")}
     fits["split"] = record.get("split") in SPLITS
     fits["cloud_share"] = isinstance(record.get("cloud_share"), int | float)
+    fields = record.get("radiometry", {})
+    fits["radiometry"] = isinstance(fields, dict) and all(type(v) is str for v in fields.values())
     for folder in labels.CLASS_FOLDERS:
         names = record.get(folder)
         fits[folder] = isinstance(names, list) and all(
@@ -160,6 +165,26 @@ def bands_of(image_dir: Path | str) -> tuple[str, ...] | None:
             "own (--output_dir)"
         )
     return found.pop() if found else None
+
+
+def radiometries(image_dir: Path | str, bands: Sequence[str]) -> dict[str, Radiometry]:
+    """Scene -> how DN of its patches in `image_dir` become standard DN, for these `bands`.
+
+    Raises `UserError` if a record of a scene with patches does not say.
+    """
+    found: dict[str, Radiometry] = {}
+    for record in _records(image_dir):
+        if not any(record[folder] for folder in labels.CLASS_FOLDERS):
+            continue
+        if not record.get("radiometry"):
+            raise UserError(
+                f"{image_dir} has no gains and sun of scene {record['scene']}, which --normalize "
+                "toa takes: it has no MTL file, or was cut by an earlier version; remove its "
+                f"record in {RECORDS} and prepare it again, with its MTL file"
+            )
+        told = f"the record of scene {record['scene']} in {image_dir}"
+        found[record["scene"]] = Radiometry.of(record["radiometry"], bands, told)
+    return found
 
 
 def scenes_of_split(scenes: Iterable[Scene], image_dir: Path | str, kind: str) -> list[Scene]:
@@ -282,6 +307,8 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
         shutil.rmtree(partial, ignore_errors=True)
     record: Record = {"biome": scene.biome, "scene": scene.name, "split": split}
     record |= {"cutting": asdict(cutting), "cloud_share": round(share, 4), **patches}
+    with suppress(SceneError):  # patches are as good with a damaged MTL file
+        record["radiometry"] = radiometry.kept(scene.metadata(), scene.bands)
     write_json(record_path(image_dir, scene), record)
     return record
 

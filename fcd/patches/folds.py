@@ -80,6 +80,7 @@ def write_folds(folder: Path, output_dir: Path, folds: int, seed: int) -> list[P
             "split": "train",
             "biome": [crop.biome for crop in crops],
             "scene": [crop.scene for crop in crops],
+            "sun_elevation": [crop.sun_elevation for crop in crops],
         }
     )
     written = []

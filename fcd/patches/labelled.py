@@ -2,8 +2,9 @@
 
 The csv has the columns path (relative to the csv) and label: clear or cloudy, what holds for all of
 the image, or nothing, and then each patch is labelled by its share of cloud in the mask. Columns it
-may have: mask (a path like the other; else ``<name>_mask.tif`` beside the image is cut along) and
-split. Patches of one image stay in one split; what is to be tested stays whole.
+may have: mask (a path like the other; else ``<name>_mask.tif`` beside the image is cut along),
+sun_elevation (degrees; kept in the patches as a tag, as that of the image is) and split. Patches of
+one image stay in one split; what is to be tested stays whole.
 """
 
 import itertools
@@ -23,6 +24,7 @@ from fcd.errors import UserError
 from fcd.files import from_plain, read_json, write_json
 from fcd.landsat import labels
 from fcd.landsat.bands import described
+from fcd.landsat.radiometry import SUN_ELEVATION, sun_elevation
 from fcd.landsat.rasters import Grid, names_of, nodata_of, opened, write_raster
 from fcd.landsat.reference import TRUTH
 from fcd.patches.cutting import MARGINS, RECORDS, Cutting, patch_name
@@ -41,6 +43,7 @@ class Image:
     label: str  # clear, cloudy or `BY_MASK`
     mask: Path | None = None
     split: str | None = None  # None: drawn
+    sun_elevation: str | None = None  # degrees; None: as the file says, if it does
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,10 @@ def _image(row: dict[str, str | None], folder: Path, told: str) -> Image:
         )
     if "split" in row and split not in SPLITS:
         raise UserError(f"{told}: split {split!r} is none of {', '.join(SPLITS)}")
-    return Image(file, label, mask, split)
+    sun = row.get("sun_elevation") or None
+    if sun is not None:
+        sun_elevation(sun, told)
+    return Image(file, label, mask, split, sun)
 
 
 def split_images(images: Sequence[Image], val_share: float, seed: int) -> dict[Path, str]:
@@ -167,6 +173,8 @@ def cut_image(image: Image, cut: Record, output_dir: Path) -> Record:
                     f"{dataset.width}x{dataset.height}"
                 )
             grid, nodata, bands = Grid.of(dataset), nodata_of(dataset), dataset.descriptions
+            sun = image.sun_elevation or dataset.tags().get(SUN_ELEVATION)
+            tags = {SUN_ELEVATION: sun} if sun else {}
             for name, window, place in _windows(image.path.stem, grid, None if whole else cutting):
                 valid = dataset.dataset_mask(window=window) > 0
                 if not valid.any():
@@ -185,7 +193,7 @@ def cut_image(image: Image, cut: Record, output_dir: Path) -> Record:
                     path = folder / f"{name}{MASK_ENDING}"
                     write_raster(path, codes[None], place, labels.TIF_NODATA)
                 pixels = dataset.read(window=window)
-                write_raster(folder / f"{name}.tif", pixels, place, nodata, bands)
+                write_raster(folder / f"{name}.tif", pixels, place, nodata, bands, tags)
                 written[label] += 1
     except RasterioIOError as error:
         raise UserError(f"{image.path} is damaged ({error}); get it again, or unlist it") from error

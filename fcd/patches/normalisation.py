@@ -10,15 +10,16 @@ import numpy as np
 import torch
 
 from fcd.errors import SceneError, UserError
-from fcd.landsat.bands import are_named, band_names, described
+from fcd.landsat.bands import BANDS, FILL_DN, are_named, band_names, described
+from fcd.landsat.radiometry import DN_MAX
 
-DN_MAX = 65535  # uint16
 DTYPES = ("uint8", "uint16", "float32")  # what DN, or the values of other imagery, can be
 MAX_BANDS = 1000  # of a checkpoint that is believed
 FILL = -1.0  # what a fill pixel becomes, exactly
 # The smallest value a valid pixel can take, that of DN 1 in `paper` normalisation: a dark
 # valid pixel must stay distinct from fill, which the generator leaves untouched.
 VALID_MIN = 2 / DN_MAX - 1
+TOA = "toa"  # the kind of `Normalization` that takes standard DN
 BINS = 65536  # of the range of a float32 band, to find its percentiles
 
 Nodata: TypeAlias = float | tuple[float | None, ...] | None
@@ -44,6 +45,15 @@ class Kind:
         """Number of bands."""
         return len(self.bands)
 
+    def require_landsat(self, asked: str, instead: str) -> None:
+        """Raise `UserError` unless these are DN of Landsat-8, which the flag `asked` takes."""
+        fits = {*self.bands} <= {*BANDS} and self.dtype == "uint16"
+        if not fits or self.nodata not in (None, FILL_DN):
+            raise UserError(
+                f"{asked} needs DN of Landsat-8 (uint16, nodata {FILL_DN}, bands named as "
+                f"{', '.join(BANDS)}); there are {self}: give {instead}"
+            )
+
 
 @dataclass(frozen=True)
 class Normalization:
@@ -55,6 +65,7 @@ class Normalization:
     float32 each band from the least to the greatest value in the training split.
     ``stretch``: from the 0.1 to the 99.9 percentile of the band in the training split; thin
     cloud, a tenth of the DN range, then takes a far larger share of [-1, 1].
+    ``toa``: the same of standard DN (`fcd.landsat.radiometry`), which is what then is mapped.
 
     nodata: of a scene whose files do not mark the same (`of`) a tuple of those of its bands; None
     if there is none. dtype: of `DTYPES`. bands: their names, by default those of `band_names`.
@@ -146,6 +157,11 @@ class Normalization:
         """Number of bands."""
         return len(self.low)
 
+    @property
+    def is_toa(self) -> bool:
+        """Whether what is mapped are standard DN, reflectance and radiance."""
+        return self.kind == TOA
+
     def of(
         self, dtype: str, nodata: Nodata, name: str, asked: float | str | None = None
     ) -> "Normalization":
@@ -178,12 +194,20 @@ class Normalization:
     ) -> "Normalization":
         """The map that the weights `source` have learned with, for patches whose own is `own`.
 
-        asked: see `of`. Raises `UserError` if the patches have other bands, or in another order.
+        asked: see `of`. Raises `UserError` if the patches have other bands, or in another order, or
+        are reflectance and those of the weights were not.
         """
         if are_named(self.bands) and are_named(own.bands) and self.bands != own.bands:
             raise UserError(
                 f"{source} was trained on {described(self.bands)}, the training patches have "
                 f"{described(own.bands)}; cut them in the bands of the weights, in that order"
+            )
+        if self.is_toa != own.is_toa:
+            learned, flag = ("reflectance", f"give --normalize {TOA}")
+            if own.is_toa:
+                learned, flag = ("DN", f"leave --normalize {TOA} out")
+            raise UserError(
+                f"{source} was trained on {learned}, the patches are read otherwise; {flag}"
             )
         return self.of(own.dtype, own.nodata, "the training set", asked)
 
@@ -247,9 +271,10 @@ def to_device(dn: torch.Tensor, device: torch.device) -> torch.Tensor:
 def normalization(
     kind: str, data: Kind, images: Callable[[], Iterable[np.ndarray]]
 ) -> Normalization:
-    """`paper` or `stretch`, from what patches hold if more than the range of their type counts.
+    """`paper`, `stretch` or `toa`, from what patches hold if more than their type's range counts.
 
-    images: gives the patches (C, H, W) one by one, the same ones at each call.
+    images: gives the patches (C, H, W) one by one, the same ones at each call; of `toa` standard
+    DN.
     """
     alike: dict[str, Any] = {"nodata": data.nodata, "dtype": data.dtype, "bands": data.bands}
     if data.dtype == "float32":
@@ -260,7 +285,7 @@ def normalization(
         return Normalization.stretch(*binned_counts(images(), measured), **alike)
     if kind == "paper":
         return Normalization.paper(data.num_channels, **alike)
-    return Normalization.stretch(dn_counts(images()), **alike)
+    return replace(Normalization.stretch(dn_counts(images()), **alike), kind=kind)
 
 
 def dn_counts(images: Iterable[np.ndarray]) -> np.ndarray:

@@ -10,6 +10,7 @@ Masks have one band of uint8 in the codes of the masks that this project writes:
 clear, 255 cloud (`fcd.landsat.labels`).
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,11 +26,18 @@ from tqdm import tqdm
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.bands import FILL_DN, band_names
+from fcd.landsat.radiometry import SUN_ELEVATION, Radiometry
 from fcd.landsat.rasters import Grid, names_of, nodata_of, opened, write_raster
 from fcd.landsat.reference import NAMES, TRUTH
 from fcd.landsat.scenes import Band, File, Scene, find_scenes
 from fcd.patches import generated, store
-from fcd.patches.cutting import RECORDS, bands_of, reference_of, scenes_of_split
+from fcd.patches.cutting import (
+    RECORDS,
+    bands_of,
+    radiometries,
+    reference_of,
+    scenes_of_split,
+)  # fmt: skip
 from fcd.patches.normalisation import DTYPES, Kind, known
 from fcd.patches.store import DamagedPatch
 
@@ -44,7 +52,7 @@ class PreparedPatches:
 
     root: Path
 
-    nodata = None  # no choice of the user: fill
+    nodata = sun_elevation = None  # no choice of the user: fill, and what the MTL files say
     masks_are_optional = False
     mask_hint = "run python prepare_landsat8_biome.py --generated_masks DIR"
     damaged = staticmethod(store.damaged)
@@ -114,6 +122,20 @@ class PreparedPatches:
                 return Kind(names, image.shape[-1], image.dtype.name, FILL_DN)
         raise UserError(f"every patch is damaged, such as {found[0]}")
 
+    def radiometries(self, found: list[Path], bands: Sequence[str]) -> dict[Path, Radiometry]:
+        """How DN of the patches `found` become standard DN, by the records of their scenes.
+
+        bands: of the patches, those that are asked for. Raises `UserError` if one does not say.
+        """
+        of_scenes = radiometries(self.root, bands)
+        scenes = {patch: patch.name.rsplit("_", 2)[0] for patch in found}
+        if unknown := [patch for patch, scene in scenes.items() if scene not in of_scenes]:
+            raise UserError(
+                f"{unknown[0]}: its scene has no record in {self.root / RECORDS}, from which "
+                "--normalize toa takes gains and sun; prepare it again into another --output_dir"
+            )
+        return {patch: of_scenes[scene] for patch, scene in scenes.items()}
+
     def scenes(self, split: str, scene_dir: Path | str, *, masked: bool) -> list[Scene]:
         """The scenes below `scene_dir` that were prepared for `split`; all have a reference."""
         return scenes_of_split(find_scenes(scene_dir), self.root, split)
@@ -139,11 +161,13 @@ def _opened(path: Path) -> rasterio.DatasetReader:
 class RasterPatches:
     """The patches below `root`, a GeoTIFF each.
 
-    nodata: None takes what the files say, `NO_NODATA` none, a number that one.
+    nodata: None takes what the files say, `NO_NODATA` none, a number that one. sun_elevation: of
+    those whose files do not say, degrees.
     """
 
     root: Path
     nodata: float | str | None = None
+    sun_elevation: float | None = None
 
     reference = TRUTH
     labels_from = "folder names"
@@ -261,6 +285,21 @@ class RasterPatches:
                     "must be alike (--nodata says what is nodata in all of them)"
                 )
         return next(iter(kinds))
+
+    def radiometries(self, found: list[Path], bands: Sequence[str]) -> dict[Path, Radiometry]:
+        """How DN of the patches `found` become standard DN, by the tag SUN_ELEVATION of each.
+
+        bands: of the patches, those that are asked for. Raises `UserError` if one does not say.
+        """
+        suns: dict[str | float | None, Radiometry] = {}
+        of_patches = {}
+        for path in found:
+            with _opened(path) as dataset:
+                sun = dataset.tags().get(SUN_ELEVATION) or self.sun_elevation
+            if sun not in suns:
+                suns[sun] = Radiometry.under(sun, bands, str(path))
+            of_patches[path] = suns[sun]
+        return of_patches
 
     def scenes(self, split: str, scene_dir: Path | str, *, masked: bool) -> list[Scene]:
         """The patches of `split` as scenes, each whole; `masked`: those that have a mask.

@@ -15,6 +15,12 @@ from fcd.files import replacing
 from fcd.landsat import labels
 from fcd.landsat.bands import BANDS, RGB_BANDS
 from fcd.landsat.labels import TRUTH_THIN_CLOUD
+from fcd.landsat.radiometry import (
+    RADIANCE_ADD,
+    RADIANCE_MULT,
+    REFLECTANCE_ADD,
+    REFLECTANCE_MULT,
+)
 from fcd.landsat.rasters import raster_writer, write_raster
 from fcd.patches.sources import MASK_ENDING
 from fcd.synthetic.clouds import PIXEL_SIZE
@@ -26,16 +32,7 @@ from fcd.synthetic.scene import (
     draw_scene,
     scene_name,
 )
-from fcd.synthetic.sensor import (
-    RADIANCE_ADD,
-    RADIANCE_MULT,
-    REFLECTANCE_ADD,
-    REFLECTANCE_MULT,
-    REFLECTIVE,
-    THERMAL,
-    THERMAL_K1,
-    THERMAL_K2,
-)
+from fcd.synthetic.sensor import REFLECTIVE, THERMAL, THERMAL_K1, THERMAL_K2
 from fcd.synthetic.surface import RECIPES
 
 # Of the images of three visible bands: biomes in which clouds can be told by them, and the DN that

@@ -5,13 +5,17 @@ import math
 import numpy as np
 
 from fcd.landsat.bands import BANDS, FILL_DN
+from fcd.landsat.radiometry import (
+    RADIANCE_ADD,
+    RADIANCE_MULT,
+    REFLECTANCE_ADD,
+    REFLECTANCE_MULT,
+)
 from fcd.landsat.reference import BITS, Collection
 from fcd.synthetic.clouds import Clouds, Sky
 
-# DN = (reflectance x sin(sun elevation) - add) / mult, and DN = (radiance - add) / mult
-# (USGS Landsat 8 Data Users Handbook, section 5; the values of every Biome MTL).
-REFLECTANCE_MULT, REFLECTANCE_ADD = 2e-5, -0.1
-RADIANCE_MULT, RADIANCE_ADD = 3.342e-4, 0.1  # W / (m2 sr um), B10 and B11
+# DN = (reflectance x sin(sun elevation) - add) / mult, and DN = (radiance - add) / mult: mult and
+# add of `fcd.landsat.radiometry`, the values of every Biome MTL.
 THERMAL_K1 = {"B10": 774.8853, "B11": 480.8883}  # W / (m2 sr um)
 THERMAL_K2 = {"B10": 1321.0789, "B11": 1201.1442}  # K
 REFLECTIVE, THERMAL = BANDS[:7], BANDS[8:]  # B1…B7 and B10, B11; between them B9

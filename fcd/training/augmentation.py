@@ -12,8 +12,6 @@ from typing import Literal
 
 import numpy as np
 
-from fcd.errors import UserError
-from fcd.landsat.bands import BANDS, FILL_DN
 from fcd.patches import normalisation
 
 # Otherwise albumentations asks the network for a newer release when it is imported.
@@ -28,13 +26,8 @@ _DIGIT = 2**32  # more than there are steps, or samples in a batch
 
 def check(kind: Kind, patches: normalisation.Kind) -> None:
     """Raise `UserError` if such `patches` cannot be changed so."""
-    known = set(patches.bands) <= set(BANDS)
-    landsat = known and patches.dtype == "uint16" and patches.nodata in (None, FILL_DN)
-    if kind == "randomise" and not landsat:
-        raise UserError(
-            f"--augment randomise needs DN of Landsat-8 (uint16, nodata {FILL_DN}, bands named as "
-            f"{', '.join(BANDS)}); there are {patches}: give --augment d4"
-        )
+    if kind == "randomise":
+        patches.require_landsat("--augment randomise", "--augment d4")
 
 
 class Augmentation:
