@@ -138,12 +138,17 @@ def cutting_of(record: Record) -> Cutting:
     return Cutting(**record["cutting"])
 
 
-def reference_of(image_dir: Path | str) -> str:
+def cuttings(image_dir: Path | str) -> set[Cutting]:
+    """How the scenes in `image_dir` were cut."""
+    return {cutting_of(record) for record in _records(image_dir)}
+
+
+def reference_of(image_dir: Path | str, known: set[Cutting] | None = None) -> str:
     """What the patches in `image_dir` have their labels and their mask.tif from: `TRUTH` or `QA`.
 
-    Raises `UserError` if the records of the scenes differ.
+    known: its `cuttings`, if they are read already. Raises `UserError` if these differ in it.
     """
-    found = {cutting_of(record).reference for record in _records(image_dir)}
+    found = {one.reference for one in (cuttings(image_dir) if known is None else known)}
     if len(found) > 1:
         raise UserError(
             f"{image_dir} holds scenes labelled by manual masks and scenes labelled by QA bands; "
@@ -152,12 +157,12 @@ def reference_of(image_dir: Path | str) -> str:
     return found.pop() if found else TRUTH
 
 
-def bands_of(image_dir: Path | str) -> tuple[str, ...] | None:
+def bands_of(image_dir: Path | str, known: set[Cutting] | None = None) -> tuple[str, ...] | None:
     """The bands of the patches in `image_dir`; None if no record says.
 
-    Raises `UserError` if the records of the scenes differ.
+    known: see `reference_of`. Raises `UserError` if the records of the scenes differ.
     """
-    found = {cutting_of(record).band_names for record in _records(image_dir)}
+    found = {one.band_names for one in (cuttings(image_dir) if known is None else known)}
     if len(found) > 1:
         names = " and scenes cut in bands ".join(",".join(bands) for bands in sorted(found))
         raise UserError(

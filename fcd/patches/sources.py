@@ -33,7 +33,9 @@ from fcd.landsat.scenes import Band, File, Scene, find_scenes
 from fcd.patches import generated, store
 from fcd.patches.cutting import (
     RECORDS,
+    Cutting,
     bands_of,
+    cuttings,
     radiometries,
     reference_of,
     scenes_of_split,
@@ -63,9 +65,14 @@ class PreparedPatches:
         return f"run python prepare_landsat8_biome.py --output_dir {self.root}"
 
     @cached_property
+    def _cuttings(self) -> set[Cutting]:
+        """How the scenes were cut; their records are read once."""
+        return cuttings(self.root)
+
+    @cached_property
     def reference(self) -> str:
-        """What labels and mask.tif come from: `TRUTH` or `QA`; records are read once."""
-        return reference_of(self.root)
+        """What labels and mask.tif come from: `TRUTH` or `QA`."""
+        return reference_of(self.root, self._cuttings)
 
     @property
     def labels_from(self) -> str:
@@ -104,7 +111,7 @@ class PreparedPatches:
         Their bands are those of the scenes' records. Raises `UserError` if none can be read, it has
         another number of bands, or its pixels are of a type that no network takes.
         """
-        bands = bands_of(self.root)
+        bands = bands_of(self.root, self._cuttings)
         for patch in found:
             with suppress(DamagedPatch):
                 image, _ = self.read(patch, None)

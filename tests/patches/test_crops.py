@@ -54,7 +54,7 @@ def test_crops_hold_the_pixels_of_their_place(scenes, tmp_path):
         assert all(row[n] == f"{(truth == code).mean():.4f}" for n, code in shares.items())
         metadata = (folder / f"{scene}_MTL.txt").read_text()
         assert f"SUN_ELEVATION = {row['sun_elevation'][:-1]}" in metadata
-    assert read_list(tmp_path / "patches.csv")[0] == Crop(*(rows[0][k] for k in list(rows[0])[:3]))
+    assert read_list(tmp_path / "patches.csv")[0] == Crop(*(rows[0][k] for k in list(rows[0])[:4]))
 
 
 def test_places_are_seeded_and_apart(scenes, tmp_path):
