@@ -25,8 +25,8 @@ cut_patches() { # CSV FOLDER SIZE STRIDE: patches labelled by the masks
     touch "$tree/complete"
 }
 
-use() { # FOLDER: the patches of the commands that follow
-    data=(--dataset Patches --image_dir "$1" --num_workers 0)
+use() { # FOLDER: the patches of the commands that follow; DN 0 is fill, which no patch holds
+    data=(--dataset Patches --image_dir "$1" --num_workers 0 --nodata 0)
 }
 
 draw() { # drawn scenes with the bands of the crops, as patches

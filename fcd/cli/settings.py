@@ -206,8 +206,9 @@ class DataSettings:
         """Where the patches of drawn scenes are that are learned along."""
         if self.drawn_patches is None:
             return None
-        own = self.dataset == OWN
-        return RasterPatches(self.drawn_patches) if own else PreparedPatches(self.drawn_patches)
+        if self.dataset == OWN:
+            return RasterPatches(self.drawn_patches, self.nodata)
+        return PreparedPatches(self.drawn_patches)
 
     def rgb_bands(self, num_channels: int) -> tuple[int, ...] | None:
         """The bands of `--rgb`, counted from 0, or None; `UserError` if there are no such."""
