@@ -334,10 +334,11 @@ class Solver(Resumable):
             return
         select, threshold = self.validation(settings)
         cells, threshold = self.validate(val_set, settings.batch_size, select, threshold)
-        f1 = metrics.scores(cells)["macro"]["f1"]
+        scores = metrics.scores(cells)
+        f1 = scores["macro"]["f1"]
         is_best = f1 >= self.best  # of equal ones the later: patches are few, and soon told apart
         self.best = max(f1, self.best)
-        log_validation(log, self.step, cells, threshold, self.best)
+        log_validation(log, self.step, scores, threshold, self.best)
         choice = Choice.of(select, val_set.reference, int(cells.sum()))
         if schedule := self.optimizers.get("scheduler"):
             schedule.step(f1)  # before it is saved

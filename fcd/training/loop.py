@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from fcd import metrics, pictures
+from fcd import pictures
 from fcd.interruption import Interruption
 from fcd.landsat import labels
 from fcd.patches.normalisation import FILL, Normalization
@@ -50,9 +50,10 @@ def training_loop(
         yield bar, log, interruption
 
 
-def log_validation(log: Log, step: int, cells: np.ndarray, threshold: float, best: float) -> None:
-    """Log and print the scores of the confusion counts `cells`; best: macro F1 so far."""
-    scores = metrics.scores(cells)
+def log_validation(
+    log: Log, step: int, scores: dict[str, Any], threshold: float, best: float
+) -> None:
+    """Log and print the `scores` of `fcd.metrics.scores`; best: macro F1 so far."""
     accuracy, macro = scores["accuracy"], scores["macro"]
     said = {"accuracy": accuracy, "f1": macro["f1"], "iou": macro["iou"], "threshold": threshold}
     for name, value in said.items():
