@@ -13,16 +13,15 @@ import cv2
 import numpy as np
 from albumentations import ImageOnlyTransform
 
-from fcd.landsat.bands import FILL_DN
+from fcd.landsat.bands import FILL_DN, SENSORS
+from fcd.landsat.radiometry import DN_MAX, REFLECTANCE_ADD, REFLECTANCE_MULT
 
-DN_MAX = 65535  # where the sensor's numbers end: what would be brighter is saturated
-DARK_DN = 5000  # of reflectance 0
+DARK_DN = round(-REFLECTANCE_ADD / REFLECTANCE_MULT)  # 5000: of reflectance 0
 # Centres in um of the bands that see haze; B9 lies where water vapour hides the lower air.
 WAVELENGTH = {
     "B1": 0.443, "B2": 0.482, "B3": 0.561, "B4": 0.655, "B5": 0.865, "B6": 1.609, "B7": 2.201
 }  # fmt: skip
-THERMAL = ("B10", "B11")
-LANDSAT = (*WAVELENGTH, "B9", *THERMAL)  # what can be randomised
+THERMAL = SENSORS["TIRS"]
 
 # How likely each change is, so that a batch holds patches with few of them, and some as they were.
 P_ANY = 0.85
