@@ -64,6 +64,8 @@ class PatchDataset(Dataset):
     masks_optional: read no mask if a patch has none and `source` lets it do without.
     bands: those that images give, by name and in this order; None: all, as they are.
     toa: images are standard DN (`fcd.landsat.radiometry`), whatever sun scenes were taken under.
+    least_cloud: the mask of a cloudy patch in which a smaller share is cloud contradicts the label;
+    it is given as all invalid.
     drawn: where patches of drawn scenes are that follow upon these; their masks are mask.tif. They
     are no part of `patches`, of what is counted there, and of what is left out.
     Raises `UserError` if a folder is missing or empty, or a patch has no `mask_file` but should.
@@ -81,9 +83,10 @@ class PatchDataset(Dataset):
         bands: Sequence[str] | None = None,
         drawn: Source | None = None,
         toa: bool = False,
+        least_cloud: float = 0.0,
     ) -> None:
         self.source, self.bands = as_source(source), bands
-        self.mask_file, self.toa = mask_file, toa
+        self.mask_file, self.toa, self.least_cloud = mask_file, toa, least_cloud
         self.reference, self.labels_from = self.source.reference, self.source.labels_from
         self.patches: list[tuple[Path, int]] = []
         for label, name in enumerate(labels.CLASS_FOLDERS):
@@ -227,6 +230,8 @@ class PatchDataset(Dataset):
             "name": patch.name,
         }
         if mask is not None:
+            if label == labels.LABEL_CLOUDY and labels.cloud_share(mask) < self.least_cloud:
+                mask = np.full_like(mask, labels.INVALID)
             sample["mask"] = torch.from_numpy(mask)
         return sample
 

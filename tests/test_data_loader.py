@@ -74,6 +74,18 @@ def test_keep_ratio_keeps_the_same_patches_and_one_label_alone_works(image_dir):
     assert PatchDataset(image_dir, "train", only="clear").labels.tolist() == [0.0] * 10
 
 
+def test_a_mask_that_contradicts_its_label_teaches_nothing(image_dir):
+    folder = image_dir / "train" / "cloudy" / "S_00010_00000"
+    mask = np.full((8, 8), 1, np.uint8)
+    mask[0, :6] = 2  # 9 % cloud; the other cloudy masks hold 25 %
+    tifffile.imwrite(folder / "mask.tif", mask, photometric="minisblack")
+    masks = [s["mask"] for s in PatchDataset(image_dir, "train", "mask.tif", least_cloud=0.1)]
+    as_they_are = [s["mask"] for s in PatchDataset(image_dir, "train", "mask.tif")]
+    assert (masks[10] == 0).all() and (as_they_are[10] == torch.from_numpy(mask)).all()
+    others = [*range(10), *range(11, 16)]
+    assert all((masks[n] == as_they_are[n]).all() for n in others)
+
+
 def test_bands_are_learned_by_name_in_the_order_asked_for(tmp_path):
     image_dir = write_patches(tmp_path / "p", 4, 2)
     whole = PatchDataset(image_dir, "train", "mask.tif")
