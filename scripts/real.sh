@@ -1,7 +1,17 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034  # the scripts that source this one use its variables
-# Sourced, after rows.sh, by the scripts that learn from crops of real scenes ($crops): with which
-# settings each network is trained and tested, and how patches come about.
+# Sourced, with the flags of rows.sh, by the scripts that learn from crops of real scenes ($crops):
+# with which settings each network is trained and tested, and how patches come about.
+if [[ " $* " != *" -h "* && " $* " != *" --help "* ]]; then
+    if [ ! -f "$crops/patches.csv" ]; then
+        echo "error: ${crops:-no folder given}: a folder with images/, masks/ and patches.csv is" \
+            "expected (bash scripts/$(basename "$0") --help)" >&2
+        exit 2
+    fi
+    crops=$(cd "$crops" && pwd)
+fi
+# shellcheck source=scripts/rows.sh
+source "$here/rows.sh"
 
 # No pixel label anywhere, but in the rows that say so: in the threshold of FCD and of the activation
 # maps, the masks FCD+ learns from, and the checkpoints.

@@ -27,25 +27,17 @@ while [ $# -gt 0 ]; do
             echo "error: $1 does not go with scripts/real_biome.sh, whose data is in DIR" >&2
             exit 2
             ;;
-        -h | --help) arguments+=("$1"); crops=none; shift ;;
+        -h | --help) arguments+=("$1"); shift ;;
         --*=*) arguments+=("$1"); shift ;;
         -*) arguments+=("$1" "${2:-}"); shift $(($# > 1 ? 2 : 1)) ;;
         *) crops=$1; shift ;;
     esac
 done
-if [ "$crops" != none ]; then
-    if [ ! -f "$crops/patches.csv" ]; then
-        echo "error: ${crops:-no folder given}: a folder with images/, masks/ and patches.csv is" \
-            "expected (usage: scripts/real_biome.sh DIR [--folds N] [--jobs N] [FLAGS…])" >&2
-        exit 2
-    fi
-    crops=$(cd "$crops" && pwd)
-fi
 # shellcheck source=scripts/jobs.sh
 source "$here/jobs.sh"
 set -- "${defaults[@]}" "${arguments[@]}"
-# shellcheck source=scripts/rows.sh
-source "$here/rows.sh"
+# shellcheck source=scripts/real.sh
+source "$here/real.sh"
 
 # Folds and runs of other crops, or of as many as before in other folds, would be mixed up.
 this="$folds folds of $crops"
@@ -54,9 +46,6 @@ if [ -f benchmark.txt ] && [ "$(cat benchmark.txt)" != "$this" ]; then
     exit 2
 fi
 echo "$this" >benchmark.txt
-
-# shellcheck source=scripts/real.sh
-source "$here/real.sh"
 
 wanted() { # ROW
     [[ " $methods " == *" $1 "* ]]

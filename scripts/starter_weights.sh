@@ -12,18 +12,8 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 crops=${1:-}
-if [ ! -f "$crops/patches.csv" ] && [[ $crops != -h && $crops != --help ]]; then
-    echo "error: ${crops:-no folder given}: a folder with images/, masks/ and patches.csv is" \
-        "expected (usage: scripts/starter_weights.sh DIR [FLAGS…])" >&2
-    exit 2
-fi
-if [ -d "$crops" ]; then
-    crops=$(cd "$crops" && pwd)
-    shift
-fi
+[[ $crops == -* ]] || shift $(($# > 0))
 set -- --seeds 0 --dir starter-weights "$@"
-# shellcheck source=scripts/rows.sh
-source "$here/rows.sh"
 # shellcheck source=scripts/real.sh
 source "$here/real.sh"
 drawn+=(--scenes_per_biome 20)
