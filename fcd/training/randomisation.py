@@ -24,7 +24,7 @@ WAVELENGTH = {
 THERMAL = SENSORS["TIRS"]
 
 # How likely each change is, so that a batch holds patches with few of them, and some as they were.
-P_ANY = 0.85
+P_ANY = 0.5
 P_CONTRAST, P_HAZE, P_BLUR, P_NOISE = 0.3, 0.5, 0.25, 0.5
 P_ILLUMINATION, P_SPECTRAL, P_THERMAL = 0.8, 0.7, 0.7
 # A veil over the whole patch leaves this share of its contrast; the manual masks of L8 Biome call
@@ -37,10 +37,11 @@ HAZE_DN, HAZE_EXPONENT = (-600.0, 3000.0), (1.0, 4.0)
 # Logarithmically uniform: drawn and most real scenes have suns of 30 to 68 degrees, the least
 # leaves 10 degrees of 30; the most is midsummer for autumn.
 ILLUMINATION = (0.35, 1.6)
-# Of each band by itself: surfaces that no spectral library has, and 0.005 of reflectance.
-GAIN, OFFSET_DN = (0.85, 1.15), 250.0
-# About 15 K at 290 K, and more in the cold: seasons and latitudes.
-THERMAL_DN = 2000.0
+# Of each band by itself, 0.002 of reflectance: little, because what parts snow and bright sand from
+# cloud are ratios of bands.
+GAIN, OFFSET_DN = (0.95, 1.05), 100.0
+# About 8 K at 290 K, and more in the cold.
+THERMAL_DN = 1000.0
 # Standard deviations: pixels, up to a TIRS pixel of 100 m; DN, logarithmically uniform, about the
 # noise of OLI over dark water and that over a grainy ground.
 BLUR, NOISE_DN = (0.3, 1.5), (5.0, 100.0)

@@ -106,7 +106,7 @@ def test_a_run_is_reproducible_and_leaves_some_patches_as_they_were():
     assert any((a["image"] != b["image"]).any() for a, b in zip(first, other, strict=True))
     values = np.sort(dn.ravel())
     as_they_were = sum(np.array_equal(np.sort(one["image"].ravel()), values) for one in first)
-    assert 2 <= as_they_were <= 20  # of 60, about 9
+    assert 18 <= as_they_were <= 42  # of 60, half
 
 
 @pytest.mark.parametrize(
