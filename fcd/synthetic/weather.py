@@ -4,13 +4,22 @@ Plain scenes have fair weather: cumulus and cirrus over a high sun. Real ones ha
 a network that learns from drawn scenes alone misses what is not drawn.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
 
-from fcd.synthetic.clouds import LAPSE_RATE, TROPOPAUSE, Clouds, Sky, cells
+from fcd.synthetic.clouds import (
+    LAPSE_RATE,
+    TROPOPAUSE,
+    VAPOUR_ABSORPTION,
+    VAPOUR_SCALE_HEIGHT,
+    Clouds,
+    Sky,
+    cells,
+)
 from fcd.synthetic.sensor import SKY
 from fcd.synthetic.surface import fractal
 
@@ -26,13 +35,28 @@ def wide_sky(sky: Sky, rng: np.random.Generator) -> Sky:
     """`sky` with the air of any day: path light grows with the path of the light."""
     sine = np.sin(np.radians(sky.sun_elevation))
     hazy = rng.uniform(1, 2.5) if rng.random() < 0.25 else 1.0
+    air = sky.temperature - rng.uniform(-4, 6)
+    wettest = VAPOUR_ABSORPTION * most_vapour(air) * (1 + 1 / sine)
     return replace(
         sky,
+        vapour=min(sky.vapour, wettest * float(np.exp(sky.altitude / VAPOUR_SCALE_HEIGHT))),
+        air=air,
         haze=min(rng.uniform(0.6, 1.2) * hazy * 0.85 / sine, 4.0),
         veil=float(np.exp(rng.uniform(*np.log((0.0005, 0.015))))),
         ozone=rng.uniform(0.24, 0.42) * (1 + 1 / sine),
-        air=sky.temperature - rng.uniform(-4, 6),
     )
+
+
+def most_vapour(air: float) -> float:
+    """Precipitable water in cm over ground where saturated air has the temperature `air` in K.
+
+    Air of the polar plateaus can hold next to none, and B9 sees their snow. Vapour pressure by
+    Magnus's formula (WMO No. 8, annex 4.B), density by the gas law (461.5 J per kg and K).
+    """
+    celsius = air - 273.15
+    pressure = 611.2 * math.exp(17.62 * celsius / (243.12 + celsius))  # Pa
+    density = pressure / (461.5 * air)  # kg per m3: over 1 km, 100 times as many cm of water
+    return 100 * density * VAPOUR_SCALE_HEIGHT
 
 
 def _layer(

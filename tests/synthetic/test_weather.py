@@ -81,6 +81,22 @@ def test_ozone_dims_green_and_the_path_of_light_grows_at_low_sun():
         assert after == pytest.approx(before * np.exp(-depth), rel=1e-4)
 
 
+def test_cold_air_is_dry_and_b9_sees_the_snow_of_plateaus():
+    # Saturated air of 273.15 K holds 4.85 g of water in a cubic metre, in 2 km of that 0.97 cm.
+    assert weather.most_vapour(273.15) == pytest.approx(0.97, rel=0.01)
+    assert weather.most_vapour(220) < 0.01
+
+    def ground_seen(**more):
+        sky = weather.wide_sky(Sky(**{**vars(SKY), **more}), np.random.default_rng(0))
+        return sky.cirrus_transmission(0)
+
+    assert ground_seen(temperature=220, altitude=3) > 0.9
+    assert ground_seen(temperature=220, altitude=0) == pytest.approx(
+        ground_seen(temperature=220, altitude=3), rel=1e-6
+    )  # what the air there can hold lies above the ground
+    assert ground_seen() == pytest.approx(np.exp(-SKY.vapour))
+
+
 def test_wide_scenes_are_the_same_again_and_the_default_stays_plain():
     options = {"index": 2, "cover": 0.4}
     one, again = (draw_scene("Urban", 96, 5, variety="wide", **options) for _ in range(2))
