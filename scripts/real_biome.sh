@@ -59,7 +59,7 @@ row() { # ROW METHOD SEED FLAGS…: train and test a U-Net on this fold, if it i
 
 map_row() { # ROW METHOD SEED NETWORK: the same of a class activation map
     wanted "$1" || return 0
-    train_row supervised_main.py "$1-$run" "$3" "${unet[@]}" --network "$4"
+    train_row supervised_main.py "$1-$run" "$3" "${of_maps[@]}" --network "$4"
     test_row supervised_main.py "$2" "$1-$run" "${maps[@]}"
 }
 
@@ -75,7 +75,7 @@ if [ -z "$only" ]; then
     if wanted Drawn; then
         use patches/drawn
         for seed in $seeds; do
-            train_row supervised_main.py "Drawn-s$seed" "$seed" "${of_drawn[@]}"
+            train_row supervised_main.py "Drawn-s$seed" "$seed" "${unet[@]}"
         done
     fi
     begin
@@ -102,10 +102,9 @@ for seed in $seeds; do
             say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
                 --experiment_name "FCD-$run" "${masks[@]}" "${extra[@]}"
         fi
-        learned=(--train_mask_file generated_mask.tif)
         row FCD+ FCD+ "$seed" "${unet[@]}" "${learned[@]}"
         row Drawn+ "Drawn and FCD+" "$seed" "${unet[@]}" "${learned[@]}" \
-            --drawn_patches patches/drawn
+            "${along[@]}"
         row FCD+1Pct FCD+1% "$seed" "${tuned[@]}" --keep_ratio 0.01 --freeze_encoder True \
             --model_weights "outputs/FCDPlus-$run/models/best.pt"
         row Supervised Supervised "$seed" "${unet[@]}"

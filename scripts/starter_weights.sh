@@ -16,7 +16,6 @@ crops=${1:-}
 set -- --seeds 0 --dir starter-weights "$@"
 # shellcheck source=scripts/real.sh
 source "$here/real.sh"
-drawn+=(--scenes_per_biome 20)
 
 step "cut the crops" -m fcd.folds "$crops" --output_dir folds
 cut_patches folds/all.csv patches/32-all 32 32
@@ -31,16 +30,12 @@ use patches/64-all
 say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 --experiment_name FCD \
     "${masks[@]}" "${extra[@]}"
 
-make() { # NAME BANDS: drawn scenes along, under changing light; then the real ones as they are
-    local real=("${unet[@]}" --train_bands "$2" --train_mask_file generated_mask.tif)
-    train_row supervised_main.py "$1" "$seeds" "${real[@]}" --drawn_patches patches/drawn \
-        --n_epochs 9
-    train_row supervised_main.py "$1-tuned" "$seeds" "${real[@]}" --augment d4 --n_epochs 7 \
-        --lr 5e-4 --model_weights "outputs/$1/models/best.pt"
-    say "$root/supervised_main.py" --mode pack "${data[@]}" --experiment_name "$1-tuned" \
-        --threshold 0.5
+make() { # NAME BANDS
+    train_row supervised_main.py "$1" "$seeds" "${unet[@]}" --train_bands "$2" "${learned[@]}" \
+        "${along[@]}" --n_epochs 12
+    say "$root/supervised_main.py" --mode pack "${data[@]}" --experiment_name "$1" --threshold 0.5
     mkdir -p "$root/weights"
-    cp "outputs/$1-tuned/models/best-packed.pt" "$root/weights/$1.pt"
+    cp "outputs/$1/models/best-packed.pt" "$root/weights/$1.pt"
 }
 make starter-thermal B2-B7,B9,B10
 make starter B2-B7,B9

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-# The half-life is no longer than this share of the steps done: the first weights are soon forgotten
-# (the ramp-up of StyleGAN3, which has half of it).
-RAMP_UP = 0.1
+# The half-life is no longer than this share of the steps done: the first weights are forgotten (the
+# ramp-up of StyleGAN3, whose half-lives are far shorter).
+RAMP_UP = 0.4
 
 
 def name_of(network: str) -> str:
