@@ -32,7 +32,7 @@ say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 --experim
 
 make() { # NAME BANDS
     train_row supervised_main.py "$1" "$seeds" "${unet[@]}" --train_bands "$2" "${learned[@]}" \
-        "${along[@]}" --n_epochs 12
+        "${along[@]}" --n_epochs 8 "${more_unet[@]}"
     say "$root/supervised_main.py" --mode pack "${data[@]}" --experiment_name "$1" --threshold 0.5
     mkdir -p "$root/weights"
     cp "outputs/$1/models/best-packed.pt" "$root/weights/$1.pt"
