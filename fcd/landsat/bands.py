@@ -26,20 +26,27 @@ def band_names(num_channels: int) -> tuple[str, ...]:
     return BANDS if num_channels == len(BANDS) else tuple(map(str, range(1, num_channels + 1)))
 
 
+def is_landsat(bands: Sequence[str], dtype: str) -> bool:
+    """Whether pixels of these `bands` and of this type are DN of Landsat, whose 0 is fill."""
+    return bool(bands) and {*bands} <= {*BANDS} and dtype == "uint16"
+
+
 def named(descriptions: Sequence[str | None]) -> tuple[str, ...]:
     """The names of a raster's bands, or those of `band_names` if it does not name each otherwise.
 
     descriptions: what the file says of its bands. ``B2`` is also what ends in ``_B2``, in any case,
     as files of Landsat scenes do; not ``SR_B2``, whose values are of Level-2. Numbers of their
-    places, as ``Band 1``, are no names.
+    places, as ``Band 1``, are no names. Where only some have names, and one is of Landsat, the
+    others are called by number: nothing may then be taken by its position.
     """
     told = [
         _LANDSAT.sub(lambda match: match[1].upper(), (text or "").strip()) for text in descriptions
     ]
     counted = (re.fullmatch(rf"(band|layer)?[ _]?0*{n}", t, re.I) for n, t in enumerate(told, 1))
-    if not all(told) or len(set(told)) < len(told) or all(counted):
-        return band_names(len(told))
-    return tuple(told)
+    if all(told) and len(set(told)) == len(told) and not all(counted):
+        return tuple(told)
+    some = tuple(t if t and told.count(t) == 1 else str(n) for n, t in enumerate(told, 1))
+    return some if any(map(_LANDSAT.match, some)) else band_names(len(told))
 
 
 def are_named(bands: Sequence[str]) -> bool:

@@ -11,8 +11,16 @@ from rasterio.errors import RasterioIOError
 
 from fcd.errors import MissingBand, SceneError, UserError
 from fcd.landsat.archives import DAMAGE, Member
-from fcd.landsat.bands import BANDS, SENSORS, SENTINEL_2, are_named, band_numbers, positions
-from fcd.landsat.rasters import names_of, opened
+from fcd.landsat.bands import (
+    BANDS,
+    SENSORS,
+    SENTINEL_2,
+    are_named,
+    band_numbers,
+    named,
+    positions,
+)  # fmt: skip
+from fcd.landsat.rasters import alpha_of, names_of, opened, pixel_bands
 from fcd.landsat.scenes import SCENE_FILE, Band, Scene, parse_mtl
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -192,7 +200,10 @@ def _named_bands(
 def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
     try:
         with opened(path) as dataset:
-            names = names_of(dataset)
+            names, pixels, alpha = names_of(dataset), pixel_bands(dataset), alpha_of(dataset)
+            count = dataset.count
+            if len(needed) == count:  # the network takes the alpha band for one like the others
+                names, pixels, alpha = named(dataset.descriptions), dataset.indexes, None
     except RasterioIOError as error:
         raise SceneError(f"{path} cannot be read: {error}") from error
     if bands:
@@ -201,15 +212,16 @@ def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
             raise SceneError(
                 f"{path} has {len(numbers)} bands by --bands, the network takes {len(needed)}"
             )
-        if max(numbers) > len(names):
-            raise SceneError(f"--bands {bands}: {path} has {len(names)} bands")
+        if max(numbers) > count:
+            raise SceneError(f"--bands {bands}: {path} has {count} bands")
     else:
         if {*needed} <= {*BANDS} and (other := {*SENTINEL_2} & {*names}):
             raise SceneError(
                 f"{path} is of Sentinel-2 by its band {min(other)}, the network takes bands of "
                 "Landsat, which have the same names; --bands says which to read all the same"
             )
-        numbers = [place + 1 for place in positions(needed, names, str(path))]
+        told = f"{path}" + f" (band {alpha} is alpha)" * (alpha is not None)
+        numbers = [pixels[place] for place in positions(needed, names, told)]
     files = {band: Band(path, number) for band, number in zip(needed, numbers, strict=True)}
     name = _as_file_name(path.stem)
     return Scene(name, "", path.parent, files, tuple(needed), level_1=False)

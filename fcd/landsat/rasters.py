@@ -1,4 +1,4 @@
-"""GeoTIFFs: where they lie, what they mark as nodata, and writing them whole or not at all."""
+"""GeoTIFFs: where they lie, what in them is nodata, and writing them whole or not at all."""
 
 import math
 import os
@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,11 +16,13 @@ import rasterio
 import tifffile
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
+from rasterio.windows import Window
 
 from fcd.files import replacing
-from fcd.landsat.bands import named
+from fcd.landsat.bands import FILL_DN, is_landsat, named
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -53,9 +56,83 @@ class Grid:
         return Grid(size, size, self.crs, Affine(a, b, left, d, e, top))
 
 
+def alpha_of(dataset: rasterio.DatasetReader) -> int | None:
+    """Which band, from 1, is the alpha band of a raster, if it has one.
+
+    One that has a name of its own, such as ``nir``, is none: of four bands of uint8 GDAL writes the
+    last as alpha unless it is told otherwise.
+    """
+    for number, (kind, text) in enumerate(
+        zip(dataset.colorinterp, dataset.descriptions, strict=True), 1
+    ):
+        if "alpha" in text.lower() if text else kind == ColorInterp.alpha:
+            return number
+    return None
+
+
+def pixel_bands(dataset: rasterio.DatasetReader) -> tuple[int, ...]:
+    """The numbers, from 1, of a raster's bands without its alpha band."""
+    alpha = alpha_of(dataset)
+    return tuple(number for number in dataset.indexes if number != alpha)
+
+
 def names_of(dataset: rasterio.DatasetReader) -> tuple[str, ...]:
-    """The names of a raster's bands, by their descriptions; see `fcd.landsat.bands.named`."""
-    return named(dataset.descriptions)
+    """The names of `pixel_bands`, by their descriptions; see `fcd.landsat.bands.named`."""
+    return named([dataset.descriptions[number - 1] for number in pixel_bands(dataset)])
+
+
+def hidden_in(
+    dataset: rasterio.DatasetReader,
+    numbers: Sequence[int],
+    window: Window | None = None,
+    shape: tuple[int, int] | None = None,
+) -> np.ndarray | None:
+    """Where a raster's mask or alpha band hides its pixels, (h, w) bool; None if it has neither.
+
+    numbers: the bands that are read; an alpha band among them is a band like the others. shape: see
+    `rasterio.DatasetReader.read`.
+    """
+    how: dict[str, Any] = {"window": window, "out_shape": shape}
+    if alpha := alpha_of(dataset):
+        return None if alpha in numbers else dataset.read(alpha, **how) == 0
+    flags = dataset.mask_flag_enums[numbers[0] - 1]
+    if MaskFlags.per_dataset not in flags or MaskFlags.alpha in flags:
+        return None
+    return dataset.read_masks(numbers[0], **how) == 0
+
+
+def blanked(
+    pixels: np.ndarray,
+    bands: Sequence[str],
+    hidden: np.ndarray | None,
+    marked: Sequence[float | None],
+    asked: Sequence[float] | None = None,
+) -> np.ndarray:
+    """`pixels` (…, C, h, w) of `bands` in which what is nodata is not there.
+
+    hidden: bool of a shape that fits; None: nothing. marked: the value of each band that its file
+    marks as nodata; asked: values that the user names in place of these. DN of Landsat become fill.
+    Of other imagery the array is a masked one, and a value that counts in all bands stays what it
+    is: `fcd.patches.normalisation` knows it.
+    """
+    landsat, where = is_landsat(bands, pixels.dtype.name), [] if hidden is None else [hidden]
+    if asked is not None:
+        where += [pixels == value for value in asked if landsat]
+    elif len({*marked}) > 1 or (landsat and not {*marked} <= {None, FILL_DN}):
+        # NaN equals nothing. In float32, which holds all DN, values are what pixels hold.
+        own = np.array([math.nan if v is None else v for v in marked], np.float32)
+        where.append(pixels == own[:, None, None])
+    nothing = np.broadcast_to(reduce(np.logical_or, where, np.False_), pixels.shape)
+    if not (where and nothing.any()):
+        return pixels
+    if landsat:
+        return np.where(nothing, pixels.dtype.type(FILL_DN), pixels)
+    return np.ma.array(pixels, mask=nothing)
+
+
+def plain(pixels: np.ndarray) -> np.ndarray:
+    """`pixels` as they are, of a masked array as float32 with NaN where it is masked."""
+    return pixels.astype(np.float32).filled(np.nan) if np.ma.isMaskedArray(pixels) else pixels
 
 
 def nodata_of(dataset: rasterio.DatasetReader, number: int = 1) -> float | None:
@@ -79,16 +156,24 @@ def write_raster(
     nodata: float | None,
     descriptions: Sequence[str | None] = (),
     tags: Mapping[str, str] = MappingProxyType({}),
+    hidden: np.ndarray | None = None,
 ) -> None:
     """Write a small GeoTIFF of `pixels` (C, h, w) on `grid`, whole or not at all.
 
     descriptions: what the file says of each band; nothing unless they are given. tags: what it says
-    of itself.
+    of itself. hidden: (h, w) bool, what a mask in the file hides.
     """
     profile = {"driver": "GTiff", "count": len(pixels), "dtype": pixels.dtype.name}
     profile |= {"nodata": nodata, "compress": "deflate", **vars(grid)}
-    with replacing(path) as temporary, opened(temporary, "w", **profile) as dataset:
+    profile["photometric"] = "minisblack"  # or GDAL would call a fourth band alpha
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        replacing(path) as temporary,
+        opened(temporary, "w", **profile) as dataset,
+    ):
         dataset.write(pixels)
+        if hidden is not None:
+            dataset.write_mask(~hidden)
         if any(descriptions):
             dataset.descriptions = tuple(descriptions)
         dataset.update_tags(**tags)

@@ -19,9 +19,9 @@ from rasterio.windows import Window
 from fcd.errors import MissingBand, SceneError, UserError
 from fcd.landsat import biome, labels
 from fcd.landsat.archives import Member
-from fcd.landsat.bands import BANDS, FILL_DN, described, positions
+from fcd.landsat.bands import BANDS, FILL_DN, described, is_landsat, positions
 from fcd.landsat.radiometry import SUN_ELEVATION, Radiometry
-from fcd.landsat.rasters import Grid, nodata_of, opened
+from fcd.landsat.rasters import Grid, blanked, hidden_in, nodata_of, opened, plain
 
 MAX_SIDE = 65_535  # pixels; a Landsat scene has 8,000
 _ROWS = 512  # that are read at a time
@@ -101,7 +101,15 @@ class Scene:
         files = {band: self.files[part] for band, part in zip(bands, chosen, strict=True)}
         return replace(self, bands=tuple(bands), files=others | files)
 
-    def filled(self) -> list[str]:
+    def require_pixels(self, cure: str) -> None:
+        """Raise `MissingBand`, which ends with `cure`, if a band holds fill alone, others not."""
+        if filled := self._filled():
+            raise MissingBand(
+                f"{self.where}: band {', '.join(filled)} is fill in every pixel, so no pixel has "
+                f"all bands; {cure}"
+            )
+
+    def _filled(self) -> list[str]:
         """The bands that hold fill alone, DN 0 everywhere, if others do not.
 
         So TIRS is shipped where it was switched off.
@@ -219,12 +227,18 @@ class SceneReader:
                 )
         return dtypes[0]
 
+    @property
+    def marked(self) -> tuple[float | None, ...]:
+        """The value that is nodata in each band, as `bands` returns it; None: no value."""
+        if is_landsat(self._scene.bands, self.dtype):
+            return (FILL_DN,) * len(self._scene.bands)
+        return self._marks
+
     @cached_property
-    def nodata(self) -> float | tuple[float | None, ...] | None:
-        """What the bands' files mark as nodata; of each band if they do not all mark the same."""
+    def _marks(self) -> tuple[float | None, ...]:
+        """What the file of each band marks as nodata."""
         parts = self._scene.bands
-        marked = tuple(nodata_of(self._dataset(part), self._number(part)) for part in parts)
-        return marked[0] if len(set(marked)) == 1 else marked
+        return tuple(nodata_of(self._dataset(part), self._number(part)) for part in parts)
 
     def radiometry(self, bands: Sequence[str], sun_elevation: float | None) -> Radiometry:
         """By its MTL file; without one by the tag of its first band's file, or `sun_elevation`.
@@ -256,23 +270,64 @@ class SceneReader:
         return self._datasets[path]
 
     def _read(self, part: str, start: int, stop: int | None, step: int) -> np.ndarray:
-        dataset, file = self._dataset(part), self._scene.files[part]
-        stop = dataset.height if stop is None else stop
-        shape = (max(1, (stop - start) // step), max(1, dataset.width // step))
-        window = Window(0, start, dataset.width, stop - start)
+        dataset, where = self._dataset(part), self._rows(start, stop, step)
+        with self._whole(part):
+            return dataset.read(self._number(part), window=where[0], out_shape=where[1])
+
+    def _rows(self, start: int, stop: int | None, step: int) -> tuple[Window, tuple[int, int]]:
+        """Window and shape of what is read."""
+        height, width = self.grid.height, self.grid.width
+        stop = height if stop is None else stop
+        shape = (max(1, (stop - start) // step), max(1, width // step))
+        return Window(0, start, width, stop - start), shape
+
+    @contextmanager
+    def _whole(self, part: str) -> Iterator[None]:
+        """Say of a file whose pixels cannot be read that it is damaged."""
         try:
-            return dataset.read(self._number(part), window=window, out_shape=shape)
+            yield
         except RasterioIOError as error:
             raise SceneError(
-                f"{file} is damaged ({error.__cause__ or error}); download the scene again"
+                f"{self._scene.files[part]} is damaged ({error.__cause__ or error}); download the "
+                "scene again"
             ) from error
+
+    def _hidden(self, start: int, stop: int | None, step: int) -> np.ndarray | None:
+        """What masks and alpha bands of the bands' files hide, (C, h, w) bool; None if nothing."""
+        parts, where = self._scene.bands, self._rows(start, stop, step)
+        read: dict[str, list[int]] = {}
+        for part in parts:
+            read.setdefault(os.fspath(self._scene.files[part]), []).append(self._number(part))
+        found: dict[str, np.ndarray | None] = {}
+        for part in parts:
+            if (path := os.fspath(self._scene.files[part])) not in found:
+                with self._whole(part):
+                    found[path] = hidden_in(self._dataset(part), read[path], *where)
+        if all(hidden is None for hidden in found.values()):
+            return None
+        nothing = np.zeros(where[1], bool)
+        masks = (found[os.fspath(self._scene.files[part])] for part in parts)
+        return np.stack([nothing if mask is None else mask for mask in masks])
 
     # Each method reads the rows `start` to `stop` (all by default) in full width, or every
     # `step`-th row and column of them.
 
-    def bands(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
-        """The bands as (C, h, w) in the files' type: of Landsat (C, h, w) uint16 DN, 0 is fill."""
-        return np.stack([self._read(band, start, stop, step) for band in self._scene.bands])
+    def bands(
+        self,
+        start: int = 0,
+        stop: int | None = None,
+        step: int = 1,
+        asked: Sequence[float] | None = None,
+    ) -> np.ndarray:
+        """The bands as (C, h, w) in the files' type: of Landsat (C, h, w) uint16 DN, 0 is fill.
+
+        Of other imagery it is float32 where a mask, an alpha band or what one band's file marks
+        leaves gaps, which are NaN (`fcd.landsat.rasters.blanked`, also for `asked`).
+        """
+        parts = self._scene.bands
+        pixels = np.stack([self._read(band, start, stop, step) for band in parts])
+        hidden = self._hidden(start, stop, step)
+        return plain(blanked(pixels, parts, hidden, self._marks, asked))
 
     def qa(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
         """The quality band as (h, w) uint16 bit fields (`fcd.landsat.reference.BITS`)."""
@@ -320,11 +375,14 @@ def files_below(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(names))
 
 
-def find_scenes(root: Path | str) -> list[Scene]:
+def find_scenes(
+    root: Path | str,
+    decode_truth: Callable[[np.ndarray, str], np.ndarray] = labels.patch_from_truth,
+) -> list[Scene]:
     """All scenes below `root`, sorted by biome and name; folders between do not matter.
 
-    The biome of others than the 96 is the first folder below `root`. Raises `UserError` if `root`
-    is no folder, holds no scene or holds one twice.
+    The biome of others than the 96 is the first folder below `root`. decode_truth: of `Scene`.
+    Raises `UserError` if `root` is no folder, holds no scene or holds one twice.
     """
     root = Path(root)
     if not root.is_dir():
@@ -344,7 +402,8 @@ def find_scenes(root: Path | str) -> list[Scene]:
             )
         first = folder.relative_to(root).parts[:1]
         place = first[0] if first not in ((), (name,)) else "Unknown"
-        scenes[name] = Scene(name, biome.biomes().get(name, place), folder, files)
+        group = biome.biomes().get(name, place)
+        scenes[name] = Scene(name, group, folder, files, decode_truth=decode_truth)
     if not scenes:
         raise UserError(
             f"no scene below {root}: expected files such as <biome>/<scene>/<scene>_B1.TIF"

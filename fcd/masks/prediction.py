@@ -19,7 +19,7 @@ from functools import partial
 from math import nan
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import rasterio
@@ -36,6 +36,7 @@ from fcd.landsat.products import scene_from
 from fcd.landsat.rasters import Grid, raster_writer
 from fcd.landsat.scenes import Scene
 from fcd.masks.scoring import ArrayScene, Prediction, Scorer, Tiles, predictions
+from fcd.patches.normalisation import as_nodata, in_words
 from fcd.processes import ALONE, Processes
 
 SUMMARY = "summary.csv"
@@ -51,7 +52,7 @@ Scores = Literal["none", "uint8", "float32"]
 0 to 1."""
 _COLUMNS = (
     "scene", "path", "cloud_fraction", "valid_fraction", "threshold", "weights", "seconds",
-    "status",
+    "status", "reason",
 )  # fmt: skip
 
 
@@ -64,6 +65,7 @@ class Predictor:
     tags: dict[str, str]  # what the masks are made with, for their metadata
     predict: Callable[[Scene | ArrayScene], Iterator[Prediction]]
     weights: str = ""  # the file they are from
+    dtype: str = "uint16"  # of the DN
 
 
 def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
@@ -79,7 +81,7 @@ def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
         "FCD_TILES": f"{tiles.size} pixels, overlap {tiles.overlap}" + ", bf16" * tiles.amp,
     }
     if tiles.nodata is not None:
-        tags["FCD_NODATA"] = str(tiles.nodata)
+        tags["FCD_NODATA"] = in_words(as_nodata(tiles.nodata))
     if tiles.sun_elevation is not None and scorer.normalization.is_toa:
         tags["FCD_SUN_ELEVATION"] = str(tiles.sun_elevation)
     return Predictor(
@@ -88,6 +90,7 @@ def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
         tags,
         lambda scene: predictions(scorer, scene, tiles, threshold),
         scorer.checkpoint.name,
+        scorer.normalization.dtype,
     )
 
 
@@ -99,8 +102,9 @@ def predict_array(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mask and score of DN in memory, the same as the files of `predict_scenes` hold.
 
-    dn: (C, H, W) digital numbers in the type of training, of Landsat uint16; nodata, in any band,
-    is that of training, and NaN. bands: the names of its bands, such as ``("B2", "B3", …)``, of
+    dn: (C, H, W) digital numbers in the type of training, of Landsat uint16, or whole numbers in
+    floating point; nodata, in any band, is what a masked array masks, NaN, and that of training.
+    bands: the names of its bands, such as ``("B2", "B3", …)``, of
     which the network takes its own, `predictor.bands`; None: it holds just these in their order.
     sun_elevation: in degrees, which a network that takes reflectance (--normalize toa) needs.
     Returns the mask (H, W) uint8: 0 nodata, 128 clear, 255 cloud; and the score (H, W) float32 in
@@ -116,11 +120,29 @@ def predict_array(
         )
     if bands is not None:
         dn = dn[positions(predictor.bands, bands, "the array")]
-    parts = list(predictor.predict(ArrayScene(dn, sun_elevation=sun_elevation)))
+    scene = ArrayScene(_typed(dn, predictor.dtype), predictor.bands, sun_elevation=sun_elevation)
+    parts = list(predictor.predict(scene))
     mask = np.concatenate([part.mask for part in parts])
     score = np.concatenate([part.score for part in parts])
     score[mask == labels.INVALID] = np.nan
     return labels.tif_from_patch(mask), score
+
+
+def _typed(dn: np.ndarray, dtype: str) -> np.ndarray:
+    """`dn` as `dtype`, masked where not finite, if it holds whole numbers of it in floats.
+
+    So other programs return integers with gaps. Anything else is returned as it is.
+    """
+    if dn.dtype.kind != "f" or dn.dtype.name == dtype:
+        return dn
+    there = np.isfinite(np.ma.getdata(dn)) & ~np.ma.getmaskarray(dn)
+    values = np.where(there, np.ma.getdata(dn), 0)
+    limits: Any = np.finfo(dtype) if dtype == "float32" else np.iinfo(dtype)
+    if not limits.min <= values.min() <= values.max() <= limits.max:
+        return dn
+    typed = values.astype(dtype)
+    same = dtype == "float32" or (typed == values).all()
+    return np.ma.array(typed, mask=~there) if same else dn
 
 
 def predict_scenes(
@@ -177,7 +199,7 @@ def predict_scenes(
         except UserError as error:
             failed += 1
             tqdm.write(f"error: {error}", file=sys.stderr)
-            row["status"] = f"failed: {error}"
+            row |= {"status": "failed", "reason": str(error)}
         _add_to_summary(output_dir / SUMMARY, row)
     skipped, failed = processes.sum_counts(np.array([skipped, failed])).tolist()
     done = len(paths) - failed - skipped
@@ -231,10 +253,10 @@ def predict_scene(
             writing = pool.submit(write, part.row, part.mask, part.score)
         if writing:
             writing.result()
-        if not counts[1:].any() and (filled := scene.filled()):
-            raise MissingBand(
-                f"{scene.where}: band {', '.join(filled)} is fill in every pixel, so no pixel has "
-                "all bands that the network takes; one that is trained without can mask it"
+        if not counts[1:].any():
+            scene.require_pixels(
+                "weights of a network that is trained without can mask it: --model_weights takes "
+                "a folder of several, or starter"
             )
         mask = np.concatenate(codes)
         rgb = pictures.stretch_rgb(image.result(), mask != labels.INVALID)
@@ -248,6 +270,7 @@ def predict_scene(
         "weights": predictor.weights,
         "seconds": f"{time.monotonic() - began:.1f}",
         "status": "done" if valid else "no valid pixel",
+        "reason": "" if valid else "no pixel has data in all bands",
     }
 
 

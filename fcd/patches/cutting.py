@@ -247,6 +247,8 @@ def prepare(
         write_split(written, scenes, split)
     if records:
         print(f"{len(records)} scenes are cut already")
+    if cutting.reference == TRUTH:
+        labels.require_clear(_truths(scenes), f"the scenes of {image_dir}")
     jobs = {
         scene.name: partial(cut_scene, scene, image_dir, split[scene.name], cutting)
         for scene in scenes
@@ -259,6 +261,13 @@ def prepare(
     for failure in failures:
         print(f"left out: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _truths(scenes: Iterable[Scene]) -> Iterator[np.ndarray]:
+    """Some pixels of the manual mask of each scene that can be read, in patch codes."""
+    for scene in scenes:
+        with suppress(SceneError), scene.open() as reader:  # told when it is cut
+            yield reader.truth(step=max(1, reader.grid.height // 512))
 
 
 def _print_balance(records: list[Record]) -> None:
@@ -280,7 +289,7 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
     image.tif is (size, size, C) uint16 DN in the bands of `cutting`, mask.tif (size, size) uint8
     patch codes. Test scenes are only checked and pictured: they stay whole. Patches appear at the
     end, all at once; the record, written last, says that it is done. Raises `SceneError` if it is
-    incomplete or damaged.
+    incomplete or damaged, `MissingBand` if a band is fill alone.
     """
     scene = replace(scene, bands=cutting.band_names)
     reference = Reference(scene, cutting.reference)
@@ -301,7 +310,9 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
                     place.mkdir(parents=True)
                     store.write(place / "image.tif", dn.transpose(1, 2, 0))
                     store.write(place / "mask.tif", mask)
-            share = _write_thumbnail(reader, reference, record_path(image_dir, scene))
+            mask = _write_thumbnail(reader, reference, record_path(image_dir, scene))
+        if not mask.any():
+            scene.require_pixels("prepare without it, such as by --bands B1-B9")
         for folder, names in patches.items():
             target = image_dir / split / folder
             target.mkdir(parents=True, exist_ok=True)
@@ -310,8 +321,9 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
                 (partial / folder / name).rename(target / name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    share = round(labels.cloud_share(mask), 4)
     record: Record = {"biome": scene.biome, "scene": scene.name, "split": split}
-    record |= {"cutting": asdict(cutting), "cloud_share": round(share, 4), **patches}
+    record |= {"cutting": asdict(cutting), "cloud_share": share, **patches}
     with suppress(SceneError):  # patches are as good with a damaged MTL file
         record["radiometry"] = radiometry.kept(scene.metadata(), scene.bands)
     write_json(record_path(image_dir, scene), record)
@@ -332,8 +344,8 @@ def _cut(
             yield row, column, dn[:, :, columns], mask[:, columns]
 
 
-def _write_thumbnail(reader: SceneReader, reference: Reference, record: Path) -> float:
-    """Write the scene's picture beside its mask, at most 512 pixels high; return cloud share."""
+def _write_thumbnail(reader: SceneReader, reference: Reference, record: Path) -> np.ndarray:
+    """Write the scene's picture beside its mask, at most 512 pixels high; return the mask."""
     step = max(1, -(-max(reader.grid.height, reader.grid.width) // 512))
     dn, mask = reader.bands(step=step), reference.mask(reader, step=step)
     fill = (dn == FILL_DN).any(axis=0)
@@ -342,7 +354,7 @@ def _write_thumbnail(reader: SceneReader, reference: Reference, record: Path) ->
     image = pictures.stretch_rgb(dn[list(rgb)], ~fill)
     picture = np.hstack([image, pictures.colour_mask(mask)])
     pictures.write_png(record.with_suffix(".png"), picture)
-    return labels.cloud_share(mask)
+    return mask
 
 
 def parallel(

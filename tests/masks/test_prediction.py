@@ -163,7 +163,8 @@ def test_one_bad_scene_is_told_and_the_others_go_on(tmp_path, capsys):
     assert predict_scenes(paths, PREDICTOR, tmp_path / "out") == 1
     assert f"error: scene {ONE}" in capsys.readouterr().err
     rows = summary(tmp_path / "out")
-    assert rows[ONE]["status"].startswith("failed: scene")
+    assert rows[ONE]["status"] == "failed"
+    assert rows[ONE]["reason"].startswith(f"scene {ONE}")
     assert rows[TWO]["status"] == "done"
     assert not list((tmp_path / "out").glob(f"*{ONE}*"))
     # Mended and run again: the line is replaced, the other scene is not masked again.
@@ -181,7 +182,7 @@ def test_a_band_cut_off_leaves_nothing_half_written(tmp_path):
     path.write_bytes(path.read_bytes()[:-1500])
     assert predict_scenes([str(tmp_path / "a")], PREDICTOR, tmp_path / "out") == 1
     assert {p.name for p in (tmp_path / "out").iterdir()} == {".lock", "summary.csv"}
-    assert "B7.TIF is damaged" in summary(tmp_path / "out")[ONE]["status"]
+    assert "B7.TIF is damaged" in summary(tmp_path / "out")[ONE]["reason"]
 
 
 @pytest.mark.parametrize("change", ["weights", "score", "damage", "overwrite", "summary"])
@@ -212,7 +213,7 @@ def test_two_inputs_of_one_name(tmp_path):
     assert predict_scenes(paths, PREDICTOR, tmp_path / "out") == 1
     rows = summary(tmp_path / "out")
     assert rows[ONE]["path"] == paths[0]
-    assert f"has the name {ONE}, as {paths[0]}" in rows[paths[1]]["status"]
+    assert f"has the name {ONE}, as {paths[0]}" in rows[paths[1]]["reason"]
 
 
 def test_a_scene_of_fill_is_no_error(tmp_path):
@@ -395,3 +396,50 @@ def test_no_scene_is_lost_to_a_folder_that_cannot_be_written(tmp_path):
     if os.path.isdir("/proc"):  # a folder that nobody writes to, root neither
         with pytest.raises(UserError, match="--output_dir /proc cannot be written to"):
             predict_scenes(["x"], PREDICTOR, "/proc")
+
+
+class TestArraysWithGaps:
+    """`predict_array`: what is masked, or NaN, is nodata, and no other pixel changes."""
+
+    def predicted(self, dn, dtype="uint16", nodata=0):
+        normalization = Normalization.paper(10, "uint16", nodata)
+        if dtype != "uint16":
+            unit = ((0.0,) * 3, (1.0,) * 3)
+            normalization = Normalization("paper", *unit, None, dtype)
+        solver = FCDSolver(Run(RunFolder("FCD"), CPU), GANSize(4, 1, 4, 3), 32, normalization)
+        return predict_array(dn, solver.predictor(0.1))
+
+    def test_of_integers(self):
+        dn = np.random.default_rng(0).integers(1, 60_000, (10, 40, 50)).astype(np.uint16)
+        hidden = np.zeros(dn.shape, bool)
+        hidden[3, 5:9, 7:11] = hidden[8, 20] = True
+        mask, score = self.predicted(np.where(hidden, 0, dn).astype(np.uint16))
+        assert ((mask == 0) == hidden.any(axis=0)).all()
+        masked = np.ma.array(dn, mask=hidden)
+        for given in (
+            masked,
+            masked.astype(np.float64).filled(np.nan),
+            np.where(hidden, np.inf, dn).astype(np.float32),
+            np.ma.masked_equal(np.where(hidden, 60_001, dn), 60_001).astype(np.float32),
+        ):
+            found = self.predicted(given)
+            np.testing.assert_array_equal(found[0], mask)
+            np.testing.assert_array_equal(found[1], score)
+        np.testing.assert_array_equal(self.predicted(masked, nodata=None)[0] == 0, mask == 0)
+
+    def test_of_floats(self):
+        values = np.random.default_rng(0).random((3, 40, 50), np.float32)
+        gaps = values.copy()
+        gaps[1, 5:9] = np.nan
+        mask, score = self.predicted(gaps, "float32")
+        assert (mask[5:9] == 0).all()
+        assert np.isnan(score).sum() == 4 * 50
+        for given in (np.ma.masked_invalid(gaps), gaps.astype(np.float64)):
+            np.testing.assert_array_equal(self.predicted(given, "float32")[1], score)
+
+    @pytest.mark.parametrize("value", [0.5, -1, 65536])
+    def test_of_floats_that_are_no_dn(self, value):
+        dn = np.full((10, 8, 8), 7, np.float64)
+        dn[0, 0, 0] = value
+        with pytest.raises(UserError, match="holds float64, the network was trained on uint16"):
+            self.predicted(dn)
