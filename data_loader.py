@@ -88,9 +88,10 @@ class PatchDataset(Dataset):
         self.patches: list[tuple[Path, int]] = []
         for label, name in enumerate(labels.CLASS_FOLDERS):
             if not (found := self.source.find(split, name)):
+                place = self.source.root / split / name
                 raise UserError(
-                    f"{self.source.root / split / name} holds no patches; {self.source.absent} "
-                    "(FCD needs clear and cloudy patches)"
+                    f"{place} holds no patches; {self.source.absent(place)} (FCD needs clear and "
+                    "cloudy patches)"
                 )
             if only in (None, name):
                 self.patches += [(patch, label) for patch in found]

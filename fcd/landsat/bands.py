@@ -13,6 +13,7 @@ Band = TypeVar("Band", int, str)
 
 # The ten 30 m bands in network order; B8 (panchromatic, 15 m) is not used.
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11")
+PIXEL_SIZE = 30.0  # metres
 SENSORS = {"OLI_TIRS": BANDS, "OLI": BANDS[:8], "TIRS": BANDS[8:]}  # by SENSOR_ID
 SENTINEL_2 = ("B8A", "B12")  # no bands of Landsat; others of Sentinel-2 have the names of Landsat's
 RGB_NAMES = ("B4", "B3", "B2")

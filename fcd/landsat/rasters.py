@@ -13,22 +13,42 @@ from typing import Any
 import numpy as np
 import rasterio
 import tifffile
+from rasterio import warp
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.transform import Affine
 
 from fcd.files import replacing
 from fcd.landsat.bands import named
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+WRITTEN_BY = "FCD_VERSION"  # the tag of what this project has written
+_LONGITUDE_LATITUDE = {"proj": "longlat", "datum": "WGS84"}  # needs no data base of CRS
+_EARTH_RADIUS = 6_371_008.8  # mean, metres
 
 
 def opened(path: os.PathLike | str, mode: str = "r", **profile: Any) -> rasterio.DatasetReader:
-    """`rasterio.open`, silent where a raster has no position, as a manual mask."""
+    """`rasterio.open`, silent where a raster has no position, as a manual mask.
+
+    Whatever the locale: GDAL takes names in UTF-8, in which a name must be.
+    """
+    try:
+        name = os.fsencode(path).decode("utf-8")
+    except UnicodeError as error:
+        raise RasterioIOError("its name is no UTF-8; rename it") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, mode, **profile)
+        return rasterio.open(name, mode, **profile)
+
+
+def is_written_by_us(path: os.PathLike | str) -> bool:
+    """Whether a file is a raster that this project has written, such as a mask, by its tags."""
+    try:
+        with opened(path) as dataset:
+            return WRITTEN_BY in dataset.tags()
+    except RasterioIOError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -44,6 +64,34 @@ class Grid:
     def of(cls, dataset: rasterio.DatasetReader) -> "Grid":
         """The grid of an open raster."""
         return cls(dataset.height, dataset.width, dataset.crs, dataset.transform)
+
+    @property
+    def pixel_size(self) -> float | None:
+        """Side of a pixel on the ground at the centre, metres, to two digits; None if unknown."""
+        if self.crs is None:
+            return None
+        a, b, c, d, e, f = self.transform[:6]
+        x = c + (a * self.width + b * self.height) / 2
+        y = f + (d * self.width + e * self.height) / 2
+        try:
+            # Whatever the unit of the CRS, and wherever it stretches.
+            xs, ys = [x, x + a, x + b], [y, y + d, y + e]
+            lon, lat = np.radians(warp.transform(self.crs, _LONGITUDE_LATITUDE, xs, ys))
+        except (CRSError, RasterioError, CPLE_BaseError):
+            return None
+        east, north = (lon[1:] - lon[0]) * np.cos(lat[0]), lat[1:] - lat[0]
+        side = _EARTH_RADIUS * math.sqrt(abs(east[0] * north[1] - east[1] * north[0]))
+        return float(f"{side:.2g}") if 0 < side < math.inf else None
+
+    def is_at(self, other: "Grid") -> bool:
+        """Whether both have one CRS and, to a ten thousandth of a pixel, one transform."""
+        nearly = 1e-4 * math.hypot(self.transform.a, self.transform.d)
+        away = np.abs(np.subtract(other.transform, self.transform)).max() > nearly
+        return self.crs == other.crs and not away
+
+    def is_same(self, other: "Grid") -> bool:
+        """Whether both have one size besides."""
+        return self.is_at(other) and (self.height, self.width) == (other.height, other.width)
 
     def square(self, row: int, column: int, size: int) -> "Grid":
         """The `size` x `size` pixels from (row, column) on."""
@@ -123,7 +171,7 @@ def raster_writer(
         profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
     with replacing(path) as temporary:
         try:
-            with rasterio.open(temporary, "w", **profile) as dataset:
+            with opened(temporary, "w", **profile) as dataset:
                 if colormap:
                     dataset.write_colormap(1, colormap)
                 if tags:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fcd.errors import SceneError, UserError
-from fcd.landsat.bands import BANDS, FILL_DN, are_named, band_names, described
+from fcd.landsat.bands import BANDS, FILL_DN, PIXEL_SIZE, are_named, band_names, described
 from fcd.landsat.radiometry import DN_MAX
 
 DTYPES = ("uint8", "uint16", "float32")  # what DN, or the values of other imagery, can be
@@ -28,12 +28,16 @@ Values = TypeVar("Values", torch.Tensor, np.ndarray)
 
 @dataclass(frozen=True)
 class Kind:
-    """What all patches of a data set have in common. nodata: None if no value marks it."""
+    """What all patches of a data set have in common. nodata: None if no value marks it.
+
+    pixel_size: side of a pixel on the ground, metres; None if it is unknown or differs, as it may.
+    """
 
     bands: tuple[str, ...]
     image_size: int
     dtype: str
     nodata: float | None
+    pixel_size: float | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         nodata = "no nodata" if self.nodata is None else f"nodata {self.nodata:g}"
@@ -69,8 +73,8 @@ class Normalization:
 
     nodata: of a scene whose files do not mark the same (`of`) a tuple of those of its bands; None
     if there is none. dtype: of `DTYPES`. bands: their names, by default those of `band_names`.
-    These two are not part of `repr`, which tells trained weights apart, those of earlier versions
-    too.
+    pixel_size: see `Kind`. These three are not part of `repr`, which tells trained weights apart,
+    those of earlier versions too.
     """
 
     kind: str
@@ -79,6 +83,7 @@ class Normalization:
     nodata: Nodata = 0
     dtype: str = field(default="uint16", repr=False)
     bands: tuple[str, ...] = field(default=(), repr=False)
+    pixel_size: float | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.bands:
@@ -145,7 +150,12 @@ class Normalization:
             raise ValueError("normalization whose bounds are none")
         if dtype not in DTYPES:
             raise ValueError(f"normalization of {dtype}")
-        return cls(str(state["kind"]), low, high, nodata, dtype, bands)
+        # Earlier versions have not written down that of Landsat.
+        of_landsat = PIXEL_SIZE if {*bands} <= {*BANDS} and dtype == "uint16" else None
+        pixel_size = state.get("pixel_size", of_landsat)
+        if pixel_size is not None and not 0 < float(pixel_size) < math.inf:
+            raise ValueError(f"pixels of {pixel_size} m")
+        return cls(str(state["kind"]), low, high, nodata, dtype, bands, pixel_size)
 
     def state(self) -> dict:
         """Plain values for a checkpoint or a JSON file."""
@@ -209,7 +219,8 @@ class Normalization:
             raise UserError(
                 f"{source} was trained on {learned}, the patches are read otherwise; {flag}"
             )
-        return self.of(own.dtype, own.nodata, "the training set", asked)
+        learned_on = self.of(own.dtype, own.nodata, "the training set", asked)
+        return replace(learned_on, pixel_size=own.pixel_size or self.pixel_size)
 
     def is_nodata(self, dn: Values, *, integers: bool = False) -> Values:
         """Where `dn` hold no data; `integers`: they were, so none is NaN.
@@ -276,6 +287,11 @@ def normalization(
     images: gives the patches (C, H, W) one by one, the same ones at each call; of `toa` standard
     DN.
     """
+    found = _measured(kind, data, images)
+    return replace(found, pixel_size=data.pixel_size)
+
+
+def _measured(kind: str, data: Kind, images: Callable[[], Iterable[np.ndarray]]) -> Normalization:
     alike: dict[str, Any] = {"nodata": data.nodata, "dtype": data.dtype, "bands": data.bands}
     if data.dtype == "float32":
         low, high = map(tuple, value_ranges(images(), data.nodata).tolist())

@@ -10,9 +10,10 @@ Masks have one band of uint8 in the codes of the masks that this project writes:
 clear, 255 cloud (`fcd.landsat.labels`).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import filterfalse
 from pathlib import Path
@@ -24,6 +25,7 @@ from rasterio.errors import RasterioIOError
 from tqdm import tqdm
 
 from fcd.errors import UserError
+from fcd.files import is_hidden
 from fcd.landsat import labels
 from fcd.landsat.bands import FILL_DN, band_names
 from fcd.landsat.radiometry import SUN_ELEVATION, Radiometry
@@ -36,6 +38,7 @@ from fcd.patches.cutting import (
     Cutting,
     bands_of,
     cuttings,
+    pixel_size_of,
     radiometries,
     reference_of,
     scenes_of_split,
@@ -46,6 +49,11 @@ from fcd.patches.store import DamagedPatch
 SUFFIXES = (".tif", ".tiff")
 MASK_ENDING = "_mask.tif"  # of the file of a mask
 NO_NODATA = "none"
+
+
+def listing(folder: Path) -> list[Path]:
+    """What is in `folder`, sorted by name; nothing if there is no such folder."""
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 @dataclass(frozen=True)
@@ -59,9 +67,8 @@ class PreparedPatches:
     mask_hint = "run python prepare_landsat8_biome.py --generated_masks DIR"
     damaged = staticmethod(store.damaged)
 
-    @property
-    def absent(self) -> str:
-        """What to do if there are no patches."""
+    def absent(self, place: Path) -> str:
+        """What to do if there are no patches in the folder `place`."""
         return f"run python prepare_landsat8_biome.py --output_dir {self.root}"
 
     @cached_property
@@ -82,7 +89,7 @@ class PreparedPatches:
     def find(self, split: str, folder: str) -> list[Path]:
         """The patches of a split in the folder `clear` or `cloudy`, sorted by name."""
         place = self.root / split / folder
-        return sorted(place.iterdir()) if place.is_dir() else []
+        return [patch for patch in listing(place) if not is_hidden(patch.name)]
 
     def image_path(self, patch: Path) -> Path:
         """Where the image of a patch is."""
@@ -126,7 +133,8 @@ class PreparedPatches:
                         f"{RECORDS} name {', '.join(bands)}; prepare into another --output_dir"
                     )
                 names = bands or band_names(len(image))
-                return Kind(names, image.shape[-1], image.dtype.name, FILL_DN)
+                form = (image.shape[-1], image.dtype.name, FILL_DN)
+                return Kind(names, *form, pixel_size_of(self.root))
         raise UserError(f"every patch is damaged, such as {found[0]}")
 
     def radiometries(self, found: list[Path], bands: Sequence[str]) -> dict[Path, Radiometry]:
@@ -183,8 +191,16 @@ class RasterPatches:
         "<name>.tif has its mask beside it as <name>_mask.tif; main.py --mode generate_masks "
         "writes <name>_generated_mask.tif, for --train_mask_file generated_mask.tif"
     )
-    absent = f"folders with {' or '.join(SUFFIXES)} files are expected"
     damaged = staticmethod(_damaged)
+
+    def absent(self, place: Path) -> str:
+        """What is expected if there are no patches in the folder `place`, and what is there."""
+        while not place.is_dir() and place != self.root:
+            place = place.parent
+        kinds = Counter(f.suffix.lower() if f.is_file() else f"{f.name}/" for f in listing(place))
+        there = ", ".join(f"{n} {kind}" if n > 1 else kind for kind, n in kinds.most_common(5))
+        expected = f"folders with {' or '.join(SUFFIXES)} files are expected"
+        return f"{expected}, {{train,val}}/{{clear,cloudy}}; {place} holds {there or 'nothing'}"
 
     def find(self, split: str, folder: str) -> list[Path]:
         """The patches of a split in the folder `clear` or `cloudy`, sorted by name.
@@ -192,8 +208,8 @@ class RasterPatches:
         Raises `UserError` if two have one name, or a mask has no patch or another ending.
         """
         place = self.root / split / folder
-        files = sorted(place.iterdir()) if place.is_dir() else []
-        rasters = [f for f in files if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
+        files = [file for file in listing(place) if not is_hidden(file.name)]
+        rasters = [file for file in files if file.suffix.lower() in SUFFIXES]
         found: dict[str, Path] = {}
         for path in filterfalse(is_mask, rasters):
             if (other := found.setdefault(path.stem, path)) is not path:
@@ -269,6 +285,7 @@ class RasterPatches:
     def kind(self, found: list[Path]) -> Kind:
         """What the patches `found` have in common; `UserError` names one that differs."""
         kinds: dict[Kind, Path] = {}
+        pixel_sizes: set[float | None] = set()
         for path in tqdm(found, "checking patches", unit="patch", leave=False, dynamic_ncols=True):
             with _opened(path) as dataset:
                 types = set(dataset.dtypes)
@@ -285,13 +302,15 @@ class RasterPatches:
                 size, nodata = dataset.width, self._nodata(dataset)
                 kind = Kind(names_of(dataset), size, types.pop(), nodata)
                 kinds.setdefault(kind, path)
+                pixel_sizes.add(Grid.of(dataset).pixel_size)
             if len(kinds) > 1:
                 (common, first), (kind, _) = kinds.items()
                 raise UserError(
                     f"{path} has {kind}, {first.name} has {common}; all patches "
                     "must be alike (--nodata says what is nodata in all of them)"
                 )
-        return next(iter(kinds))
+        pixel_size = pixel_sizes.pop() if len(pixel_sizes) == 1 else None
+        return replace(next(iter(kinds)), pixel_size=pixel_size)
 
     def radiometries(self, found: list[Path], bands: Sequence[str]) -> dict[Path, Radiometry]:
         """How DN of the patches `found` become standard DN, by the tag SUN_ELEVATION of each.
