@@ -103,17 +103,16 @@ def named(
     of the same run; one that is there once more is masked once. Raises `SceneError` if the longer
     name is taken, too.
     """
-    if not _is_held(scene, path, folder):
-        if (first := claim(scene.name, path)) == path:
-            return scene
+    names = [scene.name] * (not _is_held(scene, path, folder))
+    names.append(_longer_name(scene.name, path))
+    for name in names:
+        if (first := claim(name, path)) == path:
+            return replace(scene, name=name)
         with suppress(SceneError):
             if _are_equal(scene, read(first)):
                 tqdm.write(f"{path} is the scene of {first}: masked once")
                 return None
-    longer = replace(scene, name=_longer_name(scene.name, path))
-    if (first := claim(longer.name, path)) != path:
-        raise SceneError(f"{path} has the name {longer.name}, as {first}; rename one")
-    return longer
+    raise SceneError(f"{path} has the name {names[-1]}, as {first}; rename one")
 
 
 def _is_held(scene: Scene, path: str, folder: Path) -> bool:
