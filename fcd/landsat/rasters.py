@@ -22,6 +22,7 @@ from rasterio.transform import Affine
 from fcd.files import replacing
 from fcd.landsat.bands import named
 
+SAME_PIXELS = 1.25  # up to which quotient two sizes of pixels are the same
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 WRITTEN_BY = "FCD_VERSION"  # the tag of what this project has written
 _LONGITUDE_LATITUDE = {"proj": "longlat", "datum": "WGS84"}  # needs no data base of CRS

@@ -31,7 +31,7 @@ from fcd.errors import MissingBand, OutputError, UserError
 from fcd.landsat import labels
 from fcd.landsat.bands import positions
 from fcd.landsat.products import scene_from
-from fcd.landsat.rasters import WRITTEN_BY, Grid, opened, raster_writer
+from fcd.landsat.rasters import SAME_PIXELS, WRITTEN_BY, Grid, opened, raster_writer
 from fcd.landsat.scenes import Scene
 from fcd.masks.scoring import ArrayScene, Prediction, Scorer, Tiles, predictions
 from fcd.masks.summary import add_row, named, rows_of
@@ -39,7 +39,6 @@ from fcd.processes import ALONE, Processes
 
 QUICKLOOK_SIZE = 1024  # longest side of each of the two pictures, pixels
 GDAL_CACHE = 128 << 20  # bytes of blocks that GDAL keeps; a share of all memory unless it is told
-SAME_PIXELS = 1.25  # up to which quotient two sizes of pixels are the same
 COLOURS = {
     labels.TIF_NODATA: (0, 0, 0, 0),  # transparent
     labels.TIF_CLEAR: (*pictures.MASK_COLOURS["clear"], 255),

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import filterfalse
 from pathlib import Path
+from statistics import median
 from typing import TypeAlias
 
 import numpy as np
@@ -29,7 +30,7 @@ from fcd.files import is_hidden
 from fcd.landsat import labels
 from fcd.landsat.bands import FILL_DN, band_names
 from fcd.landsat.radiometry import SUN_ELEVATION, Radiometry
-from fcd.landsat.rasters import Grid, names_of, nodata_of, opened, write_raster
+from fcd.landsat.rasters import SAME_PIXELS, Grid, names_of, nodata_of, opened, write_raster
 from fcd.landsat.reference import NAMES, TRUTH
 from fcd.landsat.scenes import Band, File, Scene, find_scenes
 from fcd.patches import generated, store
@@ -49,6 +50,7 @@ from fcd.patches.store import DamagedPatch
 SUFFIXES = (".tif", ".tiff")
 MASK_ENDING = "_mask.tif"  # of the file of a mask
 NO_NODATA = "none"
+SIZES_MEASURED = 100  # patches whose pixels' size on the ground is computed
 
 
 def listing(folder: Path) -> list[Path]:
@@ -285,8 +287,10 @@ class RasterPatches:
     def kind(self, found: list[Path]) -> Kind:
         """What the patches `found` have in common; `UserError` names one that differs."""
         kinds: dict[Kind, Path] = {}
-        pixel_sizes: set[float | None] = set()
-        for path in tqdm(found, "checking patches", unit="patch", leave=False, dynamic_ncols=True):
+        pixel_sizes: list[float] = []
+        every = -(-len(found) // SIZES_MEASURED)
+        bar = tqdm(found, "checking patches", unit="patch", leave=False, dynamic_ncols=True)
+        for place, path in enumerate(bar):
             with _opened(path) as dataset:
                 types = set(dataset.dtypes)
                 if len(types) > 1 or not types <= set(DTYPES):
@@ -302,15 +306,16 @@ class RasterPatches:
                 size, nodata = dataset.width, self._nodata(dataset)
                 kind = Kind(names_of(dataset), size, types.pop(), nodata)
                 kinds.setdefault(kind, path)
-                pixel_sizes.add(Grid.of(dataset).pixel_size)
+                if place % every == 0 and (pixel_size := Grid.of(dataset).pixel_size):
+                    pixel_sizes.append(pixel_size)
             if len(kinds) > 1:
                 (common, first), (kind, _) = kinds.items()
                 raise UserError(
                     f"{path} has {kind}, {first.name} has {common}; all patches "
                     "must be alike (--nodata says what is nodata in all of them)"
                 )
-        pixel_size = pixel_sizes.pop() if len(pixel_sizes) == 1 else None
-        return replace(next(iter(kinds)), pixel_size=pixel_size)
+        alike = pixel_sizes and max(pixel_sizes) < SAME_PIXELS * min(pixel_sizes)
+        return replace(next(iter(kinds)), pixel_size=median(pixel_sizes) if alike else None)
 
     def radiometries(self, found: list[Path], bands: Sequence[str]) -> dict[Path, Radiometry]:
         """How DN of the patches `found` become standard DN, by the tag SUN_ELEVATION of each.
