@@ -88,8 +88,8 @@ def test_names_of_bands_come_from_the_patches():
 
 
 def test_checkpoints_of_earlier_versions_know_the_pixels_of_landsat_alone():
-    for normalization, expected in ((Normalization.paper(10), 30), (Normalization.paper(3), None)):
-        state = normalization.state()
+    for learned, expected in ((Normalization.paper(10), 30), (Normalization.paper(3), None)):
+        state = learned.state()
         del state["pixel_size"]
         assert Normalization.from_state(state).pixel_size == expected
         for wrong in (0, -1, math.inf, math.nan):
