@@ -11,10 +11,18 @@ from rasterio.errors import RasterioIOError
 from fcd.errors import MissingBand, SceneError, UserError
 from fcd.files import decoded
 from fcd.landsat.archives import kind_of, members
-from fcd.landsat.bands import BANDS, SENSORS, SENTINEL_2, are_named, band_numbers, positions
+from fcd.landsat.bands import (
+    BANDS,
+    SENSORS,
+    SENTINEL_2,
+    are_named,
+    band_numbers,
+    positions,
+    taken_by,
+)  # fmt: skip
 from fcd.landsat.finding import MTL, SCENE_FILE, Found, Whole, files_below, scenes_in
 from fcd.landsat.mtl import FORMS, parse_mtl
-from fcd.landsat.rasters import is_written_by_us, names_of, opened
+from fcd.landsat.rasters import WRITTEN_BY, is_written_by_us, names_of, opened
 from fcd.landsat.scenes import Band, Scene
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -23,10 +31,7 @@ _PACKED = (*ARCHIVES, ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
 RASTERS = (".tif", ".tiff", ".vrt")
 # Level-1 products; what comes after L1 tells how well a scene is placed.
 _LEVEL_1 = re.compile(r"L1(T|GT|GS|TP|G)?", re.I)
-# Landsat, its sensors and its number: LC08_L1TP_…, LO09_…; before the collections LC8….
-_LANDSAT = re.compile(r"L(?P<sensor>[CTEMO])0?(?P<number>\d)", re.I)
 _BETWEEN = "_-. "  # what stands between the name of a scene and that of a band
-_SENSOR = {"C": "OLI_TIRS", "O": "OLI", "T": "TIRS"}  # of Landsat 8 and 9
 
 
 def expand(paths: Sequence[str]) -> list[str]:
@@ -83,11 +88,12 @@ def _within(path: str) -> Iterator[str]:
     files = list(files_below(Path(path)))
     packed = [str(file) for file in files if file.name.lower().endswith(_PACKED)]
     found = [one for one in scenes_in(files) if one.has_bands]
-    if found or packed:
-        several = [*packed, *(_path_of(one, found) for one in found)]
+    if not found and not packed:
+        yield from [str(file) for file in files if _is_stack(file)] or [path]
+    elif len(found) == 1 and not packed:
+        yield path
     else:
-        several = [str(file) for file in files if _has_several_bands(file)]
-    yield from sorted(several) if len(several) > 1 or packed else [path]
+        yield from sorted([*packed, *(_path_of(one, found) for one in found)])
 
 
 def _path_of(one: Found, found: Iterable[Found]) -> str:
@@ -97,10 +103,13 @@ def _path_of(one: Found, found: Iterable[Found]) -> str:
     return str(one.files.get(MTL) or next(iter(one.files.values())))
 
 
-def _has_several_bands(path: Path) -> bool:
+def _is_stack(path: Path) -> bool:
+    """Whether a file is a raster of several bands that we have not written."""
+    if not path.name.lower().endswith(RASTERS):
+        return False
     try:
         with opened(path) as dataset:
-            return path.name.lower().endswith(RASTERS) and dataset.count > 1
+            return dataset.count > 1 and WRITTEN_BY not in dataset.tags()
     except RasterioIOError:
         return False
 
@@ -212,10 +221,8 @@ def _judge(path: str, name: str, metadata: dict[str, str], needed: Sequence[str]
     if level is not None and not _LEVEL_1.fullmatch(level):
         raise _other_level(path, level)
     craft, sensor = metadata.get("SPACECRAFT_ID"), metadata.get("SENSOR_ID")
-    if craft is None and (match := _LANDSAT.match(name)):
-        known = match["sensor"].upper() in _SENSOR and match["number"] in "89"
-        craft = f"LANDSAT_{match['number']}" if known else name.partition("_")[0]
-        sensor = sensor or (_SENSOR[match["sensor"].upper()] if known else None)
+    if craft is None and (told := taken_by(name)):
+        craft, sensor = told[0], sensor or told[1]
     if craft is not None and craft.upper() not in ("LANDSAT_8", "LANDSAT_9"):
         raise SceneError(
             f"{path} was taken by {craft}; the networks take Landsat 8 and 9, unless --bands "

@@ -18,7 +18,7 @@ from rasterio.windows import Window
 from fcd.errors import MissingBand, SceneError, UserError
 from fcd.landsat import biome, labels
 from fcd.landsat.archives import Member
-from fcd.landsat.bands import BANDS, FILL_DN, described, positions
+from fcd.landsat.bands import BANDS, FILL_DN, SENSORS, described, positions, taken_by
 from fcd.landsat.finding import files_below, scenes_in
 from fcd.landsat.mtl import parse_mtl
 from fcd.landsat.radiometry import SUN_ELEVATION, Radiometry
@@ -123,7 +123,11 @@ class Scene:
         problems: list[str] = []
         grids: dict[str, Grid] = {}
         if missing := [band for band in self.bands if band not in self.files]:
-            problems.append(f"missing band {', '.join(missing)}")
+            _, sensor = taken_by(self.name) or (None, None)
+            alone = sensor and not {*missing} & {*SENSORS[sensor]}
+            problems.append(
+                f"missing band {', '.join(missing)}" + f" ({sensor} alone)" * bool(alone)
+            )
         if need_truth and self.truth is None:
             problems.append(f"missing {self.name}_fixedmask.img")
         if need_qa and self.qa is None:

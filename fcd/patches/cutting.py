@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from fcd import pictures
 from fcd.errors import SceneError, UserError
-from fcd.files import from_plain, read_json, write_json, write_text
+from fcd.files import decoded, from_plain, read_json, write_json, write_text
 from fcd.landsat import labels, radiometry
 from fcd.landsat.bands import BANDS, FILL_DN, PIXEL_SIZE, default_rgb, listed_bands
 from fcd.landsat.radiometry import Radiometry
@@ -252,7 +252,7 @@ def prepare(
             )
     written = image_dir / SPLIT_FILE
     if split_file:
-        write_text(written, split_file.read_text(encoding="utf-8-sig"))
+        write_text(written, decoded(split_file.read_bytes()))
     elif not written.exists():
         write_split(written, scenes, split)
     if records:

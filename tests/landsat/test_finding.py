@@ -9,6 +9,8 @@ import tarfile
 import numpy as np
 import pytest
 import rasterio
+from rasterio.crs import CRS
+from rasterio.transform import Affine
 
 from fcd.errors import SceneError, UserError
 from fcd.landsat.archives import members
@@ -16,7 +18,7 @@ from fcd.landsat.bands import BANDS
 from fcd.landsat.finding import scenes_in
 from fcd.landsat.mtl import parse_mtl
 from fcd.landsat.products import expand, scene_from
-from fcd.landsat.rasters import WRITTEN_BY
+from fcd.landsat.rasters import WRITTEN_BY, Grid
 from fcd.landsat.scenes import find_scenes
 from tests.conftest import write_tif
 from tests.landsat.test_products import TWO, bands_of, mtl, pack, write
@@ -171,6 +173,10 @@ def test_a_folder_stands_for_its_archives_scenes_and_stacks(tmp_path):
     assert below("scenes") == names
     assert below("archives") == [*(f"{name}.tar" for name in names), "more.zip"]
     assert below("stacks") == [f"{name}.tif" for name in names]
+    write_tif(tmp_path / "one" / "x.tif", np.ones((3, 8, 8), np.uint8))
+    write_tif(tmp_path / "one" / "x_mask.tif", np.ones((1, 8, 8), np.uint8))
+    assert below("one") == ["x.tif"]
+    shutil.rmtree(tmp_path / "one")
     assert len(expand([str(tmp_path)])) == 5
     with rasterio.open(tmp_path / "stacks" / f"{TWO}.tif", "r+") as dataset:
         dataset.update_tags(**{WRITTEN_BY: "1"})
@@ -312,11 +318,6 @@ def test_a_name_of_any_bytes_is_read_or_refused_in_one_line(tmp_path):
 
 
 def test_the_ground_size_of_pixels(tmp_path):
-    from rasterio.crs import CRS
-    from rasterio.transform import Affine
-
-    from fcd.landsat.rasters import Grid
-
     def size(crs, *transform):
         return Grid(100, 100, crs and CRS.from_user_input(crs), Affine(*transform)).pixel_size
 
@@ -328,3 +329,17 @@ def test_the_ground_size_of_pixels(tmp_path):
     assert size("EPSG:2263", 100, 0, 980_000, 0, -100, 200_000) == 30  # feet
     assert size("EPSG:32616", 21.2132, 21.2132, 452_475, 21.2132, -21.2132, 3_408_645) == 30
     assert size(None, 30, 0, 0, 0, -30, 0) is None
+
+
+def test_a_scene_of_one_sensor_is_told_as_such_without_metadata(tmp_path):
+    name = TWO.replace("LC08", "LO08")
+    write(tmp_path / "s", name)
+    for part in ("MTL.txt", "B10.TIF", "B11.TIF"):
+        (tmp_path / "s" / f"{name}_{part}").unlink()
+    with pytest.raises(SceneError, match=r"missing band B10, B11 \(OLI alone\)"):
+        find_scenes(tmp_path)[0].check()
+    with pytest.raises(SceneError, match="was taken by OLI alone and has no band B10, B11"):
+        scene_from(str(tmp_path / "s"))
+    (tmp_path / "s" / f"{name}_B3.TIF").unlink()
+    with pytest.raises(SceneError, match=r"missing band B3, B10, B11$"):
+        find_scenes(tmp_path)[0].check()
