@@ -49,13 +49,13 @@ class Found:
     files: dict[str, Whole]
     clash: tuple[Whole, Whole] | None = None  # two that claim to be the same part
 
-    @property
+    @cached_property
     def is_level_2(self) -> bool:
         """Whether its bands are none of Level-1, by their names."""
         surface = any(part[:3] in ("SR_", "ST_") for part in self.files)
         return bool(_LEVEL_2.search(self.name)) or (surface and not {*self.files} & {*BANDS})
 
-    @property
+    @cached_property
     def has_bands(self) -> bool:
         """Whether it is more than metadata, quality and masks."""
         return any(re.fullmatch(_BAND, part) for part in self.files)
@@ -125,12 +125,13 @@ def _homes(rivals: list[PurePath], folders: dict[PurePath, _Claims]) -> list[Pur
 
 
 def _made_from(one: Found, other: Found) -> bool:
-    if one is other or not other.has_bands or other.is_level_2:
-        return False
     if one.is_level_2:
-        return _acquisition(one.name) == _acquisition(other.name)
-    longer = f"_{_words(other.name)}_" in f"_{_words(one.name)}_" and one.name != other.name
-    return longer and MTL in other.files and MTL not in one.files and other.holds(one)
+        level_1 = other.has_bands and not other.is_level_2
+        return level_1 and _acquisition(one.name) == _acquisition(other.name)
+    if MTL in one.files or MTL not in other.files or other.name not in one.name or one is other:
+        return False
+    longer = f"_{_words(other.name)}_" in f"_{_words(one.name)}_"
+    return longer and other.has_bands and not other.is_level_2 and other.holds(one)
 
 
 def _acquisition(name: str) -> str:
