@@ -270,7 +270,8 @@ def test_a_summary_that_a_spreadsheet_has_saved(tmp_path, capsys):
 
 
 def test_a_path_that_is_no_utf_8_stops_no_other_scene(tmp_path):
-    write(tmp_path / "\udcfc", ONE)
+    write(tmp_path / "x", ONE)
+    (tmp_path / "x").rename(tmp_path / "\udcfc")
     write(tmp_path / "ü", TWO)
     paths = [str(tmp_path / "\udcfc"), str(tmp_path / "ü")]
     for _ in range(2):
@@ -283,8 +284,7 @@ def test_a_path_that_is_no_utf_8_stops_no_other_scene(tmp_path):
         assert "its name is no UTF-8; rename it" in rows[paths[0]]
 
 
-@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_a_path_that_the_locale_cannot_say(tmp_path, locale):
+def test_a_path_that_the_locale_cannot_say(tmp_path):
     dn = write(tmp_path / "größe", TWO)
     (tmp_path / "list.txt").write_bytes("größe\n".encode())
     code = (
@@ -295,7 +295,7 @@ def test_a_path_that_the_locale_cannot_say(tmp_path, locale):
         "entry.run(main)"
     )
     more = {
-        "LC_ALL": locale,
+        "LC_ALL": "C",
         "PYTHONUTF8": "0",
         "PYTHONCOERCECLOCALE": "0",
         "PYTHONPATH": str(ROOT),
