@@ -77,8 +77,10 @@ def add_row(folder: Path, row: Row, columns: Sequence[str]) -> None:
         ]
         rows = sorted([*rows, row], key=lambda other: (other["scene"], other["path"]))
         names = dict.fromkeys([*columns, *(name for other in rows for name in other)])
-        as_bytes = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-        with replacing(path) as temporary, temporary.open("w", **as_bytes) as stream:
+        with (
+            replacing(path) as temporary,
+            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
+        ):
             writer = csv.DictWriter(stream, list(names), restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
