@@ -147,14 +147,7 @@ def predict_scenes(
     processes: each masks its share of the scenes; what is returned counts those of all. Raises
     `UserError` if `output_dir` cannot be written to.
     """
-    output_dir = Path(output_dir)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=output_dir).close()
-    except OSError as error:
-        raise UserError(
-            f"--output_dir {output_dir} cannot be written to: {error.strerror}"
-        ) from error
+    output_dir = _made_writable(Path(output_dir))
     failed, skipped, claim = 0, 0, processes.claims()
 
     def mask(row: dict[str, str], predictor: Predictor) -> bool:
@@ -187,6 +180,15 @@ def predict_scenes(
     done = len(paths) - failed - skipped
     print(f"{done} scenes masked, {skipped} were there already, {failed} failed: {output_dir}")
     return failed
+
+
+def _made_writable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"--output_dir {folder} cannot be written to: {error.strerror}") from error
+    return folder
 
 
 def _with_first_fitting(
