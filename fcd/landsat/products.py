@@ -201,6 +201,7 @@ def _landsat(
     metadata = parse_mtl(one.files[MTL]) if MTL in one.files else {}
     _judge(path, one.name, metadata, needed)
     name = metadata.get("LANDSAT_PRODUCT_ID") or metadata.get("LANDSAT_SCENE_ID") or one.name
+    name = one.name if one.name.startswith(name) else name  # <product>_north: a part of it
     return Scene(as_file_name(name), "", Path(path), one.files).taking(needed)
 
 

@@ -125,6 +125,7 @@ def test_an_mtl_file_names_one_scene_whatever_lies_beside_it(tmp_path):
         path.write_text(mtl(TWO))
         scene = scene_from(str(path))
         assert (bands_of(scene) == dn).all()
+        assert scene.name == name  # though both MTL files are those of one product
         first = scene_from(str(path), ("1",), bands="_B1")
         assert (bands_of(first)[0] == dn[0]).all()
         band = scene_from(str(tmp_path / f"{name}_B3.TIF"))
