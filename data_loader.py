@@ -94,9 +94,10 @@ class PatchDataset(Dataset):
         whole: list[Path] = []
         for label, name in enumerate(labels.CLASS_FOLDERS):
             if not (found := self.source.find(split, name)):
+                place = self.source.root / split / name
                 raise UserError(
-                    f"{self.source.root / split / name} holds no patches; {self.source.absent} "
-                    "(FCD needs clear and cloudy patches)"
+                    f"{place} holds no patches; {self.source.absent(place)} (FCD needs clear and "
+                    "cloudy patches)"
                 )
             whole += found
             if only in (None, name):

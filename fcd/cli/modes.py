@@ -213,6 +213,7 @@ def predict(settings: S, run: Run, load: Load[S]) -> int:
         bands=asked.bands,
         write_score=asked.write_score,
         overwrite=settings.run.overwrite,
+        allow_pixel_size=asked.allow_pixel_size,
         processes=run.processes,
     )
     return int(failed > 0)

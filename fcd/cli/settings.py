@@ -381,8 +381,8 @@ class PredictionSettings:
         list[str] | None,
         Flag(metavar="PATH"),
         MAY_CHANGE,
-        "scene folders, .tar or .tar.gz archives, MTL files, GeoTIFFs, globs, or text files with a "
-        "path a line",
+        "scene folders, .tar or .tar.gz archives, MTL files, GeoTIFFs, folders of such, globs, or "
+        "text files with a path a line",
     ] = None
     output_dir: Annotated[Path, MAY_CHANGE, "folder of masks and summary.csv"] = Path("masks")
     bands: Annotated[
@@ -392,6 +392,9 @@ class PredictionSettings:
         "of a GeoTIFF the bands in the order of training, such as 1-7,9-11; of a folder or archive "
         "the ends of the files' names, such as SR_B1,SR_B2",
     ] = None
+    allow_pixel_size: Annotated[
+        bool, MAY_CHANGE, "do not warn of scenes whose pixels have another size than in training"
+    ] = False
     write_score: Annotated[
         Scores, MAY_CHANGE, "score beside the mask: uint8 (0 nodata, 1 to 255 for 0 to 1), float32"
     ] = "none"

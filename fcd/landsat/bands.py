@@ -13,12 +13,29 @@ Band = TypeVar("Band", int, str)
 
 # The ten 30 m bands in network order; B8 (panchromatic, 15 m) is not used.
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11")
+PIXEL_SIZE = 30.0  # metres
 SENSORS = {"OLI_TIRS": BANDS, "OLI": BANDS[:8], "TIRS": BANDS[8:]}  # by SENSOR_ID
+# Landsat, its sensors and its number: LC08_L1TP_…, LO09_…; before the collections LC8….
+_PRODUCT = re.compile(r"L(?P<sensor>[CTEMO])0?(?P<number>\d)", re.I)
+_SENSOR = {"C": "OLI_TIRS", "O": "OLI", "T": "TIRS"}  # of Landsat 8 and 9
 SENTINEL_2 = ("B8A", "B12")  # no bands of Landsat; others of Sentinel-2 have the names of Landsat's
 RGB_NAMES = ("B4", "B3", "B2")
 RGB_BANDS = tuple(map(BANDS.index, RGB_NAMES))  # where they are among all ten
 _LANDSAT = re.compile(r"^(?:(?!.*_?S[RT]_B\d+$).*_)?(B\d+)$", re.I)
 FILL_DN = 0  # digital number of a pixel outside the footprint
+
+
+def taken_by(name: str) -> tuple[str, str | None] | None:
+    """The craft and, of Landsat 8 and 9, the sensor of a product of that name; None for others.
+
+    ``LO09_L1TP_…`` is of LANDSAT_9 and OLI, ``LE07_L1TP_…`` of LE07.
+    """
+    if not (match := _PRODUCT.match(name)):
+        return None
+    letter, number = match["sensor"].upper(), match["number"]
+    if letter in _SENSOR and number in "89":
+        return f"LANDSAT_{number}", _SENSOR[letter]
+    return name.partition("_")[0], None
 
 
 def band_names(num_channels: int) -> tuple[str, ...]:

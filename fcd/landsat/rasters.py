@@ -1,6 +1,7 @@
 """GeoTIFFs: where they lie, what in them is nodata, and writing them whole or not at all."""
 
 import math
+import operator
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,24 +15,45 @@ from typing import Any
 import numpy as np
 import rasterio
 import tifffile
+from rasterio import warp
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from fcd.files import replacing
 from fcd.landsat.bands import FILL_DN, is_landsat, named
 
+SAME_PIXELS = 1.25  # up to which quotient two sizes of pixels are the same
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+WRITTEN_BY = "FCD_VERSION"  # the tag of what this project has written
+_LONGITUDE_LATITUDE = {"proj": "longlat", "datum": "WGS84"}  # needs no data base of CRS
+_EARTH_RADIUS = 6_371_008.8  # mean, metres
 
 
 def opened(path: os.PathLike | str, mode: str = "r", **profile: Any) -> rasterio.DatasetReader:
-    """`rasterio.open`, silent where a raster has no position, as a manual mask."""
+    """`rasterio.open`, silent where a raster has no position, as a manual mask.
+
+    Whatever the locale: GDAL takes names in UTF-8, in which a name must be.
+    """
+    try:
+        name = os.fsencode(path).decode("utf-8")
+    except UnicodeError as error:
+        raise RasterioIOError("its name is no UTF-8; rename it") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, mode, **profile)
+        return rasterio.open(name, mode, **profile)
+
+
+def is_written_by_us(path: os.PathLike | str) -> bool:
+    """Whether a file is a raster that this project has written, such as a mask, by its tags."""
+    try:
+        with opened(path) as dataset:
+            return WRITTEN_BY in dataset.tags()
+    except RasterioIOError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,34 @@ class Grid:
     def of(cls, dataset: rasterio.DatasetReader) -> "Grid":
         """The grid of an open raster."""
         return cls(dataset.height, dataset.width, dataset.crs, dataset.transform)
+
+    @property
+    def pixel_size(self) -> float | None:
+        """Side of a pixel on the ground at the centre, metres, to two digits; None if unknown."""
+        if self.crs is None:
+            return None
+        a, b, c, d, e, f = self.transform[:6]
+        x = c + (a * self.width + b * self.height) / 2
+        y = f + (d * self.width + e * self.height) / 2
+        try:
+            # Whatever the unit of the CRS, and wherever it stretches.
+            xs, ys = [x, x + a, x + b], [y, y + d, y + e]
+            lon, lat = np.radians(warp.transform(self.crs, _LONGITUDE_LATITUDE, xs, ys))
+        except (CRSError, RasterioError, CPLE_BaseError):
+            return None
+        east, north = (lon[1:] - lon[0]) * np.cos(lat[0]), lat[1:] - lat[0]
+        side = _EARTH_RADIUS * math.sqrt(abs(east[0] * north[1] - east[1] * north[0]))
+        return float(f"{side:.2g}") if 0 < side < math.inf else None
+
+    def is_at(self, other: "Grid") -> bool:
+        """Whether both have one CRS and, to a ten thousandth of a pixel, one transform."""
+        nearly = 1e-4 * math.hypot(self.transform.a, self.transform.d)
+        away = np.abs(np.subtract(other.transform, self.transform)).max() > nearly
+        return self.crs == other.crs and not away
+
+    def is_same(self, other: "Grid") -> bool:
+        """Whether both have one size besides."""
+        return self.is_at(other) and (self.height, self.width) == (other.height, other.width)
 
     def square(self, row: int, column: int, size: int) -> "Grid":
         """The `size` x `size` pixels from (row, column) on."""
@@ -122,7 +172,7 @@ def blanked(
         # NaN equals nothing. In float32, which holds all DN, values are what pixels hold.
         own = np.array([math.nan if v is None else v for v in marked], np.float32)
         where.append(pixels == own[:, None, None])
-    nothing = np.broadcast_to(reduce(np.logical_or, where, np.False_), pixels.shape)
+    nothing = np.broadcast_to(reduce(operator.or_, where, np.False_), pixels.shape)
     if not (where and nothing.any()):
         return pixels
     if landsat:
@@ -132,7 +182,8 @@ def blanked(
 
 def plain(pixels: np.ndarray) -> np.ndarray:
     """`pixels` as they are, of a masked array as float32 with NaN where it is masked."""
-    return pixels.astype(np.float32).filled(np.nan) if np.ma.isMaskedArray(pixels) else pixels
+    masked = np.ma.isMaskedArray(pixels)
+    return np.ma.filled(pixels.astype(np.float32), np.nan) if masked else pixels
 
 
 def nodata_of(dataset: rasterio.DatasetReader, number: int = 1) -> float | None:
@@ -161,7 +212,7 @@ def write_raster(
     """Write a small GeoTIFF of `pixels` (C, h, w) on `grid`, whole or not at all.
 
     descriptions: what the file says of each band; nothing unless they are given. tags: what it says
-    of itself. hidden: (h, w) bool, what a mask in the file hides.
+    of itself. hidden: (h, w) bool, what a mask in the file hides; it gets none if nothing is.
     """
     profile = {"driver": "GTiff", "count": len(pixels), "dtype": pixels.dtype.name}
     profile |= {"nodata": nodata, "compress": "deflate", **vars(grid)}
@@ -172,7 +223,7 @@ def write_raster(
         opened(temporary, "w", **profile) as dataset,
     ):
         dataset.write(pixels)
-        if hidden is not None:
+        if hidden is not None and hidden.any():
             dataset.write_mask(~hidden)
         if any(descriptions):
             dataset.descriptions = tuple(descriptions)
@@ -208,7 +259,7 @@ def raster_writer(
         profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
     with replacing(path) as temporary:
         try:
-            with rasterio.open(temporary, "w", **profile) as dataset:
+            with opened(temporary, "w", **profile) as dataset:
                 if colormap:
                     dataset.write_colormap(1, colormap)
                 if tags:

@@ -1,8 +1,7 @@
-"""Find Landsat-8/9 scenes and read them, window by window."""
+"""Landsat-8/9 scenes, found below a folder and read window by window."""
 
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,17 +18,23 @@ from rasterio.windows import Window
 from fcd.errors import MissingBand, SceneError, UserError
 from fcd.landsat import biome, labels
 from fcd.landsat.archives import Member
-from fcd.landsat.bands import BANDS, FILL_DN, described, is_landsat, positions
+from fcd.landsat.bands import (
+    BANDS,
+    FILL_DN,
+    SENSORS,
+    described,
+    is_landsat,
+    positions,
+    taken_by,
+)  # fmt: skip
+from fcd.landsat.finding import files_below, scenes_in
+from fcd.landsat.mtl import parse_mtl
 from fcd.landsat.radiometry import SUN_ELEVATION, Radiometry
 from fcd.landsat.rasters import Grid, blanked, hidden_in, nodata_of, opened, plain
 
 MAX_SIDE = 65_535  # pixels; a Landsat scene has 8,000
 _ROWS = 512  # that are read at a time
-_MAX_METADATA = 1 << 20  # characters; real files have about 10,000
 QA_PARTS = ("BQA", "QA_PIXEL")
-SCENE_FILE = re.compile(
-    r"^(?P<scene>.+)_(?P<part>B\d+|BQA|QA_PIXEL|MTL|fixedmask)\.(?P<suffix>TIF|img|txt)$", re.I
-)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,11 @@ class Scene:
         problems: list[str] = []
         grids: dict[str, Grid] = {}
         if missing := [band for band in self.bands if band not in self.files]:
-            problems.append(f"missing band {', '.join(missing)}")
+            _, sensor = taken_by(self.name) or (None, None)
+            alone = sensor and not {*missing} & {*SENSORS[sensor]}
+            problems.append(
+                f"missing band {', '.join(missing)}" + f" ({sensor} alone)" * bool(alone)
+            )
         if need_truth and self.truth is None:
             problems.append(f"missing {self.name}_fixedmask.img")
         if need_qa and self.qa is None:
@@ -182,10 +191,8 @@ class Scene:
             if grid.crs is None and self.level_1:
                 yield f"{name} has no CRS"
                 break
-            nearly = 1e-4 * math.hypot(grid.transform.a, grid.transform.d)  # of a pixel
             for part, place in places.items():
-                away = np.abs(np.subtract(place.transform, grid.transform)).max() > nearly
-                if place.crs != grid.crs or away:
+                if not grid.is_at(place):
                     yield f"{self.files[part].name} lies on another grid than {name}"
         sizes = {part: f"{grid.width}x{grid.height}" for part, grid in grids.items()}
         for usual, _ in Counter(sizes.values()).most_common(1):
@@ -344,37 +351,6 @@ class SceneReader:
         return self._scene.decode_truth(codes, str(self._scene.truth))
 
 
-def parse_mtl(path: Path | Member) -> dict[str, str]:
-    """The fields of an MTL file, without quotes and groups; `SceneError` if it is no whole one.
-
-    Of several groups' the first counts: it is the product's, later ones what it was made from.
-    """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise SceneError(f"{path} cannot be read: {error}") from error
-    if len(text) > _MAX_METADATA:
-        raise SceneError(f"{path} is no Landsat metadata: it has {len(text):,} characters")
-    fields: dict[str, str] = {}
-    lines = (line.strip() for line in text.splitlines())
-    if not re.fullmatch(r"GROUP = \w+_METADATA_FILE", next(lines, "")):
-        raise SceneError(f"{path} is no Landsat metadata: GROUP = …_METADATA_FILE must come first")
-    for line in lines:
-        if line.rstrip("\0") == "END":
-            return fields
-        key, separator, value = line.partition(" = ")
-        if separator and key not in ("GROUP", "END_GROUP"):
-            fields.setdefault(key, value.strip('"'))
-    raise SceneError(f"{path} is cut off: its last line is not END; get the scene again")
-
-
-def files_below(root: Path) -> Iterator[Path]:
-    """All files below `root`, sorted within each folder; hidden folders are left out."""
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names))
-
-
 def find_scenes(
     root: Path | str,
     decode_truth: Callable[[np.ndarray, str], np.ndarray] = labels.patch_from_truth,
@@ -387,23 +363,18 @@ def find_scenes(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root} is no folder; give the folder that holds <biome>/<scene>/…")
-    found: dict[tuple[Path, str], dict[str, File]] = {}
-    for path in files_below(root):
-        if match := SCENE_FILE.match(path.name):
-            parts = found.setdefault((path.parent, match["scene"]), {})
-            parts[match["part"].upper()] = path
     scenes: dict[str, Scene] = {}
-    for (folder, name), files in found.items():
-        if not files.keys() & {*BANDS, "FIXEDMASK"}:
+    for found in scenes_in(files_below(root)):
+        name, folder = found.name, Path(found.folder)
+        if found.is_level_2 or not found.files.keys() & {*BANDS, "FIXEDMASK"}:
             continue
-        if name in scenes:
-            raise UserError(
-                f"scene {name} is there twice: {scenes[name].folder} and {folder}; remove one"
-            )
-        first = folder.relative_to(root).parts[:1]
-        place = first[0] if first not in ((), (name,)) else "Unknown"
+        if found.clash or name in scenes:
+            first, other = found.clash or (scenes[name].folder, folder)
+            raise UserError(f"scene {name} is there twice: {first} and {other}; remove one")
+        first_part = folder.relative_to(root).parts[:1]
+        place = first_part[0] if first_part not in ((), (name,)) else "Unknown"
         group = biome.biomes().get(name, place)
-        scenes[name] = Scene(name, group, folder, files, decode_truth=decode_truth)
+        scenes[name] = Scene(name, group, folder, found.files, decode_truth=decode_truth)
     if not scenes:
         raise UserError(
             f"no scene below {root}: expected files such as <biome>/<scene>/<scene>_B1.TIF"

@@ -9,5 +9,6 @@ runtime      networks as ONNX files, scores by ONNX Runtime
 cam          class activation maps
 thresholds   chosen, written down, found again
 prediction   masks of any scenes, as files
+summary      summary.csv, and the names of outputs
 generated    masks and difference maps of the training scenes
 """

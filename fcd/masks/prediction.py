@@ -8,7 +8,6 @@ predict_scenes(["LC09_….tar"], load_solver("outputs/FCDPlus/models/best.pt").p
 `predict_array` does the same to DN in memory, without any file.
 """
 
-import csv
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,18 +27,17 @@ from tqdm import tqdm
 
 import fcd
 from fcd import pictures
-from fcd.errors import MissingBand, OutputError, SceneError, UserError
-from fcd.files import locked, replacing
+from fcd.errors import MissingBand, OutputError, UserError
 from fcd.landsat import labels
 from fcd.landsat.bands import positions
 from fcd.landsat.products import scene_from
-from fcd.landsat.rasters import Grid, raster_writer
+from fcd.landsat.rasters import SAME_PIXELS, WRITTEN_BY, Grid, opened, raster_writer
 from fcd.landsat.scenes import Scene
 from fcd.masks.scoring import ArrayScene, Prediction, Scorer, Tiles, predictions
+from fcd.masks.summary import add_row, named, rows_of
 from fcd.patches.normalisation import as_nodata, in_words
 from fcd.processes import ALONE, Processes
 
-SUMMARY = "summary.csv"
 QUICKLOOK_SIZE = 1024  # longest side of each of the two pictures, pixels
 GDAL_CACHE = 128 << 20  # bytes of blocks that GDAL keeps; a share of all memory unless it is told
 COLOURS = {
@@ -51,8 +49,8 @@ Scores = Literal["none", "uint8", "float32"]
 """How the score is written beside the mask: not at all; 0 nodata, 1 to 255 for 0 to 1; NaN nodata,
 0 to 1."""
 _COLUMNS = (
-    "scene", "path", "cloud_fraction", "valid_fraction", "threshold", "weights", "seconds",
-    "status", "reason",
+    "scene", "path", "cloud_fraction", "valid_fraction", "pixel_size", "threshold", "weights",
+    "seconds", "status", "reason",
 )  # fmt: skip
 
 
@@ -66,12 +64,13 @@ class Predictor:
     predict: Callable[[Scene | ArrayScene], Iterator[Prediction]]
     weights: str = ""  # the file they are from
     dtype: str = "uint16"  # of the DN
+    pixel_size: float | None = None  # of training, metres; None: unknown
 
 
 def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
     """What masks scenes by the score of `scorer`, cloud above `threshold`."""
     tags = {
-        "FCD_VERSION": fcd.__version__,
+        WRITTEN_BY: fcd.__version__,
         "FCD_EXPERIMENT": scorer.experiment,
         "FCD_SCORE": scorer.name,
         "FCD_WEIGHTS": scorer.fingerprint,
@@ -91,6 +90,7 @@ def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
         lambda scene: predictions(scorer, scene, tiles, threshold),
         scorer.checkpoint.name,
         scorer.normalization.dtype,
+        scorer.normalization.pixel_size,
     )
 
 
@@ -153,38 +153,35 @@ def predict_scenes(
     bands: str | None = None,
     write_score: Scores = "none",
     overwrite: bool = False,
+    allow_pixel_size: bool = False,
     progress: bool = True,
     processes: Processes = ALONE,
 ) -> int:
     """Write mask, quicklook and, if asked, score of each scene; return how many failed.
 
-    paths: scene folders, archives, MTL files or GeoTIFFs (see `fcd.landsat.products.scene_from`,
-    also for `bands`). predictor: of several each scene takes the one with the most bands whose
+    paths: scene folders, archives, MTL files or GeoTIFFs, of one scene each
+    (`fcd.landsat.products.expand` lists those of a folder; `scene_from` there says how they and
+    `bands` are read). predictor: of several each scene takes the one with the most bands whose
     bands it has. Files are those of `predict_scene`; summary.csv gets a line a scene. A scene whose
     files are there already, made with the same weights and settings, is skipped unless `overwrite`.
-    A scene that cannot be read is told on stderr and in summary.csv. progress: show a bar.
+    A scene that cannot be read is told on stderr and in summary.csv; so is one whose pixels are of
+    another size than those of training, unless `allow_pixel_size`. progress: show a bar.
     processes: each masks its share of the scenes; what is returned counts those of all. Raises
     `UserError` if `output_dir` cannot be written to.
     """
-    output_dir = Path(output_dir)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=output_dir).close()
-    except OSError as error:
-        raise UserError(
-            f"--output_dir {output_dir} cannot be written to: {error.strerror}"
-        ) from error
+    output_dir = _made_writable(Path(output_dir))
     failed, skipped, claim = 0, 0, processes.claims()
 
     def mask(row: dict[str, str], predictor: Predictor) -> bool:
         """Mask the scene of `row` and fill it in; whether that was done before."""
-        path = row["path"]
-        scene = scene_from(path, predictor.bands, bands)
-        if (first := claim(scene.name, path)) != path:
-            raise SceneError(f"{path} has the name {scene.name}, as {first}; rename one")
+        read = partial(scene_from, needed=predictor.bands, bands=bands)
+        scene = named(read(row["path"]), row["path"], output_dir, claim, read)
+        if scene is None:
+            return True
         row["scene"] = scene.name
         done = not overwrite and _is_done(scene.name, predictor.tags, output_dir, write_score)
-        row.update({} if done else predict_scene(scene, predictor, output_dir, write_score))
+        how = (output_dir, write_score, allow_pixel_size)
+        row.update({} if done else predict_scene(scene, predictor, *how))
         return done
 
     own, silent = processes.share(paths), not (progress and processes.first)
@@ -200,11 +197,20 @@ def predict_scenes(
             failed += 1
             tqdm.write(f"error: {error}", file=sys.stderr)
             row |= {"status": "failed", "reason": str(error)}
-        _add_to_summary(output_dir / SUMMARY, row)
+        add_row(output_dir, row, _COLUMNS)
     skipped, failed = processes.sum_counts(np.array([skipped, failed])).tolist()
     done = len(paths) - failed - skipped
     print(f"{done} scenes masked, {skipped} were there already, {failed} failed: {output_dir}")
     return failed
+
+
+def _made_writable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"--output_dir {folder} cannot be written to: {error.strerror}") from error
+    return folder
 
 
 def _with_first_fitting(
@@ -220,7 +226,11 @@ def _with_first_fitting(
 
 
 def predict_scene(
-    scene: Scene, predictor: Predictor, output_dir: Path, write_score: Scores = "none"
+    scene: Scene,
+    predictor: Predictor,
+    output_dir: Path,
+    write_score: Scores = "none",
+    allow_pixel_size: bool = False,
 ) -> dict[str, str]:
     """Write the files of one scene; return its fractions, threshold, weights, seconds and status.
 
@@ -236,7 +246,9 @@ def predict_scene(
     step = -(-max(grid.height, grid.width) // QUICKLOOK_SIZE)
     image, codes = pictures.Shrunk(step), []
     mask_tif, score_tif = (output_dir / f"{scene.name}_{kind}.tif" for kind in ("mask", "score"))
-    files = mask_files(mask_tif, score_tif, grid, predictor.tags, write_score, as_cog=True)
+    pixels = _pixels(scene, grid, predictor, allow_pixel_size)
+    tags = predictor.tags | ({"FCD_PIXEL_SIZE": pixels} if pixels else {})
+    files = mask_files(mask_tif, score_tif, grid, tags, write_score, as_cog=True)
     with (
         rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE),
         files as write,
@@ -266,12 +278,29 @@ def predict_scene(
     return {
         "cloud_fraction": f"{counts[labels.CLOUD] / valid:.4f}" if valid else "",
         "valid_fraction": f"{valid / counts.sum():.4f}",
+        "pixel_size": pixels,
         "threshold": f"{predictor.threshold:.4f}",
         "weights": predictor.weights,
         "seconds": f"{time.monotonic() - began:.1f}",
         "status": "done" if valid else "no valid pixel",
         "reason": "" if valid else "no pixel has data in all bands",
     }
+
+
+def _pixels(scene: Scene, grid: Grid, predictor: Predictor, silent: bool) -> str:
+    """The size of its pixels, metres, and that of training if it is another, which is told."""
+    own, learned = grid.pixel_size, predictor.pixel_size
+    if own is None:
+        return ""
+    if learned is None or max(own / learned, learned / own) < SAME_PIXELS:
+        return f"{own:g}"
+    if not silent:
+        told = (
+            f"warning: {scene.where} has pixels of {own:g} m, those of training are of "
+            f"{learned:g} m: its mask is worse than others (--allow_pixel_size True: not told)"
+        )
+        tqdm.write(told, file=sys.stderr)
+    return f"{own:g} (trained on {learned:g})"
 
 
 @contextmanager
@@ -325,7 +354,7 @@ def has_tags(path: Path, tags: dict[str, str], dtype: str | None = None) -> bool
     if not path.exists():
         return False
     try:
-        with rasterio.open(path) as dataset:
+        with opened(path) as dataset:
             return tags.items() <= dataset.tags().items() and dtype in (None, *dataset.dtypes)
     except RasterioIOError:
         return False  # damaged: to be made again
@@ -335,29 +364,4 @@ def _is_done(name: str, tags: dict[str, str], output_dir: Path, write_score: Sco
     files = {"mask": "uint8"} | ({} if write_score == "none" else {"score": write_score})
     return all(
         has_tags(output_dir / f"{name}_{kind}.tif", tags, dtype) for kind, dtype in files.items()
-    ) and name in {row["scene"] for row in _read_summary(output_dir / SUMMARY)}
-
-
-def _read_summary(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def _add_to_summary(path: Path, row: dict[str, str]) -> None:
-    """Put `row` into the csv in place of an earlier one of the same path or scene."""
-    with locked(path.parent, wait=True):
-        kept = [
-            other
-            for other in _read_summary(path)
-            if other["path"] != row["path"] and other["scene"] != (row["scene"] or None)
-        ]
-        rows = sorted([*kept, row], key=lambda other: (other["scene"], other["path"]))
-        with (
-            replacing(path) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as stream,
-        ):
-            writer = csv.DictWriter(stream, _COLUMNS, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    ) and name in {row["scene"] for row in rows_of(output_dir)}

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from fcd import pictures
 from fcd.errors import SceneError, UserError
-from fcd.files import from_plain, read_json, write_json, write_text
+from fcd.files import decoded, from_plain, read_json, write_json, write_text
 from fcd.landsat import labels, radiometry
-from fcd.landsat.bands import BANDS, FILL_DN, default_rgb, listed_bands
+from fcd.landsat.bands import BANDS, FILL_DN, PIXEL_SIZE, default_rgb, listed_bands
 from fcd.landsat.radiometry import Radiometry
 from fcd.landsat.reference import QA, TRUTH, Reference
 from fcd.landsat.scenes import Scene, SceneReader
@@ -36,8 +36,8 @@ RECORDS = "scenes"  # folder of the per-scene records, below the patches' folder
 PATCH_NAME = re.compile(r"[^/\\\0]+_\d{5,9}_\d{5,9}")
 
 Record = dict[str, Any]
-"""biome, scene, split, cutting (of `Cutting`), cloud_share, radiometry (fields of the MTL file by
-which DN become reflectance), and the patches' names by label."""
+"""biome, scene, split, cutting (of `Cutting`), cloud_share, pixel_size (metres), radiometry (fields
+of the MTL file by which DN become reflectance), and the patches' names by label."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ def _checked(path: Path) -> Record:
     fits = {name: isinstance(record.get(name), str) for name in ("biome", "scene")}
     fits["split"] = record.get("split") in SPLITS
     fits["cloud_share"] = isinstance(record.get("cloud_share"), int | float)
+    fits["pixel_size"] = isinstance(record.get("pixel_size"), float | None)
     fields = record.get("radiometry", {})
     fits["radiometry"] = isinstance(fields, dict) and all(type(v) is str for v in fields.values())
     for folder in labels.CLASS_FOLDERS:
@@ -170,6 +171,15 @@ def bands_of(image_dir: Path | str, known: set[Cutting] | None = None) -> tuple[
             "own (--output_dir)"
         )
     return found.pop() if found else None
+
+
+def pixel_size_of(image_dir: Path | str) -> float | None:
+    """The side of a pixel of the patches in `image_dir`, metres, by the record of one scene.
+
+    That of Landsat if it does not say, as those of earlier versions do not.
+    """
+    record = next(iter(sorted(Path(image_dir, RECORDS).glob("*.json"))), None)
+    return _checked(record).get("pixel_size", PIXEL_SIZE) if record else PIXEL_SIZE
 
 
 def radiometries(image_dir: Path | str, bands: Sequence[str]) -> dict[str, Radiometry]:
@@ -242,7 +252,7 @@ def prepare(
             )
     written = image_dir / SPLIT_FILE
     if split_file:
-        write_text(written, split_file.read_text(encoding="utf-8-sig"))
+        write_text(written, decoded(split_file.read_bytes()))
     elif not written.exists():
         write_split(written, scenes, split)
     if records:
@@ -293,7 +303,7 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
     """
     scene = replace(scene, bands=cutting.band_names)
     reference = Reference(scene, cutting.reference)
-    reference.check()
+    grid = reference.check()
     partial = image_dir / f".partial-{scene.key}"
     shutil.rmtree(partial, ignore_errors=True)
     patches: dict[str, list[str]] = {folder: [] for folder in labels.CLASS_FOLDERS}
@@ -324,6 +334,7 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
     share = round(labels.cloud_share(mask), 4)
     record: Record = {"biome": scene.biome, "scene": scene.name, "split": split}
     record |= {"cutting": asdict(cutting), "cloud_share": share, **patches}
+    record["pixel_size"] = grid.pixel_size
     with suppress(SceneError):  # patches are as good with a damaged MTL file
         record["radiometry"] = radiometry.kept(scene.metadata(), scene.bands)
     write_json(record_path(image_dir, scene), record)

@@ -206,8 +206,7 @@ def cut_image(image: Image, cut: Record, output_dir: Path) -> Record:
                     path = folder / f"{name}{MASK_ENDING}"
                     write_raster(path, codes[None], place, labels.TIF_NODATA)
                 path, hidden = folder / f"{name}.tif", np.ma.getmaskarray(pixels).any(axis=0)
-                how = (bands, tags, hidden if hidden.any() else None)
-                write_raster(path, np.ma.getdata(pixels), place, marked, *how)
+                write_raster(path, np.ma.getdata(pixels), place, marked, bands, tags, hidden)
                 written[label] += 1
     except RasterioIOError as error:
         raise UserError(f"{image.path} is damaged ({error}); get it again, or unlist it") from error

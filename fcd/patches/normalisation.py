@@ -11,7 +11,15 @@ import numpy as np
 import torch
 
 from fcd.errors import SceneError, UserError
-from fcd.landsat.bands import BANDS, FILL_DN, are_named, band_names, described, is_landsat
+from fcd.landsat.bands import (
+    BANDS,
+    FILL_DN,
+    PIXEL_SIZE,
+    are_named,
+    band_names,
+    described,
+    is_landsat,
+)  # fmt: skip
 from fcd.landsat.radiometry import DN_MAX
 from fcd.landsat.rasters import nodata_value
 
@@ -52,12 +60,16 @@ def in_words(nodata: Nodata) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """What all patches of a data set have in common. nodata: None if no value marks it."""
+    """What all patches of a data set have in common. nodata: None if no value marks it.
+
+    pixel_size: side of a pixel on the ground, metres; None if it is unknown or differs, as it may.
+    """
 
     bands: tuple[str, ...]
     image_size: int
     dtype: str
     nodata: Nodata
+    pixel_size: float | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         nodata = "no nodata" if self.nodata is None else f"nodata {in_words(self.nodata)}"
@@ -90,9 +102,9 @@ class Normalization:
     cloud, a tenth of the DN range, then takes a far larger share of [-1, 1].
     ``toa``: the same of standard DN (`fcd.landsat.radiometry`), which is what then is mapped.
 
-    dtype: of `DTYPES`. bands: their names, by default those of `band_names`.
-    These two are not part of `repr`, which tells trained weights apart, those of earlier versions
-    too.
+    dtype: of `DTYPES`. bands: their names, by default those of `band_names`. pixel_size: see
+    `Kind`. These three are not part of `repr`, which tells trained weights apart, those of earlier
+    versions too.
     """
 
     kind: str
@@ -101,6 +113,7 @@ class Normalization:
     nodata: Nodata = 0
     dtype: str = field(default="uint16", repr=False)
     bands: tuple[str, ...] = field(default=(), repr=False)
+    pixel_size: float | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.bands:
@@ -168,7 +181,12 @@ class Normalization:
             raise ValueError("normalization whose bounds are none")
         if dtype not in DTYPES:
             raise ValueError(f"normalization of {dtype}")
-        return cls(str(state["kind"]), low, high, nodata, dtype, bands)
+        # Earlier versions have not written down that of Landsat.
+        of_landsat = PIXEL_SIZE if is_landsat(bands, dtype) else None
+        pixel_size = state.get("pixel_size", of_landsat)
+        if pixel_size is not None and not 0 < float(pixel_size) < math.inf:
+            raise ValueError(f"pixels of {pixel_size} m")
+        return cls(str(state["kind"]), low, high, nodata, dtype, bands, pixel_size)
 
     def state(self) -> dict:
         """Plain values for a checkpoint or a JSON file."""
@@ -240,7 +258,8 @@ class Normalization:
                 f"{source} was trained on {learned}, the patches are read otherwise; {flag}"
             )
         values = values_of(own.nodata)
-        return self.of(own.dtype, values or [None], "the training set", asked)
+        learned_on = self.of(own.dtype, values or [None], "the training set", asked)
+        return replace(learned_on, pixel_size=own.pixel_size or self.pixel_size)
 
     def is_nodata(self, dn: Values, *, integers: bool = False) -> Values:
         """Where `dn`, of any shape, hold no data; `integers`: they were, so none is NaN."""
@@ -293,6 +312,11 @@ def normalization(
     images: gives the patches (C, H, W) one by one, the same ones at each call; of `toa` standard
     DN.
     """
+    found = _measured(kind, data, images)
+    return replace(found, pixel_size=data.pixel_size)
+
+
+def _measured(kind: str, data: Kind, images: Callable[[], Iterable[np.ndarray]]) -> Normalization:
     alike: dict[str, Any] = {"nodata": data.nodata, "dtype": data.dtype, "bands": data.bands}
     if data.dtype == "float32":
         low, high = map(tuple, value_ranges(images(), data).tolist())

@@ -10,12 +10,14 @@ Masks have one band of uint8 in the codes of the masks that this project writes:
 clear, 255 cloud (`fcd.landsat.labels`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import filterfalse
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -25,10 +27,12 @@ from rasterio.windows import Window
 from tqdm import tqdm
 
 from fcd.errors import UserError
+from fcd.files import is_hidden
 from fcd.landsat import labels
 from fcd.landsat.bands import FILL_DN, band_names, is_landsat
 from fcd.landsat.radiometry import SUN_ELEVATION, Radiometry
 from fcd.landsat.rasters import (
+    SAME_PIXELS,
     Grid,
     alpha_of,
     blanked,
@@ -48,6 +52,7 @@ from fcd.patches.cutting import (
     Cutting,
     bands_of,
     cuttings,
+    pixel_size_of,
     radiometries,
     reference_of,
     scenes_of_split,
@@ -58,6 +63,12 @@ from fcd.patches.store import DamagedPatch
 T = TypeVar("T")
 SUFFIXES = (".tif", ".tiff")
 MASK_ENDING = "_mask.tif"  # of the file of a mask
+SIZES_MEASURED = 100  # patches whose pixels' size on the ground is computed
+
+
+def listing(folder: Path) -> list[Path]:
+    """What is in `folder`, sorted by name; nothing if there is no such folder."""
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 @dataclass(frozen=True)
@@ -75,9 +86,8 @@ class PreparedPatches:
     mask_hint = "run python prepare_landsat8_biome.py --generated_masks DIR"
     damaged = staticmethod(store.damaged)
 
-    @property
-    def absent(self) -> str:
-        """What to do if there are no patches."""
+    def absent(self, place: Path) -> str:
+        """What to do if there are no patches in the folder `place`."""
         return f"run python prepare_landsat8_biome.py --output_dir {self.root}"
 
     @cached_property
@@ -98,7 +108,7 @@ class PreparedPatches:
     def find(self, split: str, folder: str) -> list[Path]:
         """The patches of a split in the folder `clear` or `cloudy`, sorted by name."""
         place = self.root / split / folder
-        return sorted(place.iterdir()) if place.is_dir() else []
+        return [patch for patch in listing(place) if not is_hidden(patch.name)]
 
     def image_path(self, patch: Path) -> Path:
         """Where the image of a patch is."""
@@ -142,7 +152,8 @@ class PreparedPatches:
                         f"{RECORDS} name {', '.join(bands)}; prepare into another --output_dir"
                     )
                 names = bands or band_names(len(image))
-                return Kind(names, image.shape[-1], image.dtype.name, FILL_DN)
+                form = (image.shape[-1], image.dtype.name, FILL_DN)
+                return Kind(names, *form, pixel_size_of(self.root))
         raise UserError(f"every patch is damaged, such as {found[0]}")
 
     def radiometries(self, found: list[Path], bands: Sequence[str]) -> dict[Path, Radiometry]:
@@ -226,8 +237,16 @@ class RasterPatches:
         "<name>.tif has its mask beside it as <name>_mask.tif; main.py --mode generate_masks "
         "writes <name>_generated_mask.tif, for --train_mask_file generated_mask.tif"
     )
-    absent = f"folders with {' or '.join(SUFFIXES)} files are expected"
     damaged = staticmethod(_damaged)
+
+    def absent(self, place: Path) -> str:
+        """What is expected if there are no patches in the folder `place`, and what is there."""
+        while not place.is_dir() and place != self.root:
+            place = place.parent
+        kinds = Counter(f.suffix.lower() if f.is_file() else f"{f.name}/" for f in listing(place))
+        there = ", ".join(f"{n} {kind}" if n > 1 else kind for kind, n in kinds.most_common(5))
+        expected = f"folders with {' or '.join(SUFFIXES)} files are expected"
+        return f"{expected}, {{train,val}}/{{clear,cloudy}}; {place} holds {there or 'nothing'}"
 
     def find(self, split: str, folder: str) -> list[Path]:
         """The patches of a split in the folder `clear` or `cloudy`, sorted by name.
@@ -235,8 +254,8 @@ class RasterPatches:
         Raises `UserError` if two have one name, or a mask has no patch or another ending.
         """
         place = self.root / split / folder
-        files = sorted(place.iterdir()) if place.is_dir() else []
-        rasters = [f for f in files if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
+        files = [file for file in listing(place) if not is_hidden(file.name)]
+        rasters = [file for file in files if file.suffix.lower() in SUFFIXES]
         found: dict[str, Path] = {}
         for path in filterfalse(is_mask, rasters):
             if (other := found.setdefault(path.stem, path)) is not path:
@@ -319,7 +338,10 @@ class RasterPatches:
         """What the patches `found` have in common; `UserError` names one that differs."""
         kinds: dict[Kind, Path] = {}
         alphas: dict[int, Path] = {}
-        for path in tqdm(found, "checking patches", unit="patch", leave=False, dynamic_ncols=True):
+        pixel_sizes: list[float] = []
+        every = -(-len(found) // SIZES_MEASURED)
+        bar = tqdm(found, "checking patches", unit="patch", leave=False, dynamic_ncols=True)
+        for place, path in enumerate(bar):
             with _opened(path) as dataset:
                 types = {dataset.dtypes[number - 1] for number in pixel_bands(dataset)}
                 if alpha := alpha_of(dataset):
@@ -337,6 +359,8 @@ class RasterPatches:
                 size, nodata = dataset.width, nodata_in(dataset, self.nodata)
                 kind = Kind(names_of(dataset), size, types.pop(), nodata)
                 kinds.setdefault(kind, path)
+                if place % every == 0 and (pixel_size := Grid.of(dataset).pixel_size):
+                    pixel_sizes.append(pixel_size)
             if len(kinds) > 1:
                 (common, first), (kind, _) = kinds.items()
                 raise UserError(
@@ -349,7 +373,8 @@ class RasterPatches:
                 "nothing is learned from it. If it is a band of the image, say so by gdal_edit.py "
                 f"-colorinterp_{number} undefined"
             )
-        return next(iter(kinds))
+        alike = pixel_sizes and max(pixel_sizes) < SAME_PIXELS * min(pixel_sizes)
+        return replace(next(iter(kinds)), pixel_size=median(pixel_sizes) if alike else None)
 
     def radiometries(self, found: list[Path], bands: Sequence[str]) -> dict[Path, Radiometry]:
         """How DN of the patches `found` become standard DN, by the tag SUN_ELEVATION of each.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
@@ -19,7 +20,7 @@ from fcd.errors import SceneError, UserError
 from fcd.landsat import labels
 from fcd.landsat.rasters import Grid, write_raster
 from fcd.patches.normalisation import FILL, VALID_MIN, Kind, Normalization, value_ranges
-from fcd.patches.sources import RasterPatches
+from fcd.patches.sources import PreparedPatches, RasterPatches
 from tests.conftest import write_tif
 
 SIDE = 8
@@ -230,6 +231,42 @@ def test_folders_without_patches_and_names_there_twice(tmp_path):
     write_set(tmp_path)
     write_tif(tmp_path / "train/clear/p0.tiff", draw("uint8", 0))
     refuse(r"p0\.tiff and p0\.tif have one name", tmp_path)
+
+
+def test_the_line_says_what_is_there_instead(tmp_path):
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training.csv").touch()
+    refuse(rf"{tmp_path} holds training/, \.csv", tmp_path)
+    (tmp_path / "train" / "Clear").mkdir(parents=True)
+    refuse(r"train holds Clear/", tmp_path)
+    (tmp_path / "train" / "clear").mkdir()
+    refuse(r"clear holds nothing", tmp_path)
+    for number in range(3):
+        (tmp_path / "train" / "clear" / f"{number}.PNG").touch()
+    refuse(r"train,val./.clear,cloudy.; .*clear holds 3 \.png", tmp_path)
+
+
+def test_hidden_files_are_no_patches(tmp_path):
+    for folder in ("train/clear/a", "train/cloudy/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / ".." / ".DS_Store").touch()
+    source = PreparedPatches(tmp_path)
+    assert [path.name for path in source.find("train", "clear")] == ["a"]
+    assert PatchDataset(source, "train").labels.tolist() == [0, 1]
+
+
+def test_the_size_of_pixels_is_that_of_the_patches_if_they_agree(tmp_path):
+    write_set(tmp_path)
+    dataset = PatchDataset(RasterPatches(tmp_path), "train")
+    assert dataset.kind.pixel_size == 10
+    normalization = training_normalization("paper", dataset)
+    assert normalization.pixel_size == 10
+    assert Normalization.from_state(normalization.state()).pixel_size == 10
+    tuned = Normalization.paper(3, "uint8", None).for_training(normalization, "x.pt", None)
+    assert tuned.pixel_size == 10
+    place = Grid(SIDE, SIDE, CRS.from_epsg(32616), Affine(30, 0, 452_475, 0, -30, 3_408_645))
+    write_raster(tmp_path / "train/clear/p0.tif", draw("uint8", 0), place, None)
+    assert PatchDataset(RasterPatches(tmp_path), "train").kind.pixel_size is None
 
 
 def test_without_masks_choices_are_made_without_and_this_is_said(tmp_path, capsys):
