@@ -205,7 +205,7 @@ def cut_image(image: Image, cut: Record, output_dir: Path) -> Record:
                 if codes is not None:
                     path = folder / f"{name}{MASK_ENDING}"
                     write_raster(path, codes[None], place, labels.TIF_NODATA)
-                path, hidden = folder / f"{name}.tif", np.ma.getmaskarray(pixels).any(axis=0)
+                path, hidden = folder / f"{name}.tif", np.logical_or.reduce(np.ma.getmaskarray(pixels))
                 write_raster(path, np.ma.getdata(pixels), place, marked, bands, tags, hidden)
                 written[label] += 1
     except RasterioIOError as error:
