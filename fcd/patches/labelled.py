@@ -205,8 +205,9 @@ def cut_image(image: Image, cut: Record, output_dir: Path) -> Record:
                 if codes is not None:
                     path = folder / f"{name}{MASK_ENDING}"
                     write_raster(path, codes[None], place, labels.TIF_NODATA)
-                path, hidden = folder / f"{name}.tif", np.logical_or.reduce(np.ma.getmaskarray(pixels))
-                write_raster(path, np.ma.getdata(pixels), place, marked, bands, tags, hidden)
+                hidden = np.logical_or.reduce(np.ma.getmaskarray(pixels))
+                path, pixels = folder / f"{name}.tif", np.ma.getdata(pixels)
+                write_raster(path, pixels, place, marked, bands, tags, hidden)
                 written[label] += 1
     except RasterioIOError as error:
         raise UserError(f"{image.path} is damaged ({error}); get it again, or unlist it") from error
