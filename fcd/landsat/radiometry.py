@@ -25,6 +25,9 @@ SUN_ELEVATION = "SUN_ELEVATION"  # degrees: a field of MTL files, and a tag of G
 REFLECTANCE_MULT, REFLECTANCE_ADD = 2e-5, -0.1
 RADIANCE_MULT, RADIANCE_ADD = 3.342e-4, 0.1  # W / (m2 sr um)
 DN_MAX = 65535  # uint16: saturated
+# Of Landsat 8, in every Biome MTL file (Handbook, section 5.3).
+THERMAL_K1 = {"B10": 774.8853, "B11": 480.8883}  # W / (m2 sr um)
+THERMAL_K2 = {"B10": 1321.0789, "B11": 1201.1442}  # K
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,12 @@ class Radiometry:
         np.clip(np.rint(x, out=x), 1, DN_MAX, out=x)
         x[dn == FILL_DN] = FILL_DN
         return x.astype(np.uint16)
+
+
+def brightness_temperature(dn: np.ndarray, band: str) -> np.ndarray:
+    """Standard DN of a thermal `band` -> brightness temperature in K, float32."""
+    radiance = dn * np.float32(RADIANCE_MULT) + np.float32(RADIANCE_ADD)
+    return THERMAL_K2[band] / np.log1p(THERMAL_K1[band] / radiance)
 
 
 def kept(fields: Mapping[str, str], bands: Sequence[str]) -> dict[str, str]:
