@@ -210,6 +210,10 @@ def predict(settings: S, run: Run, load: Load[S]) -> int:
         asked.output_dir,
         bands=asked.bands,
         write_score=asked.write_score,
+        write_bands=asked.write_bands,
+        stac=asked.stac,
+        postprocessing=asked.postprocessing,
+        sun_elevation=settings.data.sun_elevation,
         overwrite=settings.run.overwrite,
         processes=run.processes,
     )

@@ -22,6 +22,7 @@ from fcd.errors import SceneError
 from fcd.landsat.bands import BANDS, FILL_DN, SENSORS
 
 SUN_ELEVATION = "SUN_ELEVATION"  # degrees: a field of MTL files, and a tag of GeoTIFFs
+SUN_AZIMUTH = "SUN_AZIMUTH"  # degrees, clockwise from north; likewise
 REFLECTANCE_MULT, REFLECTANCE_ADD = 2e-5, -0.1
 RADIANCE_MULT, RADIANCE_ADD = 3.342e-4, 0.1  # W / (m2 sr um)
 DN_MAX = 65535  # uint16: saturated
@@ -112,6 +113,17 @@ def sun_elevation(text: str, told: str) -> float:
             f"{told}: the sun's elevation is {text}, not above 0 and at most 90 degrees; "
             "reflectance needs daylight"
         )
+    return value
+
+
+def sun_azimuth(text: str, told: str) -> float:
+    """The sun's azimuth in degrees; `SceneError`, which begins with `told`, unless in ±360."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not -360 <= value <= 360:
+        raise SceneError(f"{told}: the sun's azimuth is {text}, no angle from -360 to 360 degrees")
     return value
 
 

@@ -99,7 +99,9 @@ def find(mask: np.ndarray, read: Read, bands: tuple[str, ...], geometry: Geometr
     fitting = _Fitting(ground, geometry, warmth)
     # Found anew each time they are gone through: all of them together would be too large.
     found = [(clouds.centres(), *fitting.best(clouds)) for clouds in fitting.clouds()]
-    centres, heights, fits = (np.concatenate(values, axis=-1) for values in zip(*found, strict=True))
+    centres, heights, fits = (
+        np.concatenate(values, axis=-1) for values in zip(*found, strict=True)
+    )
     clear = fits > CLEAR_FIT
     expected = _nearby(centres, heights, clear)
     thrown, first = np.zeros(ground.shape, np.uint8), 0
@@ -281,9 +283,7 @@ def _base_range(
 class _Fitting:
     """How well the clouds of a scene fit on dark ground at any height."""
 
-    def __init__(
-        self, ground: np.ndarray, geometry: Geometry, warmth: np.ndarray | None
-    ) -> None:
+    def __init__(self, ground: np.ndarray, geometry: Geometry, warmth: np.ndarray | None) -> None:
         self._ground, self._geometry, self._warmth = ground, geometry, warmth
         if warmth is not None:
             clear = (ground[::_COARSE, ::_COARSE] < _UNSEEN) & np.isfinite(warmth)

@@ -44,9 +44,7 @@ class Sky:
         return float(np.exp(-self.vapour * above))
 
 
-def draw_sky(
-    biome: Biome, rng: np.random.Generator, sun: tuple[float, float] | None = None
-) -> Sky:
+def draw_sky(biome: Biome, rng: np.random.Generator, sun: tuple[float, float] | None = None) -> Sky:
     """Sun and air over a scene of `biome`; sun: its elevation and azimuth in degrees."""
     sun_elevation, temperature = rng.uniform(*biome.sun_elevation), rng.uniform(*biome.temperature)
     sun_azimuth = rng.uniform(110, 165)

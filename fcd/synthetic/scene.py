@@ -107,9 +107,7 @@ def _plain(
     return _View(recipe, sky, (low, high), (low,))
 
 
-def _wide(
-    biome: str, system: np.ndarray, cover: float, rng: _Generators, sun: Sun | None
-) -> _View:
+def _wide(biome: str, system: np.ndarray, cover: float, rng: _Generators, sun: Sun | None) -> _View:
     """Any weather, ground and sun."""
     recipe = widened(biome, rng.wide)
     sky = wide_sky(draw_sky(recipe, rng.sky, sun), rng.wide)
