@@ -51,6 +51,7 @@ class SyntheticScene:
     date: datetime.date
     sun_elevation: float  # degrees
     sun_azimuth: float  # degrees, clockwise from north
+    casting: tuple[float, ...]  # km above ground: the layers that throw shadows
 
 
 class _Generators(NamedTuple):
@@ -174,6 +175,7 @@ def draw_scene(
         date=_acquired(rng.calendar),
         sun_elevation=sky.sun_elevation,
         sun_azimuth=sky.sun_azimuth,
+        casting=tuple(layer.height for layer in view.casting),
     )
 
 
