@@ -2,7 +2,7 @@
 
     python -m benchmarks.shadow [--checkpoint best.pt] [--patches DIR --pictures DIR]
 
-Recall and precision are those of pixels, without a buffer, of all scenes of a row together. Clouds
+Recall and precision are those of pixels of all scenes of a row together. Clouds
 are the true ones, or those that the weights of `--checkpoint` find. `--patches` holds images/,
 masks/ and patches.csv, as `python -m fcd.crops` writes them; where they name no azimuth of the sun,
 it is sought: that under which most shadow is found.
@@ -19,6 +19,7 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge
+from scipy import ndimage
 
 from fcd import pictures
 from fcd.cli import entry
@@ -30,6 +31,7 @@ from fcd.landsat.rasters import names_of, opened
 from fcd.masks import shadows
 from fcd.masks.postprocessing import geometry_of
 from fcd.masks.prediction import predict_array
+from fcd.metrics import CLEAR
 from fcd.synthetic.clouds import PIXEL_SIZE
 from fcd.synthetic.scene import SyntheticScene, Variety, draw_scene
 from solver import load_solver
@@ -48,6 +50,7 @@ class Settings:
     size: Annotated[int, Ge(64), "side of a drawn scene, pixels"] = 512
     variety: Annotated[Variety, "of drawn scenes"] = "plain"
     seed: Annotated[int, Ge(0), "of drawn scenes"] = 0
+    buffer: Annotated[int, Ge(0), "pixels by which found shadow is grown over clear ground"] = 0
     checkpoint: Annotated[Path | None, "weights that find the clouds; None: the truth does"] = None
     patches: Annotated[Path | None, Flag(metavar="DIR"), "real patches, in place of drawn"] = None
     pictures: Annotated[Path | None, Flag(metavar="DIR"), "PNG of each real patch"] = None
@@ -90,6 +93,13 @@ def found_in(scene: SyntheticScene, mask: np.ndarray | None = None) -> np.ndarra
     return shadows.find(mask, lambda start, stop: standard[:, start:stop], NEEDED, geometry)
 
 
+def grown(found: np.ndarray, mask: np.ndarray, pixels: int) -> np.ndarray:
+    """`found` and what of the clear ground of `mask`, patch codes, is within a disc about it."""
+    if not (pixels and found.any()):
+        return found
+    return (ndimage.distance_transform_edt(~found) <= pixels) & (mask == CLEAR)
+
+
 def counted(found: np.ndarray, truth: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Pixels of shadow that are found, that there are, and that are said to be, where `known`."""
     shadow = (truth == labels.TRUTH_SHADOW) & known
@@ -111,7 +121,9 @@ def on_drawn(settings: Settings, clouds: Cloud | None) -> dict[str, np.ndarray]:
             mask = labels.patch_from_tif(clouds(scene.dn, scene.sun_elevation))
         cloudy = scene.truth >= labels.TRUTH_THIN_CLOUD
         thick = np.mean(scene.truth[cloudy] == labels.TRUTH_CLOUD) >= 0.5 if cloudy.any() else False
-        counts = counted(found_in(scene, mask), scene.truth, reached(scene))
+        clear = labels.patch_from_truth(scene.truth) if mask is None else mask
+        found = grown(found_in(scene, mask), clear, settings.buffer)
+        counts = counted(found, scene.truth, reached(scene))
         kinds = (f"azimuth {scene.sun_azimuth:.0f}", f"elevation {scene.sun_elevation:.0f}")
         for kind in (*kinds, "thick clouds" if thick else "thin clouds", "all"):
             rows[kind] += counts
@@ -130,7 +142,7 @@ def found_under(
     return shadows.find(mask, lambda start, stop: needed[:, start:stop], NEEDED, geometry)
 
 
-def on_patches(folder: Path, drawings: Path | None) -> dict[str, np.ndarray]:
+def on_patches(folder: Path, drawings: Path | None, buffer: int) -> dict[str, np.ndarray]:
     """Counts of each patch with manual shadow, and of all; the azimuth is in the name."""
     rows: dict[str, np.ndarray] = {}
     with (folder / "patches.csv").open(newline="", encoding="utf-8") as stream:
@@ -150,7 +162,7 @@ def on_patches(folder: Path, drawings: Path | None) -> dict[str, np.ndarray]:
         found = partial(found_under, mask, needed, elevation)
         azimuth = max(range(0, 360, 5), key=lambda angle: np.sum(found(angle)))
         azimuth = float(row.get("sun_azimuth") or azimuth)
-        shadow = found(azimuth)
+        shadow = grown(found(azimuth), mask, buffer)
         rows[f"{row['patch']}, azimuth {azimuth:.0f}"] = counted(shadow, truth, mask > 0)
         if drawings:
             shown = np.where(shadow, labels.TRUTH_SHADOW, truth)
@@ -185,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return predict_array(dn, predictor, BANDS, elevation)[0]
 
     real = flags.patches
-    rows = on_patches(real, flags.pictures) if real else on_drawn(flags, clouds)
+    rows = on_patches(real, flags.pictures, flags.buffer) if real else on_drawn(flags, clouds)
     print(f"{'':36} {'recall':>7} {'precision':>9} {'pixels':>9}")
     for name, counts in rows.items():
         recall, precision = rates(counts)

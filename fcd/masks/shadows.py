@@ -106,7 +106,8 @@ def find(mask: np.ndarray, read: Read, bands: tuple[str, ...], geometry: Geometr
     expected = _nearby(centres, heights, clear)
     thrown, first = np.zeros(ground.shape, np.uint8), 0
     for clouds in fitting.clouds():
-        own = slice(first, first := first + len(clouds.sizes))
+        own = slice(first, first + len(clouds.sizes))
+        first = own.stop
         height, casts = heights[own], clear[own]
         if expected is not None:
             second, fit = fitting.best(clouds, expected[own])
@@ -124,8 +125,8 @@ def _nearby(centres: np.ndarray, heights: np.ndarray, clear: np.ndarray) -> np.n
     """The median height of the nearest clouds that fit clearly, of each cloud; None if none do."""
     if not clear.any():
         return None
-    tree = cKDTree(centres[:, clear].T)
-    _, nearest = tree.query(centres.T, k=range(1, min(_NEIGHBOURS, np.count_nonzero(clear)) + 1))
+    count = min(_NEIGHBOURS, int(np.count_nonzero(clear)))
+    _, nearest = cKDTree(centres[:, clear].T).query(centres.T, k=range(1, count + 1))
     return np.median(heights[clear][nearest], axis=1)
 
 

@@ -63,7 +63,7 @@ def test_a_shadow_lies_away_from_the_sun_and_below_where_the_cloud_is(azimuth, e
     dn = np.full((1, 400, 400), 20_000, np.uint16)  # reflectance 0.3
     dn[0, truth] = 10_000
     dn[0, mask == CLOUD] = 40_000
-    dn[0, 20:40, 20:40] = dn[0, 360:380, 330:340] = 7_000  # lakes
+    dn[0, 20:40, 90:110] = dn[0, 360:380, 330:340] = 7_000  # lakes
     view = None if zenith is None else (np.full((7, 7), float(zenith)), np.full((7, 7), 270.0))
     geometry = geometry_of(UTM, (elevation, azimuth), view, "it")
     found = shadows.find(mask, lambda a, b: dn[:, a:b], ("B5",), geometry)
