@@ -133,8 +133,7 @@ def draw_scene(
     together, in [0, 1], about; scenes that differ in `cover` alone have the same ground, sun
     and noise. footprint: rotate the swath, so that the corners are fill. variety: `plain` scenes
     have fair weather and a high sun; `wide` ones any weather, any sun and more kinds of ground, and
-    masks as drawn by hand; their `cover` is 0 or that of broken clouds. sun: its elevation and
-    azimuth in degrees, in place of those of the season.
+    masks as drawn by hand; their `cover` is 0 or that of broken clouds. sun: None: by season.
     """
     shape = (size, size) if isinstance(size, int) else size
     _check(biome, shape, cover)
