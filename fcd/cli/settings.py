@@ -18,7 +18,8 @@ from fcd.landsat.bands import band_numbers, listed_bands
 from fcd.landsat.labels import MEANINGS
 from fcd.landsat.rasters import nodata_value
 from fcd.landsat.sparcs import SPARCS
-from fcd.masks.prediction import Scores
+from fcd.masks.postprocessing import PostProcessing
+from fcd.masks.prediction import Contents, Scores
 from fcd.masks.runtime import Runtime
 from fcd.masks.scoring import Tta, Views
 from fcd.patches.normalisation import TOA
@@ -167,7 +168,7 @@ class DataSettings:
         Interval(ge=0, le=90),
         Flag(metavar="DEGREES"),
         f"for --normalize {TOA}: of patches of --dataset {OWN} and of scenes that have neither an "
-        "MTL file nor the tag SUN_ELEVATION",
+        "MTL file nor the tag SUN_ELEVATION; and for --shadow",
     ] = None
     rgb: Annotated[
         str | None,
@@ -398,6 +399,15 @@ class PredictionSettings:
     write_score: Annotated[
         Scores, MAY_CHANGE, "score beside the mask: uint8 (0 nodata, 1 to 255 for 0 to 1), float32"
     ] = "none"
+    write_bands: Annotated[
+        Contents,
+        MAY_CHANGE,
+        "bands of the mask's file; mask,score: the score, as uint8, in the same file",
+    ] = "mask"
+    stac: Annotated[
+        bool, MAY_CHANGE, "write a STAC item beside each mask (needs the library pystac)"
+    ] = False
+    postprocessing: PostProcessing = field(default_factory=PostProcessing)
 
 
 @dataclass(frozen=True)

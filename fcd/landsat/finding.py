@@ -27,7 +27,7 @@ from fcd.landsat.mtl import FORMS
 MTL = "MTL"
 _BAND = r"(?:S[RT]_)?B\d+"
 SCENE_FILE = re.compile(
-    rf"(?P<scene>.+?)_(?:(?P<raster>{_BAND}|BQA|QA_PIXEL|fixedmask)\.(?:tiff?|img)"
+    rf"(?P<scene>.+?)_(?:(?P<raster>{_BAND}|BQA|QA_PIXEL|V[AZ]A|fixedmask)\.(?:tiff?|img)"
     r"|(?P<text>MTL)\.(?:txt|json|xml))",
     re.I,
 )

@@ -7,9 +7,11 @@ coding     nodata  clear        cloud          where
 ========== ======= ============ ============== =======================================
 truth      0       64, 128      192, 255       ``<scene>_fixedmask.img`` of L8 Biome
 patch      0       1            2              ``mask.tif``, ``generated_mask.tif``
-tif        0       128          255            ``<biome>_<scene>_mask.tif``, predictions
+tif        0       128          255            ``<biome>_<scene>_mask.tif``, predictions [1]_
 target     -1      0            1              the loss (`IGNORE_INDEX` is left out)
 ========== ======= ============ ============== =======================================
+
+.. [1] Of predictions also 64 shadow and 254 the buffer around clouds, patch codes 3 and 4.
 
 Truth: L8 Cloud Cover Assessment Validation Data, doi 10.5066/F7251GDH. Tif codes are some of it.
 SPARCS masks hold classes, none of them fill: 0 shadow, 1 shadow over water, 2 water, 3 snow, 4
@@ -23,10 +25,10 @@ import numpy as np
 import torch
 
 from fcd.errors import SceneError, UserError
-from fcd.metrics import CLEAR, CLOUD, INVALID
+from fcd.metrics import BUFFER, CLEAR, CLOUD, INVALID, SHADOW
 
 TRUTH_FILL, TRUTH_SHADOW, TRUTH_CLEAR, TRUTH_THIN_CLOUD, TRUTH_CLOUD = 0, 64, 128, 192, 255
-TIF_NODATA, TIF_CLEAR, TIF_CLOUD = 0, 128, 255
+TIF_NODATA, TIF_SHADOW, TIF_CLEAR, TIF_BUFFER, TIF_CLOUD = 0, 64, 128, 254, 255
 IGNORE_INDEX = -1
 
 # Image-level labels: the label of a patch is also the domain code the generator is given.
@@ -124,8 +126,12 @@ def patch_from_tif(mask: np.ndarray, source: str = "mask tif") -> np.ndarray:
 
 
 def tif_from_patch(mask: np.ndarray) -> np.ndarray:
-    """Patch codes -> tif codes."""
-    return np.array([TIF_NODATA, TIF_CLEAR, TIF_CLOUD], np.uint8)[mask]
+    """Patch codes -> tif codes; of finished masks also those of shadow and buffer."""
+    codes = {
+        INVALID: TIF_NODATA, CLEAR: TIF_CLEAR, CLOUD: TIF_CLOUD, SHADOW: TIF_SHADOW,
+        BUFFER: TIF_BUFFER,
+    }  # fmt: skip
+    return np.array([codes[code] for code in range(len(codes))], np.uint8)[mask]
 
 
 def patch_from_score(score: np.ndarray, valid: np.ndarray, threshold: float) -> np.ndarray:

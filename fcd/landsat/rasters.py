@@ -239,17 +239,25 @@ def raster_writer(
     nodata: float | None,
     colormap: dict[int, tuple[int, int, int, int]] | None = None,
     tags: dict[str, Any] | None = None,
-    scale: float = 1,
-    offset: float = 0,
+    scale: float | Sequence[float] = 1,
+    offset: float | Sequence[float] = 0,
+    names: Sequence[str] = (),
     cloud_optimised: bool = False,
 ) -> Iterator[rasterio.io.DatasetWriter]:
-    """Open a one-band tiled GeoTIFF on `grid` for windowed writing; it appears when complete.
+    """Open a tiled GeoTIFF on `grid` for windowed writing; it appears when complete.
 
+    names: what the file says of its bands; of one band unless they are given. scale and offset: of
+    all bands or of each. colormap: of one band alone, as GeoTIFFs have none of several.
     cloud_optimised: with overviews (always the nearest pixel), put together in memory, one byte or
     four a pixel. Raises `OutputError` if it cannot be written.
     """
     floating = np.issubdtype(np.dtype(dtype), np.floating)
-    profile: dict[str, Any] = {"count": 1, "dtype": dtype, "nodata": nodata, **vars(grid)}
+    profile: dict[str, Any] = {
+        "count": len(names) or 1,
+        "dtype": dtype,
+        "nodata": nodata,
+        **vars(grid),
+    }
     profile |= {"compress": "deflate", "bigtiff": "if_safer"}
     if cloud_optimised:
         profile |= {"driver": "COG", "level": 6, "predictor": "YES" if floating else "NO"}
@@ -264,8 +272,12 @@ def raster_writer(
                     dataset.write_colormap(1, colormap)
                 if tags:
                     dataset.update_tags(**tags)
+                if names:
+                    dataset.descriptions = tuple(names)
                 if (scale, offset) != (1, 0):
-                    dataset.scales, dataset.offsets = (scale,), (offset,)
+                    count = (dataset.count,)
+                    dataset.scales = np.broadcast_to(scale, count).tolist()
+                    dataset.offsets = np.broadcast_to(offset, count).tolist()
                 yield dataset
         except CPLE_BaseError as error:  # what closing a COG raises on a full disk
             raise OSError(str(error)) from error

@@ -29,7 +29,13 @@ from fcd.landsat.bands import (
 )  # fmt: skip
 from fcd.landsat.finding import files_below, scenes_in
 from fcd.landsat.mtl import parse_mtl
-from fcd.landsat.radiometry import SUN_ELEVATION, Radiometry
+from fcd.landsat.radiometry import (
+    SUN_AZIMUTH,
+    SUN_ELEVATION,
+    Radiometry,
+    sun_azimuth,
+    sun_elevation,
+)
 from fcd.landsat.rasters import Grid, blanked, hidden_in, nodata_of, opened, plain
 
 MAX_SIDE = 65_535  # pixels; a Landsat scene has 8,000
@@ -256,6 +262,35 @@ class SceneReader:
             return Radiometry.of(fields, bands, str(self._scene.files["MTL"]))
         tagged = self._dataset(self._scene.bands[0]).tags().get(SUN_ELEVATION)
         return Radiometry.under(tagged or sun_elevation, bands, self._scene.where)
+
+    def sun(self, elevation: float | None, azimuth: float | None) -> tuple[float, float]:
+        """Elevation and azimuth of the sun in degrees.
+
+        By its MTL file, else by the tags of its first band's file, else these. Raises `SceneError`
+        if nothing says.
+        """
+        told = self._scene.metadata()
+        tags, where = self._dataset(self._scene.bands[0]).tags(), self._scene.where
+        given = {SUN_ELEVATION: elevation, SUN_AZIMUTH: azimuth}
+        found = {name: told.get(name) or tags.get(name) or given[name] for name in given}
+        if None in found.values():
+            raise SceneError(
+                f"{where}: nothing says where the sun stood, neither an MTL file nor the tags "
+                f"{SUN_ELEVATION} and {SUN_AZIMUTH}; give --sun_elevation and --sun_azimuth, in "
+                "degrees, or leave --shadow out"
+            )
+        height, direction = (str(found[name]) for name in given)
+        return sun_elevation(height, where), sun_azimuth(direction, where)
+
+    def view(self, step: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Zenith and azimuth of the sensor in degrees, every `step`-th row and column, if known.
+
+        Collection 2 ships them as hundredths of a degree, 0 where there is fill.
+        """
+        if not {"VZA", "VAA"} <= {*self._scene.files}:
+            return None
+        zenith, azimuth = (self._read(part, 0, None, step) / 100 for part in ("VZA", "VAA"))
+        return zenith, azimuth
 
     def _number(self, part: str) -> int:
         """Which band of its file it is, from 1."""

@@ -33,8 +33,11 @@ from fcd.landsat.bands import positions
 from fcd.landsat.products import scene_from
 from fcd.landsat.rasters import SAME_PIXELS, WRITTEN_BY, Grid, opened, raster_writer
 from fcd.landsat.scenes import Scene
+from fcd.masks import stac_item
+from fcd.masks.postprocessing import AS_SCORED, PostProcessing
 from fcd.masks.scoring import ArrayScene, Prediction, Scorer, Tiles, predictions
 from fcd.masks.summary import add_row, named, rows_of
+from fcd.metrics import BUFFER, CLOUD, SHADOW
 from fcd.patches.normalisation import as_nodata, in_words
 from fcd.processes import ALONE, Processes
 
@@ -44,14 +47,41 @@ COLOURS = {
     labels.TIF_NODATA: (0, 0, 0, 0),  # transparent
     labels.TIF_CLEAR: (*pictures.MASK_COLOURS["clear"], 255),
     labels.TIF_CLOUD: (*pictures.MASK_COLOURS["cloud"], 255),
+    labels.TIF_SHADOW: (*pictures.FINISHED_COLOURS["shadow"], 255),
+    labels.TIF_BUFFER: (*pictures.FINISHED_COLOURS["buffer"], 255),
 }
 Scores = Literal["none", "uint8", "float32"]
 """How the score is written beside the mask: not at all; 0 nodata, 1 to 255 for 0 to 1; NaN nodata,
 0 to 1."""
+Contents = Literal["mask", "mask,score"]
+"""The bands of the file of a mask: it alone, or also the score as uint8, 1 to 255 for 0 to 1."""
+_SCORE_IN_BYTES = (1 / 254, -1 / 254)  # scale and offset that undo 1 to 255
 _COLUMNS = (
-    "scene", "path", "cloud_fraction", "valid_fraction", "pixel_size", "threshold", "weights",
-    "seconds", "status", "reason",
+    "scene", "path", "cloud_fraction", "shadow_fraction", "buffer_fraction", "valid_fraction",
+    "nodata_fraction", "pixel_size", "threshold", "weights", "seconds", "status", "reason",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written of a scene beside its mask, and what is done to that."""
+
+    write_score: Scores = "none"
+    write_bands: Contents = "mask"
+    stac: bool = False
+    postprocessing: PostProcessing = AS_SCORED
+    sun_elevation: float | None = None  # of scenes that do not say, degrees
+
+    def tags(self, method: dict[str, str]) -> dict[str, str]:
+        """Those of a mask that is made by a method with the tags `method`."""
+        return method | {
+            "FCD_CONTENTS": self.write_bands,
+            "FCD_POSTPROCESSING": self.postprocessing.told,
+            "FCD_CODES": "0 nodata, 64 shadow, 128 clear, 254 cloud buffer, 255 cloud",
+        }
+
+
+OUTPUTS = Outputs()
 
 
 @dataclass(frozen=True)
@@ -151,25 +181,27 @@ def predict_scenes(
     output_dir: Path | str,
     *,
     bands: str | None = None,
-    write_score: Scores = "none",
     overwrite: bool = False,
     allow_pixel_size: bool = False,
     progress: bool = True,
     processes: Processes = ALONE,
+    **outputs: Any,
 ) -> int:
     """Write mask, quicklook and, if asked, score of each scene; return how many failed.
 
     paths: scene folders, archives, MTL files or GeoTIFFs, of one scene each
     (`fcd.landsat.products.expand` lists those of a folder; `scene_from` there says how they and
     `bands` are read). predictor: of several each scene takes the one with the most bands whose
-    bands it has. Files are those of `predict_scene`; summary.csv gets a line a scene. A scene whose
-    files are there already, made with the same weights and settings, is skipped unless `overwrite`.
-    A scene that cannot be read is told on stderr and in summary.csv; so is one whose pixels are of
-    another size than those of training, unless `allow_pixel_size`. progress: show a bar.
-    processes: each masks its share of the scenes; what is returned counts those of all. Raises
-    `UserError` if `output_dir` cannot be written to.
+    bands it has. outputs: the fields of `Outputs`; files are those of `predict_scene`, and
+    summary.csv gets a line a scene. One whose files are there already, made with the same weights
+    and settings, is skipped unless `overwrite`. A scene that cannot be read is told on stderr and
+    in summary.csv; so is one whose pixels are of another size than those of training, unless
+    `allow_pixel_size`. progress: show a bar. processes: each masks its share of the scenes; what is
+    returned counts those of all. Raises `UserError` if `output_dir` cannot be written to.
     """
-    output_dir = _made_writable(Path(output_dir))
+    output_dir, asked = _made_writable(Path(output_dir)), Outputs(**outputs)
+    if asked.stac:
+        stac_item.library()
     failed, skipped, claim = 0, 0, processes.claims()
 
     def mask(row: dict[str, str], predictor: Predictor) -> bool:
@@ -179,8 +211,8 @@ def predict_scenes(
         if scene is None:
             return True
         row["scene"] = scene.name
-        done = not overwrite and _is_done(scene.name, predictor.tags, output_dir, write_score)
-        how = (output_dir, write_score, allow_pixel_size)
+        done = not overwrite and _is_done(scene.name, predictor.tags, output_dir, asked)
+        how = (output_dir, asked, allow_pixel_size)
         row.update({} if done else predict_scene(scene, predictor, *how))
         return done
 
@@ -229,26 +261,30 @@ def predict_scene(
     scene: Scene,
     predictor: Predictor,
     output_dir: Path,
-    write_score: Scores = "none",
+    outputs: Outputs = OUTPUTS,
     allow_pixel_size: bool = False,
 ) -> dict[str, str]:
     """Write the files of one scene; return its fractions, threshold, weights, seconds and status.
 
-    `<name>_mask.tif`: Cloud-Optimised GeoTIFF on the scene's grid, 0 nodata, 128 clear, 255
-    cloud; `<name>_score.tif`: the score, on the same grid; `<name>_quicklook.png`: image, with
-    clouds outlined, beside mask. A pixel that is nodata in any band is nodata in all of them.
-    Files appear when they are whole, the mask last. Raises `SceneError` if the scene is
-    incomplete or damaged, `MissingBand` if it lacks a band or one of them is fill alone.
+    `<name>_mask.tif`: Cloud-Optimised GeoTIFF on the scene's grid, 0 nodata, 128 clear, 255 cloud,
+    64 shadow, 254 buffer; `<name>_score.tif`: the score, on the same grid; `<name>_quicklook.png`:
+    image, with clouds outlined, beside mask; `<name>_mask.json`: the STAC item. A pixel that is
+    nodata in any band is nodata in all of them. Files appear when they are whole, the mask after
+    the score. Raises `SceneError` if the scene is incomplete or damaged, or lacks what `outputs`
+    need, `MissingBand` if it lacks a band or one of them is fill alone.
     """
     began = time.monotonic()
     grid = scene.check()
-    counts = np.zeros(3, np.int64)
+    finished = np.empty((grid.height, grid.width), np.uint8)
     step = -(-max(grid.height, grid.width) // QUICKLOOK_SIZE)
-    image, codes = pictures.Shrunk(step), []
+    image = pictures.Shrunk(step)
     mask_tif, score_tif = (output_dir / f"{scene.name}_{kind}.tif" for kind in ("mask", "score"))
     pixels = _pixels(scene, grid, predictor, allow_pixel_size)
-    tags = predictor.tags | ({"FCD_PIXEL_SIZE": pixels} if pixels else {})
-    files = mask_files(mask_tif, score_tif, grid, tags, write_score, as_cog=True)
+    tags = outputs.tags(predictor.tags) | ({"FCD_PIXEL_SIZE": pixels} if pixels else {})
+    finish = outputs.postprocessing.finishing(scene, outputs.sun_elevation)
+    describe = stac_item.describing(scene, grid) if outputs.stac else None
+    how = (grid, tags, outputs.write_score, outputs.write_bands)
+    files = mask_files(mask_tif, score_tif, *how, as_cog=True)
     with (
         rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE),
         files as write,
@@ -256,34 +292,35 @@ def predict_scene(
     ):
         writing: Future | None = None
         for part in predictor.predict(scene):
-            counts += np.bincount(part.mask.ravel(), minlength=3)
+            finished[part.row : part.row + len(part.mask)] = part.mask
             image.add(part.rgb, part.mask != labels.INVALID)
-            codes.append(part.mask[-part.row % step :: step, ::step].copy())
             # One strip is written while the next is scored, no more: memory stays bounded.
             if writing:
                 writing.result()
             writing = pool.submit(write, part.row, part.mask, part.score)
         if writing:
             writing.result()
-        if not counts[1:].any():
+        if not finished.any():
             scene.require_pixels(
                 "weights of a network that is trained without can mask it: --model_weights takes "
                 "a folder of several, or starter"
             )
-        mask = np.concatenate(codes)
-        rgb = pictures.stretch_rgb(image.result(), mask != labels.INVALID)
-        picture = np.hstack([pictures.outline_cloud(rgb, mask), pictures.colour_mask(mask)])
-        pictures.write_png(output_dir / f"{scene.name}_quicklook.png", picture)
-    valid = counts[labels.CLEAR] + counts[labels.CLOUD]
+        if outputs.postprocessing.told != "none":
+            finish(finished)
+            write(0, finished, None)
+        quicklook = _quicklook(image.result(), finished[::step, ::step])
+        pictures.write_png(output_dir / f"{scene.name}_quicklook.png", quicklook)
+    fractions = _fractions(finished)
+    if describe:
+        describe(mask_tif, tags, fractions)
     return {
-        "cloud_fraction": f"{counts[labels.CLOUD] / valid:.4f}" if valid else "",
-        "valid_fraction": f"{valid / counts.sum():.4f}",
+        **fractions,
         "pixel_size": pixels,
         "threshold": f"{predictor.threshold:.4f}",
         "weights": predictor.weights,
         "seconds": f"{time.monotonic() - began:.1f}",
-        "status": "done" if valid else "no valid pixel",
-        "reason": "" if valid else "no pixel has data in all bands",
+        "status": "done" if finished.any() else "no valid pixel",
+        "reason": "" if finished.any() else "no pixel has data in all bands",
     }
 
 
@@ -303,6 +340,25 @@ def _pixels(scene: Scene, grid: Grid, predictor: Predictor, silent: bool) -> str
     return f"{own:g} (trained on {learned:g})"
 
 
+def _quicklook(rgb_dn: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Red, green, blue (3, h, w) in DN with clouds outlined, beside the mask in patch codes."""
+    rgb = pictures.stretch_rgb(rgb_dn, mask != labels.INVALID)
+    return np.hstack([pictures.outline_cloud(rgb, mask), pictures.colour_mask(mask)])
+
+
+def _fractions(finished: np.ndarray) -> dict[str, str]:
+    """Of the pixels of a mask in patch codes, for the summary: of those that are valid, or all."""
+    counts = np.bincount(finished.ravel(), minlength=BUFFER + 1)
+    valid = counts.sum() - counts[labels.INVALID]
+    kinds = {"cloud": CLOUD, "shadow": SHADOW, "buffer": BUFFER}
+    fractions = {
+        f"{name}_fraction": f"{counts[code] / valid:.4f}" if valid else ""
+        for name, code in kinds.items()
+    }
+    whole = {"valid": valid / counts.sum(), "nodata": counts[labels.INVALID] / counts.sum()}
+    return fractions | {f"{name}_fraction": f"{share:.4f}" for name, share in whole.items()}
+
+
 @contextmanager
 def mask_files(
     mask: Path,
@@ -310,24 +366,31 @@ def mask_files(
     grid: Grid,
     tags: dict[str, str],
     scores: Scores,
+    contents: Contents = "mask",
     *,
     as_cog: bool = False,
 ) -> Iterator[Callable[..., None]]:
     """What writes rows of a mask and, unless `scores` is `none`, of its score to these files.
 
-    It takes the first row, patch codes (h, W), score (h, W) in [0, 1] and, perhaps, where the mask
-    is left open though there is a score, (h, W) bool. The files appear when they are whole, the
-    mask last: where it is, the score is too. Raises `OutputError` if they cannot be written.
+    It takes the first row, patch codes (h, W), score (h, W) in [0, 1] or None, and, perhaps, where
+    the mask is left open though there is a score, (h, W) bool. contents: bands of `mask`. The
+    files appear when they are whole, the mask last: where it is, the score is too. Raises
+    `OutputError` if they cannot be written.
     """
     writer = partial(raster_writer, grid=grid, tags=tags, cloud_optimised=as_cog)
     with ExitStack() as stack:
+        both = contents == "mask,score"
+        of_bands: dict[str, Any] = {"colormap": COLOURS}
+        if both:
+            scale, offset = _SCORE_IN_BYTES
+            of_bands = {"names": contents.split(","), "scale": (1, scale), "offset": (0, offset)}
         mask_tif = stack.enter_context(
-            writer(mask, dtype="uint8", nodata=labels.TIF_NODATA, colormap=COLOURS)
+            writer(mask, dtype="uint8", nodata=labels.TIF_NODATA, **of_bands)
         )
         if scores != "none":
             # What is in bytes, scale and offset in the file undo.
             whole = scores == "uint8"
-            nodata, scale, offset = (0, 1 / 254, -1 / 254) if whole else (nan, 1, 0)
+            nodata, scale, offset = (0, *_SCORE_IN_BYTES) if whole else (nan, 1, 0)
             score_tif = stack.enter_context(
                 writer(score, dtype=scores, nodata=nodata, scale=scale, offset=offset)
             )
@@ -341,9 +404,13 @@ def mask_files(
             window = ((row, row + len(codes)), (0, grid.width))
             mask = np.where(left_open, labels.INVALID, codes)
             mask_tif.write(labels.tif_from_patch(mask), 1, window=window)
-            if scores != "none" and values is not None:
-                values = np.rint(values * 254) + 1 if whole else values
-                values = np.where(codes == labels.INVALID, nodata, values).astype(scores)
+            if values is None or not (both or scores != "none"):
+                return
+            valid, in_bytes = codes != labels.INVALID, np.rint(values * 254) + 1
+            if both:
+                mask_tif.write(np.where(valid, in_bytes, 0).astype(np.uint8), 2, window=window)
+            if scores != "none":
+                values = np.where(valid, in_bytes if whole else values, nodata).astype(scores)
                 score_tif.write(values, 1, window=window)
 
         yield write
@@ -360,8 +427,13 @@ def has_tags(path: Path, tags: dict[str, str], dtype: str | None = None) -> bool
         return False  # damaged: to be made again
 
 
-def _is_done(name: str, tags: dict[str, str], output_dir: Path, write_score: Scores) -> bool:
-    files = {"mask": "uint8"} | ({} if write_score == "none" else {"score": write_score})
+def _is_done(name: str, method: dict[str, str], output_dir: Path, outputs: Outputs) -> bool:
+    files = {"mask": "uint8"} | (
+        {} if outputs.write_score == "none" else {"score": outputs.write_score}
+    )
+    tags = outputs.tags(method)
+    if outputs.stac and not stac_item.path_of(output_dir / f"{name}_mask.tif").exists():
+        return False
     return all(
         has_tags(output_dir / f"{name}_{kind}.tif", tags, dtype) for kind, dtype in files.items()
     ) and name in {row["scene"] for row in rows_of(output_dir)}
