@@ -10,7 +10,7 @@ predict_scenes(["LC09_….tar"], load_solver("outputs/FCDPlus/models/best.pt").p
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -285,21 +285,10 @@ def predict_scene(
     describe = stac_item.describing(scene, grid) if outputs.stac else None
     how = (grid, tags, outputs.write_score, outputs.write_bands)
     files = mask_files(mask_tif, score_tif, *how, as_cog=True)
-    with (
-        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE),
-        files as write,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        writing: Future | None = None
-        for part in predictor.predict(scene):
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), files as write:
+        for part in _written(predictor.predict(scene), write):
             finished[part.row : part.row + len(part.mask)] = part.mask
             image.add(part.rgb, part.mask != labels.INVALID)
-            # One strip is written while the next is scored, no more: memory stays bounded.
-            if writing:
-                writing.result()
-            writing = pool.submit(write, part.row, part.mask, part.score)
-        if writing:
-            writing.result()
         if not finished.any():
             scene.require_pixels(
                 "weights of a network that is trained without can mask it: --model_weights takes "
@@ -322,6 +311,20 @@ def predict_scene(
         "status": "done" if finished.any() else "no valid pixel",
         "reason": "" if finished.any() else "no pixel has data in all bands",
     }
+
+
+def _written(parts: Iterable[Prediction], write: Callable[..., None]) -> Iterator[Prediction]:
+    """`parts` as they come; of each row, mask and score are written, all at the end."""
+    with ThreadPoolExecutor(1) as pool:
+        writing: Future | None = None
+        for part in parts:
+            yield part
+            # One strip is written while the next is scored, no more: memory stays bounded.
+            if writing:
+                writing.result()
+            writing = pool.submit(write, part.row, part.mask, part.score)
+        if writing:
+            writing.result()
 
 
 def _pixels(scene: Scene, grid: Grid, predictor: Predictor, silent: bool) -> str:
