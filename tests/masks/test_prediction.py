@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ import supervised_main
 from benchmarks.seam import random_generator, scores, seam
 from fcd import pictures
 from fcd.cli import entry
-from fcd.errors import UserError
+from fcd.errors import SceneError, UserError
 from fcd.files import replacing
 from fcd.landsat import labels
 from fcd.landsat.bands import BANDS, RGB_BANDS
@@ -33,6 +35,7 @@ from fcd.landsat.products import expand, scene_from
 from fcd.landsat.scenes import find_scenes
 from fcd.masks.prediction import Predictor, predict_array, predict_scenes
 from fcd.masks.scoring import Prediction, Tiles, strips
+from fcd.masks.summary import named
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Processes
 from fcd.training.run import RunFolder
@@ -44,7 +47,7 @@ from solver import (
     Task,
     load_solver,
 )
-from tests.conftest import REAL, ROOT, write_scene
+from tests.conftest import REAL, ROOT, write_scene, write_tif
 from tests.landsat.test_products import ONE, TWO, pack, write
 
 CPU = torch.device("cpu")
@@ -245,6 +248,18 @@ def test_an_archive_beside_its_unpacked_folder_is_masked_once(tmp_path, capsys):
     assert predict_scenes(paths, PREDICTOR, tmp_path / "out") == 0
     assert f"{paths[1]} is the scene of {paths[0]}: masked once" in capsys.readouterr().out
     assert [row["path"] for row in summary(tmp_path / "out").values()] == paths[:1]
+
+
+def test_a_copy_with_gaps_is_the_same_scene(tmp_path):
+    pixels = np.full((2, 8, 8), 0.5, np.float32)
+    pixels[0, 0] = np.nan
+    first, copy, other = (str(tmp_path / place / "x.tif") for place in ("a", "b", "c"))
+    for path, values in ((first, pixels), (copy, pixels), (other, pixels + 1)):
+        write_tif(Path(path), values)
+    read = partial(scene_from, needed=("1", "2"))
+    assert named(read(copy), copy, tmp_path, lambda *_: first, read) is None
+    with pytest.raises(SceneError, match="has the name x_c"):
+        named(read(other), other, tmp_path, lambda *_: first, read)
 
 
 def test_a_summary_that_a_spreadsheet_has_saved(tmp_path, capsys):
