@@ -14,7 +14,7 @@ from fcd.errors import UserError
 from fcd.masks.cam import Method
 from fcd.patches import generated
 from fcd.patches.supervision import Supervision
-from fcd.training import augmentation
+from fcd.training import augmentation, averaging
 from fcd.training.run import Run
 from model import Encoder, Network, Task
 from solver import SupervisedSolver
@@ -70,6 +70,13 @@ class Settings(CommandSettings):
         "learn nothing from the mask of a cloudy patch in which a smaller share is cloud: it "
         "contradicts the label (0: learn every mask)",
     ] = 0.0
+    mean_with: Annotated[
+        Path | None,
+        Flag(metavar="FILE"),
+        MAY_CHANGE,
+        "--mode pack: the mean of the weights and of those in this checkpoint, one of which was "
+        "trained from the other",
+    ] = None
     run: RunSettings = field(default_factory=lambda: RunSettings(experiment_name="FCD+"))
     training: SupervisedTraining = field(default_factory=SupervisedTraining)
     net: NetworkSettings = field(default_factory=NetworkSettings)
@@ -162,9 +169,27 @@ def trained(settings: Settings, run: Run) -> SupervisedSolver:
     return solver
 
 
+def mean_of_two(settings: Settings, run: Run) -> SupervisedSolver:
+    """`trained`, its weights averaged with those of `--mean_with`, if that is given.
+
+    On kinds of ground that neither has seen the mean errs less than either (Wortsman et al. 2022,
+    arXiv 2203.05482). Raises `UserError` if the two are not alike.
+    """
+    solver, path = trained(settings, run), settings.mean_with
+    if path:
+        other = SupervisedSolver.load(run, path)
+        if (other.task, other.normalization) != (solver.task, solver.normalization):
+            raise UserError(
+                f"--mean_with {path} is another network, or takes other values; give the "
+                "checkpoint that this training began with"
+            )
+        averaging.follow(solver.network, other.network, 0.5)
+    return solver
+
+
 MODES: dict[str, modes.Mode[Settings]] = {
     "train": train,
-    "pack": partial(modes.pack, load=trained),
+    "pack": partial(modes.pack, load=mean_of_two),
     **modes.after_training(trained),
 }
 
