@@ -20,6 +20,7 @@ from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.bands import positions
 from fcd.landsat.radiometry import Radiometry
+from fcd.landsat.rasters import plain
 from fcd.patches.normalisation import TOA, Kind, Normalization, normalization
 from fcd.patches.sources import PreparedPatches, Source
 from fcd.patches.store import DamagedPatch
@@ -52,8 +53,9 @@ class Form(NamedTuple):
 class PatchDataset(Dataset):
     """Patches of one split, sorted by name.
 
-    A sample is a dict: image (C, H, W) DN, of prepared patches uint16; label (1,) float32, 0
-    clear or 1 cloudy; mask (H, W) uint8 patch codes, if `mask_file` is given; name.
+    A sample is a dict: image (C, H, W) DN, of prepared patches uint16 (float32, with NaN, where its
+    file hides pixels); label (1,) float32, 0 clear or 1 cloudy; mask (H, W) uint8 patch codes, if
+    `mask_file` is given; name.
 
     source: where the patches are; a path is a folder of prepare_landsat8_biome.py.
     mask_file: mask.tif, generated_mask.tif, …; None reads no mask.
@@ -89,12 +91,15 @@ class PatchDataset(Dataset):
         self.mask_file, self.toa, self.least_cloud = mask_file, toa, least_cloud
         self.reference, self.labels_from = self.source.reference, self.source.labels_from
         self.patches: list[tuple[Path, int]] = []
+        whole: list[Path] = []
         for label, name in enumerate(labels.CLASS_FOLDERS):
             if not (found := self.source.find(split, name)):
+                place = self.source.root / split / name
                 raise UserError(
-                    f"{self.source.root / split / name} holds no patches; {self.source.absent} "
-                    "(FCD needs clear and cloudy patches)"
+                    f"{place} holds no patches; {self.source.absent(place)} (FCD needs clear and "
+                    "cloudy patches)"
                 )
+            whole += found
             if only in (None, name):
                 self.patches += [(patch, label) for patch in found]
         if keep_ratio < 1:
@@ -109,6 +114,8 @@ class PatchDataset(Dataset):
                 )
             self.mask_file = None
         self.left_out = self._leave_out_damaged(split) if skip_bad else []
+        if self.mask_file:
+            labels.require_clear(self._masks(whole), f"the {split} patches of {self.source.root}")
         self._radiometries: dict[Path, Radiometry] = {}
         if toa:
             self.kind.require_landsat(f"--normalize {TOA}", "--normalize stretch")
@@ -123,6 +130,12 @@ class PatchDataset(Dataset):
                     f"--drawn_patches {drawn.root} has {self.drawn.kind}, {self.source.root} has "
                     f"{self.kind}; draw and cut them alike"
                 )
+
+    def _masks(self, patches: Sequence[Path]) -> Iterator[np.ndarray]:
+        """The masks of `patches` that can be read."""
+        for patch in patches:
+            with suppress(DamagedPatch):  # told when it is learned from
+                yield self.source.mask(patch, str(self.mask_file))
 
     def _leave_out_damaged(self, split: str) -> list[str]:
         """Take patches that cannot be read or differ from most out of `patches`; return names."""
@@ -221,6 +234,7 @@ class PatchDataset(Dataset):
             image, mask = self.source.read(patch, self.mask_file)
             if error := self._unlike(patch, Form.of(image, mask)):
                 raise error
+        image = plain(image)
         image = image if self._places is None else image[self._places]
         if self.toa:
             image = self._radiometries[patch].standard(image)
@@ -345,9 +359,13 @@ class AugmentedPatches(Dataset):
 def collate(samples: list[dict]) -> dict:
     """A batch of `samples`; images (N, C, H, W) keep the bands of a pixel together in memory.
 
-    So prepared patches lie in their files: they are transposed on the device (`Solver.inputs`).
+    So prepared patches lie in their files: they are transposed on the device (`Solver.inputs`). One
+    with NaN makes them all float32.
     """
-    interleaved = [sample | {"image": sample["image"].permute(1, 2, 0)} for sample in samples]
+    images = [sample["image"].permute(1, 2, 0) for sample in samples]
+    if any(image.is_floating_point() for image in images):
+        images = [image.float() for image in images]
+    interleaved = [s | {"image": image} for s, image in zip(samples, images, strict=True)]
     batch = default_collate(interleaved)
     return batch | {"image": batch["image"].permute(0, 3, 1, 2)}
 

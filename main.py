@@ -14,7 +14,6 @@ from fcd.cli.settings import PREPARED, UNIT, CommandSettings, GANTraining
 from fcd.errors import UserError
 from fcd.files import write_json
 from fcd.landsat.reference import QA, collection_of, method_name
-from fcd.landsat.scenes import find_scenes
 from fcd.masks.generated import generate_masks
 from fcd.masks.scoring import qa_predictions
 from fcd.patches import cutting, generated
@@ -138,7 +137,7 @@ def score_qa_bands(settings: Settings, run: Run) -> int:
             "replace; give --experiment_name QA"
         )
     split = settings.whole_scenes.test_split
-    scenes = cutting.scenes_of_split(find_scenes(data.orig_image_dir), data.image_dir, split)
+    scenes = data.patches(settings.mode).scenes(split, data.orig_image_dir, masked=True)
     names = {method_name(collection_of(scene)) for scene in scenes}
     method = settings.run.method or " and ".join(sorted(names))
     supervision = Supervision(0, 0, "none needed", 0, "none needed", 0)

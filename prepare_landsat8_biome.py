@@ -8,8 +8,9 @@ from annotated_types import Ge
 
 from fcd.cli import entry
 from fcd.cli.parser import Flag, parse
-from fcd.cli.settings import IMAGE_DIR, SCENE_DIR, UNIT, PatchSize, Stride
+from fcd.cli.settings import IMAGE_DIR, SCENE_DIR, UNIT, MaskCodes, PatchSize, Stride
 from fcd.landsat.bands import listed_bands
+from fcd.landsat.labels import truth_decoder
 from fcd.landsat.reference import QA, TRUTH
 from fcd.landsat.scenes import find_scenes
 from fcd.patches.cutting import MARGINS, Cutting, prepare
@@ -59,6 +60,7 @@ class Settings:
         "mask.tif is then the QA band's, and tests compare with the QA band. A biome (the folder) "
         "with fewer than 6 scenes has no validation scene, with fewer than 3 no test scene",
     ] = "truth"
+    mask_codes: MaskCodes = None
     clear_below: Annotated[
         float | None,
         UNIT,
@@ -77,7 +79,8 @@ class Settings:
 def main() -> int:
     """Run the command line; return the exit code."""
     asked = parse(Settings)
-    scenes, image_dir, workers = find_scenes(asked.data_path), asked.output_dir, asked.num_workers
+    scenes = find_scenes(asked.data_path, truth_decoder(asked.mask_codes))
+    image_dir, workers = asked.output_dir, asked.num_workers
     if asked.generated_masks:
         add_masks(scenes, asked.generated_masks, image_dir, asked.generated_mask_file, workers)
         return 0

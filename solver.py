@@ -1,6 +1,6 @@
 """Training of the Fixed-Point GAN and of the supervised networks, and the scorers they become."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from fcd.masks.cam import Method, cam_score
 from fcd.masks.prediction import Predictor, predictor_of
 from fcd.masks.scoring import Scorer, Tiles, Views
 from fcd.patches.normalisation import Normalization, to_device
-from fcd.patches.sources import Source
+from fcd.patches.sources import Source, read_how
 from fcd.patches.supervision import Supervision
 from fcd.processes import Part
 from fcd.training import averaging, checkpoints, losses
@@ -211,8 +211,7 @@ class Solver(Resumable):
             "checkpoint": asdict(self.choice),
             "image_dir": str(source.root.resolve()),
             "reference": source.reference,
-            "nodata": source.nodata,
-            "sun_elevation": source.sun_elevation,
+            **read_how(source),
             "sample": sample,
             "amp": amp,
         }
@@ -573,11 +572,11 @@ class SupervisedSolver(Solver):
         self.seen = from_plain(Supervision, state["supervision"], source)
 
     def start_from(
-        self, path: Path | str, *, encoder_only: bool, nodata: float | str | None = None
+        self, path: Path | str, *, encoder_only: bool, nodata: Sequence[float] | None = None
     ) -> None:
         """Begin with the weights and values of another run, and inherit what labels it has seen.
 
-        nodata: what counts as nodata whatever that run says, "none" for no value; None: the same.
+        nodata: values that count as nodata whatever that run says; None: the same.
         """
         state = checkpoints.load(path, ("network", "normalization", "supervision", "choice"))
         without = () if self.task.classifier_head else ("classification_head.",)

@@ -1,5 +1,6 @@
 """Files that are either whole or absent: write to a temporary name, then rename."""
 
+import codecs
 import fcntl
 import json
 import os
@@ -72,6 +73,20 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether the name is that of a hidden file or folder, or of what macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def decoded(data: bytes, errors: str = "strict") -> str:
+    """Text as editors and spreadsheets save it: UTF-8 or, by its byte order mark, UTF-16.
+
+    errors: of `bytes.decode`; UnicodeDecodeError if it is something else and they are strict.
+    """
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return data.decode("utf-16" if data.startswith(marks) else "utf-8-sig", errors)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 # Codes of a mask as it is counted; how other codings turn into it: `fcd.landsat.labels`.
 INVALID, CLEAR, CLOUD = 0, 1, 2
+SHADOW, BUFFER = 3, 4  # of finished masks alone (`fcd.masks.postprocessing`): never counted
 CLASSES = ("clear", "cloud")  # of CLEAR and CLOUD
 # Scores are counted in bins of 1e-4: fine enough for difference maps of DN / 65535.
 BINS = 10_000

@@ -9,12 +9,14 @@ import cv2
 import numpy as np
 
 from fcd.files import replacing
-from fcd.metrics import CLEAR, CLOUD, INVALID
+from fcd.metrics import BUFFER, CLEAR, CLOUD, INVALID, SHADOW
 
 Colour = tuple[int, int, int]
 
 NODATA_COLOUR: Colour = (128, 128, 128)
 MASK_COLOURS = {"clear": (38, 70, 110), "cloud": (246, 246, 246), "no data": NODATA_COLOUR}
+# Of finished masks: shadow, lit by the sky alone, in blue-grey, and what is near to cloud.
+FINISHED_COLOURS = {**MASK_COLOURS, "shadow": (104, 132, 168), "buffer": (196, 180, 140)}
 # Vermilion and blue of Okabe and Ito's palette, which colour-blind readers can tell apart.
 ERROR_COLOURS = {
     "cloud, found": (255, 255, 255),
@@ -113,9 +115,11 @@ def colour_score(score: np.ndarray, upper: float, valid: np.ndarray | None = Non
 
 
 def colour_mask(mask: np.ndarray) -> np.ndarray:
-    """Patch codes (h, w) -> RGB (h, w, 3) uint8 in `MASK_COLOURS`."""
-    names = {INVALID: "no data", CLEAR: "clear", CLOUD: "cloud"}
-    return np.array([MASK_COLOURS[names[code]] for code in range(3)], np.uint8)[mask]
+    """Patch codes (h, w) -> RGB (h, w, 3) uint8 in `FINISHED_COLOURS`."""
+    names = {
+        INVALID: "no data", CLEAR: "clear", CLOUD: "cloud", SHADOW: "shadow", BUFFER: "buffer"
+    }  # fmt: skip
+    return np.array([FINISHED_COLOURS[names[code]] for code in range(5)], np.uint8)[mask]
 
 
 def colour_errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

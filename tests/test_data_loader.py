@@ -147,7 +147,8 @@ def test_balance_draws_both_classes_equally_often():
 
 
 def test_dn_counts(image_dir):
-    counts = dn_counts(sample["image"].numpy() for sample in PatchDataset(image_dir, "train"))
+    images = (sample["image"].numpy() for sample in PatchDataset(image_dir, "train"))
+    counts = dn_counts(images, "uint16")
     assert counts.shape == (10, 65536)
     assert counts[3, 60_000] == 16 * 64
     assert counts[0, 100:116].tolist() == [64] * 16

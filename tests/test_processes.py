@@ -255,7 +255,7 @@ def test_the_scenes_of_all_processes_are_counted(folders):
         assert (failed, said) == (2, "3 scenes masked, 0 were there already, 2 failed: masks\n")
     rows = list(csv.DictReader((folders[1] / "masks/summary.csv").read_text().splitlines()))
     assert sum(row["status"] == "done" for row in rows) == 3
-    assert sum("rename one" in row["status"] for row in rows) == 1
+    assert sum("rename one" in row["reason"] for row in rows) == 1
     assert len(list((folders[1] / "masks").glob("*_mask.tif"))) == 3
 
 

@@ -8,8 +8,9 @@ from typing import Annotated
 from annotated_types import Ge
 
 from fcd.cli.parser import Flag, parse
-from fcd.cli.settings import SCENE_DIR, UNIT, PatchSize, Stride
+from fcd.cli.settings import SCENE_DIR, UNIT, MaskCodes, PatchSize, Stride
 from fcd.landsat.bands import BANDS, listed_bands
+from fcd.landsat.labels import truth_decoder
 from fcd.landsat.reference import TRUTH
 from fcd.landsat.scenes import find_scenes
 from fcd.patches.crops import IMAGES, LIST, MASKS, crop_scenes
@@ -40,6 +41,7 @@ class Cut:
     cloudy_above: Annotated[
         float, UNIT, "and cloudy if the share exceeds this; between the two it is left out"
     ] = MARGINS[TRUTH][1]
+    mask_codes: MaskCodes = None
     val_share: Annotated[float, UNIT, "share of the images for val; not with a column split"] = 0.2
     seed: Annotated[int, Ge(0), "seed of the split"] = 0
 
@@ -49,7 +51,8 @@ def cut(arguments: Sequence[str] | None = None) -> None:
     asked = parse(Cut, arguments, "-m fcd.cut")
     margins = (asked.clear_below, asked.cloudy_above)
     cutting = Cutting.of(asked.patch_size, asked.stride, margins, TRUTH)
-    cut_labelled(asked.csv, asked.output_dir, cutting, asked.val_share, asked.seed)
+    how = (cutting, asked.val_share, asked.seed, asked.mask_codes)
+    cut_labelled(asked.csv, asked.output_dir, *how)
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,14 @@ class Crop:
     crops: Annotated[int, Ge(1), "crops of each scene"] = 1
     size: Annotated[int, Ge(1), "side of a crop, pixels"] = 256
     bands: Annotated[str | None, "such as B2-B7,B9,B10; None: all ten"] = None
+    mask_codes: MaskCodes = None
     seed: Annotated[int, Ge(0), "seed of the places"] = 0
 
 
 def crop(arguments: Sequence[str] | None = None) -> None:
     """`python -m fcd.crops`."""
     asked = parse(Crop, arguments, "-m fcd.crops")
-    scenes = find_scenes(asked.data_path)
+    scenes = find_scenes(asked.data_path, truth_decoder(asked.mask_codes))
     bands = listed_bands(asked.bands, "--bands") if asked.bands else BANDS
     how = (asked.crops, asked.size, bands, asked.seed)
     print(f"crops: {crop_scenes(scenes, asked.output_dir, *how)}")

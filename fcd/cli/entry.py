@@ -1,6 +1,7 @@
 """How a command begins and ends: its device, what a person reads on stderr, the exit code."""
 
 import errno
+import io
 import signal
 import sys
 from collections.abc import Callable
@@ -71,6 +72,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     training loops answer it themselves. Of several processes only the first to fail says why.
     """
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may be what the locale cannot say
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main()
     except UserError as error:

@@ -123,7 +123,7 @@ def tiles(settings: CommandSettings, scorer: Scorer) -> Tiles:
     """How scenes are scored; `UserError` if they cannot be."""
     asked, training = settings.whole_scenes, settings.training
     side, precision = (asked.tile_size, asked.overlap), (training.batch_size, training.amp)
-    nodata, sun = settings.data.nodata, settings.data.sun_elevation
+    nodata, sun = settings.data.asked_nodata, settings.data.sun_elevation
     return Tiles.of(scorer, *side, *precision, nodata, asked.runtime, sun)
 
 
@@ -165,6 +165,8 @@ def test(settings: S, run: Run, load: Load[S]) -> int:
     scorer, data = solver.scorer(), settings.data
     used_tiles = tiles(settings, scorer)
     if data.dataset == SPARCS:
+        if data.mask_codes:
+            raise UserError(f"--mask_codes {data.mask_codes}: --dataset {SPARCS} has its own codes")
         scenes, reference = find_sparcs(data.orig_image_dir), TRUTH
         results = run.folder.results / SPARCS
     else:
@@ -210,7 +212,12 @@ def predict(settings: S, run: Run, load: Load[S]) -> int:
         asked.output_dir,
         bands=asked.bands,
         write_score=asked.write_score,
+        write_bands=asked.write_bands,
+        stac=asked.stac,
+        postprocessing=asked.postprocessing,
+        sun_elevation=settings.data.sun_elevation,
         overwrite=settings.run.overwrite,
+        allow_pixel_size=asked.allow_pixel_size,
         processes=run.processes,
     )
     return int(failed > 0)

@@ -15,13 +15,15 @@ from annotated_types import Ge, Interval
 from fcd.cli.parser import MAY_CHANGE, Flag, number
 from fcd.errors import UserError
 from fcd.landsat.bands import band_numbers, listed_bands
+from fcd.landsat.labels import MEANINGS
 from fcd.landsat.rasters import nodata_value
 from fcd.landsat.sparcs import SPARCS
-from fcd.masks.prediction import Scores
+from fcd.masks.postprocessing import PostProcessing
+from fcd.masks.prediction import Contents, Scores
 from fcd.masks.runtime import Runtime
 from fcd.masks.scoring import Tta, Views
 from fcd.patches.normalisation import TOA
-from fcd.patches.sources import NO_NODATA, PreparedPatches, RasterPatches, Source
+from fcd.patches.sources import PreparedPatches, RasterPatches, Source
 from fcd.training.augmentation import Kind
 from fcd.training.checkpoints import Select
 from fcd.training.losses import LossWeights
@@ -32,11 +34,18 @@ OWN: DataSet = "Patches"
 IMAGE_DIR, SCENE_DIR = "data/L8Biome", "data/landsat8-biome"
 Split = Literal["train", "val", "test"]
 UNIT = Interval(ge=0, le=1)
+NO_NODATA = "none"
 CHOICES, KNOWN = ("f1", "clear", "otsu"), "known"  # of a threshold
 # Settings of several commands, sentence and all.
 PatchSize = Annotated[int, Ge(1), "patch side in pixels"]
 Stride = Annotated[
     int | None, Ge(1), "distance of patches in pixels; None: the patch size, no overlap"
+]
+MaskCodes = Annotated[
+    str | None,
+    Flag(metavar="CODES"),
+    f"what the codes of truth masks mean ({', '.join(MEANINGS)}), such as 0=clear,255=cloud; None: "
+    "0 nodata, 64 and 128 clear, 192 and 255 cloud",
 ]
 BatchSize = Annotated[
     int, Ge(1), "patches per step, of all processes together; tiles that a process scores at a time"
@@ -146,18 +155,20 @@ class DataSettings:
         str, Flag("--data_path"), MAY_CHANGE, "scenes, <biome>/<scene>/…; SPARCS: <scene>_data.tif"
     ] = SCENE_DIR
     nodata: Annotated[
-        float | str | None,
+        list[float | str] | None,
         nodata_from,
         Flag(metavar="VALUE"),
-        f"what marks nodata in patches of --dataset {OWN} and in scenes: a number or {NO_NODATA}; "
-        "None: what the files say, or that of training; NaN always does",
+        f"what marks nodata in patches of --dataset {OWN} and in scenes: numbers, or {NO_NODATA}; "
+        "None: what the files say, and that of training; NaN, masks in files and DN 0 of Landsat "
+        "always do",
     ] = None
+    mask_codes: MaskCodes = None
     sun_elevation: Annotated[
         float | None,
         Interval(ge=0, le=90),
         Flag(metavar="DEGREES"),
         f"for --normalize {TOA}: of patches of --dataset {OWN} and of scenes that have neither an "
-        "MTL file nor the tag SUN_ELEVATION",
+        "MTL file nor the tag SUN_ELEVATION; and for --shadow",
     ] = None
     rgb: Annotated[
         str | None,
@@ -184,14 +195,27 @@ class DataSettings:
         """Where the patches are that `--mode` `mode` reads."""
         root = Path(self.image_dir)
         if self.dataset == OWN:
-            return RasterPatches(root, self.nodata, self.sun_elevation)
+            return RasterPatches(root, self.asked_nodata, self.sun_elevation, self.mask_codes)
         if self.dataset == SPARCS:
             raise UserError(f"--dataset {SPARCS} has no patches: it is for --mode test")
         if mode == "train" and self.nodata is not None:
             raise UserError(
-                f"--nodata {self.nodata} is for --dataset {OWN}; DN 0 is that of {PREPARED}"
+                f"--nodata {' '.join(map(str, self.nodata))} is for --dataset {OWN}; DN 0 is that "
+                f"of {PREPARED}"
             )
-        return PreparedPatches(root)
+        return PreparedPatches(root, self.mask_codes)
+
+    @property
+    def asked_nodata(self) -> tuple[float, ...] | None:
+        """The values of `--nodata`; `UserError` if it is none and a value."""
+        if self.nodata is None:
+            return None
+        values = tuple(value for value in self.nodata if not isinstance(value, str))
+        if values and len(values) < len(self.nodata):
+            raise UserError(
+                f"--nodata {' '.join(map(str, self.nodata))}: give {NO_NODATA} alone, or values"
+            )
+        return values
 
     @property
     def toa(self) -> bool:
@@ -207,7 +231,7 @@ class DataSettings:
         if self.drawn_patches is None:
             return None
         if self.dataset == OWN:
-            return RasterPatches(self.drawn_patches, self.nodata)
+            return RasterPatches(self.drawn_patches, self.asked_nodata)
         return PreparedPatches(self.drawn_patches)
 
     def rgb_bands(self, num_channels: int) -> tuple[int, ...] | None:
@@ -358,8 +382,8 @@ class PredictionSettings:
         list[str] | None,
         Flag(metavar="PATH"),
         MAY_CHANGE,
-        "scene folders, .tar or .tar.gz archives, MTL files, GeoTIFFs, globs, or text files with a "
-        "path a line",
+        "scene folders, .tar or .tar.gz archives, MTL files, GeoTIFFs, folders of such, globs, or "
+        "text files with a path a line",
     ] = None
     output_dir: Annotated[Path, MAY_CHANGE, "folder of masks and summary.csv"] = Path("masks")
     bands: Annotated[
@@ -369,9 +393,21 @@ class PredictionSettings:
         "of a GeoTIFF the bands in the order of training, such as 1-7,9-11; of a folder or archive "
         "the ends of the files' names, such as SR_B1,SR_B2",
     ] = None
+    allow_pixel_size: Annotated[
+        bool, MAY_CHANGE, "do not warn of scenes whose pixels have another size than in training"
+    ] = False
     write_score: Annotated[
         Scores, MAY_CHANGE, "score beside the mask: uint8 (0 nodata, 1 to 255 for 0 to 1), float32"
     ] = "none"
+    write_bands: Annotated[
+        Contents,
+        MAY_CHANGE,
+        "bands of the mask's file; mask,score: the score, as uint8, in the same file",
+    ] = "mask"
+    stac: Annotated[
+        bool, MAY_CHANGE, "write a STAC item beside each mask (needs the library pystac)"
+    ] = False
+    postprocessing: PostProcessing = field(default_factory=PostProcessing)
 
 
 @dataclass(frozen=True)

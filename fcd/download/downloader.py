@@ -27,7 +27,8 @@ from fcd.errors import UserError
 from fcd.files import locked
 from fcd.landsat import archives, biome
 from fcd.landsat.bands import BANDS
-from fcd.landsat.scenes import files_below, find_scenes
+from fcd.landsat.finding import files_below
+from fcd.landsat.scenes import find_scenes
 
 PARTS = (*(f"{band}.TIF" for band in BANDS), "MTL.txt", "fixedmask.img", "fixedmask.hdr")
 # An archive may unpack to this many times what the scene's size lets expect: the archive of

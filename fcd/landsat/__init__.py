@@ -6,7 +6,9 @@ every room and the top level may enter.
 
 bands       the names and numbers of bands
 rasters     GeoTIFFs: grid, nodata, writing
-scenes      a scene and its metadata, found below a folder and read window by window
+mtl         the metadata of a scene: MTL files
+finding     which files make a scene, whatever else lies beside or below them
+scenes      a scene, found below a folder and read window by window
 products    a scene to predict: folder, archive, MTL file or GeoTIFF
 radiometry  DN as those of an overhead sun: reflectance and radiance
 archives    tar archives: read where they are, or unpacked with distrust

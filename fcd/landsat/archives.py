@@ -1,11 +1,11 @@
 """Scenes in tar archives: read where they are, or unpacked.
 
-Whatever one holds, nothing is written but plain files, directly in one folder, up to a limit.
+What an archive is say its first bytes, never its name. Whatever one holds, nothing is written but
+plain files, directly in one folder, up to a limit.
 """
 
 import gzip
 import os
-import posixpath
 import re
 import shutil
 import tarfile
@@ -15,9 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from fcd.errors import UserError
+from fcd.errors import SceneError, UserError
+from fcd.files import is_hidden
 
 GZIP_MAGIC = b"\x1f\x8b"
+_GZIP, _TAR, _WEB_PAGE = "gzip", "tar", "a web page"
+_MAGIC = {
+    GZIP_MAGIC: _GZIP, b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip", b"7z\xbc\xaf": "7z", b"Rar!": "rar",
+}  # fmt: skip
 _CHUNK = 1 << 20
 _MAX_READ = 16 << 20  # tarfile reads a header in one go: a forged one must not fill the memory
 _MAX_MEMBERS = 1000  # a scene has 16
@@ -32,33 +38,88 @@ class ArchiveError(UserError):
     """An archive that is damaged, or that holds what a scene's archive must not hold."""
 
 
+def kind_of(path: Path) -> str | None:
+    """What kind of archive a file is, or `a web page`, by its first bytes; None if it is neither.
+
+    Raises `SceneError` if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(tarfile.BLOCKSIZE)
+    except OSError as error:
+        raise SceneError(f"{path} cannot be read: {error}") from error
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return _WEB_PAGE
+    if head[257:262] == b"ustar":
+        return _TAR
+    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+
+
 @dataclass(frozen=True)
 class Member(os.PathLike):
     """A file in a tar archive, which GDAL reads where it is."""
 
     archive: Path
     member: str
+    offset: int  # of its bytes in the tar file
+    size: int  # bytes
+    packed: bool  # whether the tar file is in a gzip file
 
     @property
     def name(self) -> str:
         """The file's name without folders."""
         return self.member.rpartition("/")[2]
 
+    @property
+    def parent(self) -> PurePosixPath:
+        """Its folder in the archive."""
+        return PurePosixPath(self.member).parent
+
     def __fspath__(self) -> str:
-        # GDAL knows the members of an archive without the ./ that some have.
-        return f"/vsitar/{self.archive.resolve()}/{posixpath.normpath(self.member)}"
+        # Not by /vsitar/, which goes by the archive's name.
+        unpacking = "/vsigzip/" * self.packed
+        return f"/vsisubfile/{self.offset}_{self.size},{unpacking}{self.archive.resolve()}"
 
     def __str__(self) -> str:
         return f"{self.archive}: {self.member}"
 
-    def read_text(self, encoding: str, errors: str) -> str:
-        """As that of a path: the file's text; OSError if the archive is damaged, too."""
+    def read_bytes(self) -> bytes:
+        """As that of a path, at most `_MAX_TEXT`; OSError if the archive is damaged, too."""
         try:
-            with tarfile.open(self.archive) as archive:
-                stream = archive.extractfile(self.member)
-                return stream.read(_MAX_TEXT).decode(encoding, errors) if stream else ""
+            with gzip.open(self.archive) if self.packed else self.archive.open("rb") as stream:
+                stream.seek(self.offset)
+                return stream.read(min(self.size, _MAX_TEXT))
         except DAMAGE as error:
             raise OSError(str(error)) from error
+
+
+def members(path: Path) -> list[Member]:
+    """The files in a tar archive, plain or in gzip; hidden ones are left out.
+
+    Raises `SceneError` if it is damaged or an archive of another kind.
+    """
+    kind = kind_of(path)
+    if kind == _WEB_PAGE:
+        raise SceneError(
+            f"{path} is a web page saved under the name of an archive, such as one to log in; "
+            "download it again"
+        )
+    if kind not in (_TAR, _GZIP, None):
+        raise SceneError(
+            f"{path} is packed by {kind}, whatever its name says; unpack it and give its folder"
+        )
+    packed = kind == _GZIP
+    try:
+        with tarfile.open(path, "r:gz" if packed else "r:") as archive:
+            # A sparse file is not stored as it is.
+            plain = [member for member in archive if member.isfile() and not member.issparse()]
+    except (OSError, *DAMAGE) as error:
+        raise SceneError(f"{path} is damaged or no archive ({error}); get it again") from error
+    return [
+        Member(path, member.name, member.offset_data, member.size, packed)
+        for member in plain
+        if member.size > 0 and not any(map(is_hidden, PurePosixPath(member.name).parts))
+    ]
 
 
 class _BoundedGzip(gzip.GzipFile):
@@ -68,11 +129,6 @@ class _BoundedGzip(gzip.GzipFile):
         if size is None or not 0 <= size <= _MAX_READ:
             raise ArchiveError("has a header of absurd size")
         return super().read(size)
-
-
-def _is_gzip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
 
 
 def unpack(
@@ -86,7 +142,7 @@ def unpack(
     `limit` bytes (or than the disk has free), or holds a link, a device or a path that leaves its
     folder; `OSError` if they cannot be written.
     """
-    if not _is_gzip(archive):
+    if kind_of(archive) != _GZIP:
         raise ArchiveError(f"{archive.name} is no gzip file (a web page saved under its name?)")
     limit = left = min(limit, shutil.disk_usage(folder).free)
 
@@ -114,7 +170,7 @@ def _copy_files(
     on_bytes: Callable[[int], object],
 ) -> None:
     stream: BinaryIO | _BoundedGzip
-    stream = _BoundedGzip(archive, "rb") if _is_gzip(archive) else archive.open("rb")
+    stream = _BoundedGzip(archive, "rb") if kind_of(archive) == _GZIP else archive.open("rb")
     with stream, tarfile.open(fileobj=stream, mode="r:") as tar:
         for count, member in enumerate(tar):
             if count >= _MAX_MEMBERS:

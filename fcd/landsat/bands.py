@@ -13,7 +13,11 @@ Band = TypeVar("Band", int, str)
 
 # The ten 30 m bands in network order; B8 (panchromatic, 15 m) is not used.
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11")
+PIXEL_SIZE = 30.0  # metres
 SENSORS = {"OLI_TIRS": BANDS, "OLI": BANDS[:8], "TIRS": BANDS[8:]}  # by SENSOR_ID
+# Landsat, its sensors and its number: LC08_L1TP_…, LO09_…; before the collections LC8….
+_PRODUCT = re.compile(r"L(?P<sensor>[CTEMO])0?(?P<number>\d)", re.I)
+_SENSOR = {"C": "OLI_TIRS", "O": "OLI", "T": "TIRS"}  # of Landsat 8 and 9
 SENTINEL_2 = ("B8A", "B12")  # no bands of Landsat; others of Sentinel-2 have the names of Landsat's
 RGB_NAMES = ("B4", "B3", "B2")
 RGB_BANDS = tuple(map(BANDS.index, RGB_NAMES))  # where they are among all ten
@@ -21,9 +25,27 @@ _LANDSAT = re.compile(r"^(?:(?!.*_?S[RT]_B\d+$).*_)?(B\d+)$", re.I)
 FILL_DN = 0  # digital number of a pixel outside the footprint
 
 
+def taken_by(name: str) -> tuple[str, str | None] | None:
+    """The craft and, of Landsat 8 and 9, the sensor of a product of that name; None for others.
+
+    ``LO09_L1TP_…`` is of LANDSAT_9 and OLI, ``LE07_L1TP_…`` of LE07.
+    """
+    if not (match := _PRODUCT.match(name)):
+        return None
+    letter, number = match["sensor"].upper(), match["number"]
+    if letter in _SENSOR and number in "89":
+        return f"LANDSAT_{number}", _SENSOR[letter]
+    return name.partition("_")[0], None
+
+
 def band_names(num_channels: int) -> tuple[str, ...]:
     """Those of Landsat if there are as many; else 1, 2, 3, …"""
     return BANDS if num_channels == len(BANDS) else tuple(map(str, range(1, num_channels + 1)))
+
+
+def is_landsat(bands: Sequence[str], dtype: str) -> bool:
+    """Whether pixels of these `bands` and of this type are DN of Landsat, whose 0 is fill."""
+    return bool(bands) and {*bands} <= {*BANDS} and dtype == "uint16"
 
 
 def named(descriptions: Sequence[str | None]) -> tuple[str, ...]:
@@ -31,15 +53,17 @@ def named(descriptions: Sequence[str | None]) -> tuple[str, ...]:
 
     descriptions: what the file says of its bands. ``B2`` is also what ends in ``_B2``, in any case,
     as files of Landsat scenes do; not ``SR_B2``, whose values are of Level-2. Numbers of their
-    places, as ``Band 1``, are no names.
+    places, as ``Band 1``, are no names. Where only some have names, and one is of Landsat, the
+    others are called by number: nothing may then be taken by its position.
     """
     told = [
         _LANDSAT.sub(lambda match: match[1].upper(), (text or "").strip()) for text in descriptions
     ]
     counted = (re.fullmatch(rf"(band|layer)?[ _]?0*{n}", t, re.I) for n, t in enumerate(told, 1))
-    if not all(told) or len(set(told)) < len(told) or all(counted):
-        return band_names(len(told))
-    return tuple(told)
+    if all(told) and len(set(told)) == len(told) and not all(counted):
+        return tuple(told)
+    some = tuple(t if t and told.count(t) == 1 else str(n) for n, t in enumerate(told, 1))
+    return some if any(map(_LANDSAT.match, some)) else band_names(len(told))
 
 
 def are_named(bands: Sequence[str]) -> bool:

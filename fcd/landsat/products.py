@@ -3,50 +3,75 @@
 import glob
 import os
 import re
-import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rasterio.errors import RasterioIOError
 
 from fcd.errors import MissingBand, SceneError, UserError
-from fcd.landsat.archives import DAMAGE, Member
-from fcd.landsat.bands import BANDS, SENSORS, SENTINEL_2, are_named, band_numbers, positions
-from fcd.landsat.rasters import names_of, opened
-from fcd.landsat.scenes import SCENE_FILE, Band, Scene, parse_mtl
+from fcd.files import decoded
+from fcd.landsat.archives import kind_of, members
+from fcd.landsat.bands import (
+    BANDS,
+    SENSORS,
+    SENTINEL_2,
+    are_named,
+    band_numbers,
+    named,
+    positions,
+    taken_by,
+)  # fmt: skip
+from fcd.landsat.finding import MTL, SCENE_FILE, Found, Whole, files_below, scenes_in
+from fcd.landsat.mtl import FORMS, parse_mtl
+from fcd.landsat.rasters import (
+    WRITTEN_BY,
+    alpha_of,
+    is_written_by_us,
+    names_of,
+    opened,
+    pixel_bands,
+)  # fmt: skip
+from fcd.landsat.scenes import Band, Scene
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
+# Endings of what is told apart by its first bytes, of which not all can be read.
+_PACKED = (*ARCHIVES, ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
 RASTERS = (".tif", ".tiff", ".vrt")
 # Level-1 products; what comes after L1 tells how well a scene is placed.
 _LEVEL_1 = re.compile(r"L1(T|GT|GS|TP|G)?", re.I)
-# Landsat, its sensors and its number: LC08_L1TP_…, LO09_…; before the collections LC8….
-_LANDSAT = re.compile(r"L(?P<sensor>[CTEMO])0?(?P<number>\d)", re.I)
-_SENSOR = {"C": "OLI_TIRS", "O": "OLI", "T": "TIRS"}  # of Landsat 8 and 9
-_LEVEL_2 = re.compile(r"_L2S[PR]_|_S[RT]_B\d", re.I)
+_BETWEEN = "_-. "  # what stands between the name of a scene and that of a band
 
 
 def expand(paths: Sequence[str]) -> list[str]:
-    """The paths that `--scenes` names: globs filled in, lists read, nothing twice.
+    """The scenes that `--scenes` names, a path each: globs filled in, lists read, nothing twice.
 
     A text file (not an MTL file) lists paths, one a line, relative to its own folder, and comments
-    that begin with #. Raises `UserError` for what is not there.
+    that begin with #. A folder of archives, of scenes or of GeoTIFFs stands for each of them. What
+    this project has written is left out. Raises `UserError` for what is not there.
     """
     found: dict[str, None] = {}
     for path in paths:
         listed = path.lower().endswith(".txt") and not path.lower().endswith("_mtl.txt")
         matching = _listed(Path(path)) if listed else _matching(path, f"--scenes {path}")
         found |= dict.fromkeys(matching)
-    return list(found)
+    scenes = dict.fromkeys(scene for path in found for scene in _within(path))
+    if not scenes:
+        raise UserError(
+            f"--scenes {' '.join(paths)}: only files that an earlier run has written; name scenes"
+        )
+    return list(scenes)
 
 
 def _listed(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = decoded(path.read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--scenes {path} cannot be read: {error}") from error
     found: list[str] = []
     for number, line in enumerate(lines, 1):
-        if (name := line.strip()) and not name.startswith("#"):
+        # As the system's paths are, whatever the locale.
+        name = os.fsdecode(line.strip().strip('"').encode("utf-8", "surrogatepass"))
+        if name and not name.startswith("#"):
             found += _matching(str(path.parent / name), f"{path} line {number}: {name}")
     if not found:
         raise UserError(f"--scenes {path} lists no scene")
@@ -62,14 +87,51 @@ def _matching(path: str, told: str) -> list[str]:
     return found
 
 
+def _within(path: str) -> Iterator[str]:
+    """The path itself or, of a folder of several scenes, one for each; none if we wrote it."""
+    if not os.path.isdir(path):
+        if not (path.lower().endswith(RASTERS) and is_written_by_us(path)):
+            yield path
+        return
+    files = list(files_below(Path(path)))
+    packed = [str(file) for file in files if file.name.lower().endswith(_PACKED)]
+    found = [one for one in scenes_in(files) if one.has_bands]
+    if not found and not packed:
+        yield from [str(file) for file in files if _is_stack(file)] or [path]
+    elif len(found) == 1 and not packed:
+        yield path
+    else:
+        yield from sorted([*packed, *(_path_of(one, found) for one in found)])
+
+
+def _path_of(one: Found, found: Iterable[Found]) -> str:
+    """What names `one` of those `found` in a folder: its own folder if it is alone there."""
+    if not any(one.holds(other) for other in found if other is not one):
+        return str(one.folder)
+    return str(one.files.get(MTL) or next(iter(one.files.values())))
+
+
+def _is_stack(path: Path) -> bool:
+    """Whether a file is a raster of several bands that we have not written."""
+    if not path.name.lower().endswith(RASTERS):
+        return False
+    try:
+        with opened(path) as dataset:
+            return dataset.count > 1 and WRITTEN_BY not in dataset.tags()
+    except RasterioIOError:
+        return False
+
+
 def scene_from(path: str, needed: Sequence[str] = BANDS, bands: str | None = None) -> Scene:
     """The scene at `path`, read in the bands `needed` by a network.
 
-    - A folder, anywhere below which one scene's bands lie; a `.tar` or `.tar.gz`, read where it
-      is (a compressed one from the start for each band); an MTL file, beside its scene. Landsat 8
-      and 9 Level-1, of any collection, unless `bands` lists the ends of the bands' file names in
-      the order of training, such as ``SR_B1,SR_B2``: level and sensor are then not judged. Bands
-      `needed` that are none of Landsat are themselves the ends of names, behind a ``_``.
+    - A folder, anywhere below which one scene's bands lie (`fcd.landsat.finding`); a tar archive,
+      plain or in gzip, read where it is (a compressed one from the start for each band); an MTL
+      file, which names exactly the scene of its name, beside it, as a band's file without an MTL
+      file does. Landsat 8 and 9 Level-1, of any collection, unless `bands` lists the ends of the
+      bands' file names in the order of training, such as ``SR_B1,SR_B2``: level and sensor are then
+      not judged. Bands `needed` that are none of Landsat are themselves the ends of names, behind
+      a ``_``.
     - A GeoTIFF whose bands have names, `needed` among them (`fcd.landsat.bands.named`); without
       names, as many as `needed`; or whatever it holds, if `bands` gives the numbers of those to
       read, such as ``1-7,9-11``. It may be without a position.
@@ -78,60 +140,88 @@ def scene_from(path: str, needed: Sequence[str] = BANDS, bands: str | None = Non
     checked by `Scene.check`.
     """
     place, lower = Path(path), path.lower()
-    files: Sequence[Path | Member]
+    files: Sequence[Whole]
+    prefix: str | None = None
     if not place.exists():
         raise SceneError(f"{path}: there is no such file or folder")
+    part = SCENE_FILE.fullmatch(place.name)
     if place.is_dir():
-        files = sorted(file for file in place.rglob("*") if file.is_file())
-    elif lower.endswith(ARCHIVES):
-        files = _members(place)
-    elif lower.endswith("_mtl.txt"):
-        prefix = place.name[: -len("_MTL.txt")]
-        files = [file for file in sorted(place.parent.iterdir()) if file.name.startswith(prefix)]
+        files = list(files_below(place))
+    elif part and (part["text"] or (not bands and _is_one_band(place, needed))):
+        files, prefix = _beside(place, part["scene"]), part["scene"]
     elif lower.endswith(RASTERS):
         return _raster(place, needed, bands)
+    elif lower.endswith(ARCHIVES) or kind_of(place):
+        files = members(place)
     else:
         raise SceneError(
             f"{path} is neither a scene folder nor an archive ({', '.join(ARCHIVES)}), an MTL "
             f"file or a raster ({', '.join(RASTERS)})"
         )
     if bands:
-        return _named_bands(path, files, needed, [end.strip() for end in bands.split(",")])
+        return _named_bands(path, files, needed, [end.strip() for end in bands.split(",")], prefix)
     if are_named(needed) and not {*needed} <= {*BANDS}:
-        return _named_bands(path, files, needed, [f"_{band}" for band in needed])
-    return _landsat(path, files, needed)
+        return _named_bands(path, files, needed, [f"_{band}" for band in needed], prefix)
+    return _landsat(path, files, needed, prefix)
 
 
-def _members(path: Path) -> list[Member]:
+def _beside(place: Path, prefix: str) -> list[Whole]:
+    """The files beside `place` whose names begin so; of MTL files it alone, if it is one."""
+    named = [file for file in sorted(place.parent.iterdir()) if file.name.startswith(prefix)]
+    forms = {place.with_name(f"{place.stem}{form}") for form in FORMS} - {place}
+    return [file for file in named if file not in forms]
+
+
+def _is_one_band(path: Path, needed: Sequence[str]) -> bool:
+    """Whether a file is one band of a Landsat scene, of which more are needed."""
     try:
-        with tarfile.open(path) as archive:
-            return [Member(path, member.name) for member in archive if member.isfile()]
-    except (OSError, *DAMAGE) as error:
-        raise SceneError(f"{path} is damaged or no archive ({error}); get it again") from error
+        with opened(path) as dataset:
+            return dataset.count == 1 < len(needed) and {*needed} <= {*BANDS}
+    except RasterioIOError:
+        return False
 
 
-def _landsat(path: str, files: Sequence[Path | Member], needed: Sequence[str]) -> Scene:
-    scenes: dict[str, dict[str, Path | Member]] = {}
-    for file in files:
-        if _LEVEL_2.search(file.name):
-            raise _other_level(path, f"Level-2 ({file.name})")
-        if match := SCENE_FILE.match(file.name):
-            scenes.setdefault(match["scene"], {})[match["part"].upper()] = file
-    scenes = {name: parts for name, parts in scenes.items() if {*parts} & {*BANDS, "MTL"}}
-    if not scenes:
+def _landsat(
+    path: str, files: Sequence[Whole], needed: Sequence[str], prefix: str | None = None
+) -> Scene:
+    """The one Landsat scene among `files`, or that whose files' names begin with `prefix`."""
+    found = [one for one in scenes_in(files) if prefix in (None, one.name)]
+    found = [one for one in found if one.has_bands or MTL in one.files]
+    if not found:
         raise SceneError(
             f"{path}: no band of a Landsat scene in it, such as <scene>_B1.TIF; --bands reads "
             "files of other names"
         )
-    if len(scenes) > 1:
+    if len(found) > 1:
         raise SceneError(
-            f"{path} holds {len(scenes)} scenes ({', '.join(sorted(scenes))}); give one each"
+            f"{path} holds {len(found)} scenes ({', '.join(sorted(one.name for one in found))}); "
+            "give one each, by its own folder or its MTL file"
         )
-    ((name, parts),) = scenes.items()
-    metadata = parse_mtl(parts["MTL"]) if "MTL" in parts else {}
-    _judge(path, name, metadata, needed)
-    name = metadata.get("LANDSAT_PRODUCT_ID") or metadata.get("LANDSAT_SCENE_ID") or name
-    return Scene(_as_file_name(name), "", Path(path), parts).taking(needed)
+    ((one),) = found
+    if one.clash:
+        raise SceneError(
+            f"{path}: {' and '.join(map(str, one.clash))} claim to be the same band; give the "
+            "folder of one of them"
+        )
+    if one.is_level_2:
+        raise _other_level(path, f"Level-2 ({next(iter(one.files.values())).name})")
+    _refuse_zeros(path, one, needed)
+    metadata = parse_mtl(one.files[MTL]) if MTL in one.files else {}
+    _judge(path, one.name, metadata, needed)
+    name = metadata.get("LANDSAT_PRODUCT_ID") or metadata.get("LANDSAT_SCENE_ID") or one.name
+    name = one.name if one.name.startswith(name) else name  # <product>_north: a part of it
+    return Scene(as_file_name(name), "", Path(path), one.files).taking(needed)
+
+
+def _refuse_zeros(path: str, one: Found, needed: Sequence[str]) -> None:
+    """Raise `SceneError` if the bands are `B01` and so on, which those of Sentinel-2 are, too."""
+    padded = {band: f"B{int(band[1:]):02}" for band in needed if band in BANDS}
+    if {*padded} <= {*one.files} or not {*padded.values()} <= {*one.files}:
+        return
+    raise SceneError(
+        f"{path}: its files end in {padded[needed[0]]} and so on; if they are bands of Landsat, "
+        f"give --bands {','.join(padded.values())}"
+    )
 
 
 def _judge(path: str, name: str, metadata: dict[str, str], needed: Sequence[str]) -> None:
@@ -140,10 +230,8 @@ def _judge(path: str, name: str, metadata: dict[str, str], needed: Sequence[str]
     if level is not None and not _LEVEL_1.fullmatch(level):
         raise _other_level(path, level)
     craft, sensor = metadata.get("SPACECRAFT_ID"), metadata.get("SENSOR_ID")
-    if craft is None and (match := _LANDSAT.match(name)):
-        known = match["sensor"].upper() in _SENSOR and match["number"] in "89"
-        craft = f"LANDSAT_{match['number']}" if known else name.partition("_")[0]
-        sensor = sensor or (_SENSOR[match["sensor"].upper()] if known else None)
+    if craft is None and (told := taken_by(name)):
+        craft, sensor = told[0], sensor or told[1]
     if craft is not None and craft.upper() not in ("LANDSAT_8", "LANDSAT_9"):
         raise SceneError(
             f"{path} was taken by {craft}; the networks take Landsat 8 and 9, unless --bands "
@@ -165,34 +253,46 @@ def _other_level(path: str, level: str) -> SceneError:
 
 
 def _named_bands(
-    path: str, files: Sequence[Path | Member], needed: Sequence[str], endings: Sequence[str]
+    path: str,
+    files: Sequence[Whole],
+    needed: Sequence[str],
+    endings: Sequence[str],
+    prefix: str | None = None,
 ) -> Scene:
-    """The files whose names end in `endings`, in the order of `needed`."""
+    """The files whose names end in `endings`, in the order of `needed`, after `prefix` alone."""
     if len(endings) != len(needed):
         raise SceneError(
             f"--bands {','.join(endings)} names {len(endings)} bands, the network takes "
             f"{len(needed)}"
         )
-    chosen: dict[str, Path | Member] = {}
-    rasters = [file for file in files if file.name.lower().endswith(RASTERS)]
+    chosen: dict[str, Whole] = {}
+    stems = {f: f.name.rpartition(".")[0] for f in files if f.name.lower().endswith(RASTERS)}
     for band, ending in zip(needed, endings, strict=True):
-        fits = [f for f in rasters if f.name.lower().rpartition(".")[0].endswith(ending.lower())]
+        before = {
+            file: stem[: len(stem) - len(ending)].rstrip(_BETWEEN)
+            for file, stem in stems.items()
+            if stem.lower().endswith(ending.lower())
+        }
+        fits = [file for file, start in before.items() if prefix in (None, start)]
         if len(fits) != 1:
-            found = ", ".join(file.name for file in fits[:3]) or "none"
+            found = ", ".join(map(str, fits[:3])) or "none"
             raise MissingBand(
                 f"{len(fits)} files of {path} end in {ending} ({found}), one should; --bands names "
                 "the ends"
             )
         chosen[band] = fits[0]
     first = chosen[needed[0]].name
-    name = first[: first.lower().rindex(endings[0].lower())].rstrip("_-. ") or Path(path).name
-    return Scene(_as_file_name(name), "", Path(path), chosen, tuple(needed), level_1=False)
+    name = first[: first.lower().rindex(endings[0].lower())].rstrip(_BETWEEN) or Path(path).name
+    return Scene(as_file_name(name), "", Path(path), chosen, tuple(needed), level_1=False)
 
 
 def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
     try:
         with opened(path) as dataset:
-            names = names_of(dataset)
+            names, pixels, alpha = names_of(dataset), pixel_bands(dataset), alpha_of(dataset)
+            count = dataset.count
+            if len(needed) == count:  # the network takes the alpha band for one like the others
+                names, pixels, alpha = named(dataset.descriptions), dataset.indexes, None
     except RasterioIOError as error:
         raise SceneError(f"{path} cannot be read: {error}") from error
     if bands:
@@ -201,20 +301,21 @@ def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
             raise SceneError(
                 f"{path} has {len(numbers)} bands by --bands, the network takes {len(needed)}"
             )
-        if max(numbers) > len(names):
-            raise SceneError(f"--bands {bands}: {path} has {len(names)} bands")
+        if max(numbers) > count:
+            raise SceneError(f"--bands {bands}: {path} has {count} bands")
     else:
         if {*needed} <= {*BANDS} and (other := {*SENTINEL_2} & {*names}):
             raise SceneError(
                 f"{path} is of Sentinel-2 by its band {min(other)}, the network takes bands of "
                 "Landsat, which have the same names; --bands says which to read all the same"
             )
-        numbers = [place + 1 for place in positions(needed, names, str(path))]
+        told = f"{path}" + f" (band {alpha} is alpha)" * (alpha is not None)
+        numbers = [pixels[place] for place in positions(needed, names, told)]
     files = {band: Band(path, number) for band, number in zip(needed, numbers, strict=True)}
-    name = _as_file_name(path.stem)
+    name = as_file_name(path.stem)
     return Scene(name, "", path.parent, files, tuple(needed), level_1=False)
 
 
-def _as_file_name(name: str) -> str:
+def as_file_name(name: str) -> str:
     """`name` without what could lead into another folder."""
     return re.sub(r"[^\w.+=,@ -]", "_", name).lstrip(".") or "scene"

@@ -22,9 +22,13 @@ from fcd.errors import SceneError
 from fcd.landsat.bands import BANDS, FILL_DN, SENSORS
 
 SUN_ELEVATION = "SUN_ELEVATION"  # degrees: a field of MTL files, and a tag of GeoTIFFs
+SUN_AZIMUTH = "SUN_AZIMUTH"  # degrees, clockwise from north; likewise
 REFLECTANCE_MULT, REFLECTANCE_ADD = 2e-5, -0.1
 RADIANCE_MULT, RADIANCE_ADD = 3.342e-4, 0.1  # W / (m2 sr um)
 DN_MAX = 65535  # uint16: saturated
+# Of Landsat 8, in every Biome MTL file (Handbook, section 5.3).
+THERMAL_K1 = {"B10": 774.8853, "B11": 480.8883}  # W / (m2 sr um)
+THERMAL_K2 = {"B10": 1321.0789, "B11": 1201.1442}  # K
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,12 @@ class Radiometry:
         return x.astype(np.uint16)
 
 
+def brightness_temperature(dn: np.ndarray, band: str) -> np.ndarray:
+    """Standard DN of a thermal `band` -> brightness temperature in K, float32."""
+    radiance = dn * np.float32(RADIANCE_MULT) + np.float32(RADIANCE_ADD)
+    return THERMAL_K2[band] / np.log1p(THERMAL_K1[band] / radiance)
+
+
 def kept(fields: Mapping[str, str], bands: Sequence[str]) -> dict[str, str]:
     """Those of the `fields` of an MTL file that `Radiometry.of` takes for `bands`."""
     names = [SUN_ELEVATION, *(name for band in bands for name in _gains(band))]
@@ -103,6 +113,17 @@ def sun_elevation(text: str, told: str) -> float:
             f"{told}: the sun's elevation is {text}, not above 0 and at most 90 degrees; "
             "reflectance needs daylight"
         )
+    return value
+
+
+def sun_azimuth(text: str, told: str) -> float:
+    """The sun's azimuth in degrees; `SceneError`, which begins with `told`, unless in ±360."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not -360 <= value <= 360:
+        raise SceneError(f"{told}: the sun's azimuth is {text}, no angle from -360 to 360 degrees")
     return value
 
 

@@ -1,8 +1,7 @@
-"""Find Landsat-8/9 scenes and read them, window by window."""
+"""Landsat-8/9 scenes, found below a folder and read window by window."""
 
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,17 +18,29 @@ from rasterio.windows import Window
 from fcd.errors import MissingBand, SceneError, UserError
 from fcd.landsat import biome, labels
 from fcd.landsat.archives import Member
-from fcd.landsat.bands import BANDS, FILL_DN, described, positions
-from fcd.landsat.radiometry import SUN_ELEVATION, Radiometry
-from fcd.landsat.rasters import Grid, nodata_of, opened
+from fcd.landsat.bands import (
+    BANDS,
+    FILL_DN,
+    SENSORS,
+    described,
+    is_landsat,
+    positions,
+    taken_by,
+)  # fmt: skip
+from fcd.landsat.finding import files_below, scenes_in
+from fcd.landsat.mtl import parse_mtl
+from fcd.landsat.radiometry import (
+    SUN_AZIMUTH,
+    SUN_ELEVATION,
+    Radiometry,
+    sun_azimuth,
+    sun_elevation,
+)
+from fcd.landsat.rasters import Grid, blanked, hidden_in, nodata_of, opened, plain
 
 MAX_SIDE = 65_535  # pixels; a Landsat scene has 8,000
 _ROWS = 512  # that are read at a time
-_MAX_METADATA = 1 << 20  # characters; real files have about 10,000
 QA_PARTS = ("BQA", "QA_PIXEL")
-SCENE_FILE = re.compile(
-    r"^(?P<scene>.+)_(?P<part>B\d+|BQA|QA_PIXEL|MTL|fixedmask)\.(?P<suffix>TIF|img|txt)$", re.I
-)
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,15 @@ class Scene:
         files = {band: self.files[part] for band, part in zip(bands, chosen, strict=True)}
         return replace(self, bands=tuple(bands), files=others | files)
 
-    def filled(self) -> list[str]:
+    def require_pixels(self, cure: str) -> None:
+        """Raise `MissingBand`, which ends with `cure`, if a band holds fill alone, others not."""
+        if filled := self._filled():
+            raise MissingBand(
+                f"{self.where}: band {', '.join(filled)} is fill in every pixel, so no pixel has "
+                f"all bands; {cure}"
+            )
+
+    def _filled(self) -> list[str]:
         """The bands that hold fill alone, DN 0 everywhere, if others do not.
 
         So TIRS is shipped where it was switched off.
@@ -126,7 +145,11 @@ class Scene:
         problems: list[str] = []
         grids: dict[str, Grid] = {}
         if missing := [band for band in self.bands if band not in self.files]:
-            problems.append(f"missing band {', '.join(missing)}")
+            _, sensor = taken_by(self.name) or (None, None)
+            alone = sensor and not {*missing} & {*SENSORS[sensor]}
+            problems.append(
+                f"missing band {', '.join(missing)}" + f" ({sensor} alone)" * bool(alone)
+            )
         if need_truth and self.truth is None:
             problems.append(f"missing {self.name}_fixedmask.img")
         if need_qa and self.qa is None:
@@ -174,10 +197,8 @@ class Scene:
             if grid.crs is None and self.level_1:
                 yield f"{name} has no CRS"
                 break
-            nearly = 1e-4 * math.hypot(grid.transform.a, grid.transform.d)  # of a pixel
             for part, place in places.items():
-                away = np.abs(np.subtract(place.transform, grid.transform)).max() > nearly
-                if place.crs != grid.crs or away:
+                if not grid.is_at(place):
                     yield f"{self.files[part].name} lies on another grid than {name}"
         sizes = {part: f"{grid.width}x{grid.height}" for part, grid in grids.items()}
         for usual, _ in Counter(sizes.values()).most_common(1):
@@ -219,12 +240,18 @@ class SceneReader:
                 )
         return dtypes[0]
 
+    @property
+    def marked(self) -> tuple[float | None, ...]:
+        """The value that is nodata in each band, as `bands` returns it; None: no value."""
+        if is_landsat(self._scene.bands, self.dtype):
+            return (FILL_DN,) * len(self._scene.bands)
+        return self._marks
+
     @cached_property
-    def nodata(self) -> float | tuple[float | None, ...] | None:
-        """What the bands' files mark as nodata; of each band if they do not all mark the same."""
+    def _marks(self) -> tuple[float | None, ...]:
+        """What the file of each band marks as nodata."""
         parts = self._scene.bands
-        marked = tuple(nodata_of(self._dataset(part), self._number(part)) for part in parts)
-        return marked[0] if len(set(marked)) == 1 else marked
+        return tuple(nodata_of(self._dataset(part), self._number(part)) for part in parts)
 
     def radiometry(self, bands: Sequence[str], sun_elevation: float | None) -> Radiometry:
         """By its MTL file; without one by the tag of its first band's file, or `sun_elevation`.
@@ -235,6 +262,35 @@ class SceneReader:
             return Radiometry.of(fields, bands, str(self._scene.files["MTL"]))
         tagged = self._dataset(self._scene.bands[0]).tags().get(SUN_ELEVATION)
         return Radiometry.under(tagged or sun_elevation, bands, self._scene.where)
+
+    def sun(self, elevation: float | None, azimuth: float | None) -> tuple[float, float]:
+        """Elevation and azimuth of the sun in degrees.
+
+        By its MTL file, else by the tags of its first band's file, else these. Raises `SceneError`
+        if nothing says.
+        """
+        told = self._scene.metadata()
+        tags, where = self._dataset(self._scene.bands[0]).tags(), self._scene.where
+        given = {SUN_ELEVATION: elevation, SUN_AZIMUTH: azimuth}
+        found = {name: told.get(name) or tags.get(name) or given[name] for name in given}
+        if None in found.values():
+            raise SceneError(
+                f"{where}: nothing says where the sun stood, neither an MTL file nor the tags "
+                f"{SUN_ELEVATION} and {SUN_AZIMUTH}; give --sun_elevation and --sun_azimuth, in "
+                "degrees, or leave --shadow out"
+            )
+        height, direction = (str(found[name]) for name in given)
+        return sun_elevation(height, where), sun_azimuth(direction, where)
+
+    def view(self, step: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Zenith and azimuth of the sensor in degrees, every `step`-th row and column, if known.
+
+        Collection 2 ships them as hundredths of a degree, 0 where there is fill.
+        """
+        if not {"VZA", "VAA"} <= {*self._scene.files}:
+            return None
+        zenith, azimuth = (self._read(part, 0, None, step) / 100 for part in ("VZA", "VAA"))
+        return zenith, azimuth
 
     def _number(self, part: str) -> int:
         """Which band of its file it is, from 1."""
@@ -256,23 +312,64 @@ class SceneReader:
         return self._datasets[path]
 
     def _read(self, part: str, start: int, stop: int | None, step: int) -> np.ndarray:
-        dataset, file = self._dataset(part), self._scene.files[part]
-        stop = dataset.height if stop is None else stop
-        shape = (max(1, (stop - start) // step), max(1, dataset.width // step))
-        window = Window(0, start, dataset.width, stop - start)
+        dataset, where = self._dataset(part), self._rows(start, stop, step)
+        with self._whole(part):
+            return dataset.read(self._number(part), window=where[0], out_shape=where[1])
+
+    def _rows(self, start: int, stop: int | None, step: int) -> tuple[Window, tuple[int, int]]:
+        """Window and shape of what is read."""
+        height, width = self.grid.height, self.grid.width
+        stop = height if stop is None else stop
+        shape = (max(1, (stop - start) // step), max(1, width // step))
+        return Window(0, start, width, stop - start), shape
+
+    @contextmanager
+    def _whole(self, part: str) -> Iterator[None]:
+        """Say of a file whose pixels cannot be read that it is damaged."""
         try:
-            return dataset.read(self._number(part), window=window, out_shape=shape)
+            yield
         except RasterioIOError as error:
             raise SceneError(
-                f"{file} is damaged ({error.__cause__ or error}); download the scene again"
+                f"{self._scene.files[part]} is damaged ({error.__cause__ or error}); download the "
+                "scene again"
             ) from error
+
+    def _hidden(self, start: int, stop: int | None, step: int) -> np.ndarray | None:
+        """What masks and alpha bands of the bands' files hide, (C, h, w) bool; None if nothing."""
+        parts, where = self._scene.bands, self._rows(start, stop, step)
+        read: dict[str, list[int]] = {}
+        for part in parts:
+            read.setdefault(os.fspath(self._scene.files[part]), []).append(self._number(part))
+        found: dict[str, np.ndarray | None] = {}
+        for part in parts:
+            if (path := os.fspath(self._scene.files[part])) not in found:
+                with self._whole(part):
+                    found[path] = hidden_in(self._dataset(part), read[path], *where)
+        if all(hidden is None for hidden in found.values()):
+            return None
+        nothing = np.zeros(where[1], bool)
+        masks = (found[os.fspath(self._scene.files[part])] for part in parts)
+        return np.stack([nothing if mask is None else mask for mask in masks])
 
     # Each method reads the rows `start` to `stop` (all by default) in full width, or every
     # `step`-th row and column of them.
 
-    def bands(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
-        """The bands as (C, h, w) in the files' type: of Landsat (C, h, w) uint16 DN, 0 is fill."""
-        return np.stack([self._read(band, start, stop, step) for band in self._scene.bands])
+    def bands(
+        self,
+        start: int = 0,
+        stop: int | None = None,
+        step: int = 1,
+        asked: Sequence[float] | None = None,
+    ) -> np.ndarray:
+        """The bands as (C, h, w) in the files' type: of Landsat (C, h, w) uint16 DN, 0 is fill.
+
+        Of other imagery it is float32 where a mask, an alpha band or what one band's file marks
+        leaves gaps, which are NaN (`fcd.landsat.rasters.blanked`, also for `asked`).
+        """
+        parts = self._scene.bands
+        pixels = np.stack([self._read(band, start, stop, step) for band in parts])
+        hidden = self._hidden(start, stop, step)
+        return plain(blanked(pixels, parts, hidden, self._marks, asked))
 
     def qa(self, start: int = 0, stop: int | None = None, step: int = 1) -> np.ndarray:
         """The quality band as (h, w) uint16 bit fields (`fcd.landsat.reference.BITS`)."""
@@ -289,62 +386,30 @@ class SceneReader:
         return self._scene.decode_truth(codes, str(self._scene.truth))
 
 
-def parse_mtl(path: Path | Member) -> dict[str, str]:
-    """The fields of an MTL file, without quotes and groups; `SceneError` if it is no whole one.
-
-    Of several groups' the first counts: it is the product's, later ones what it was made from.
-    """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise SceneError(f"{path} cannot be read: {error}") from error
-    if len(text) > _MAX_METADATA:
-        raise SceneError(f"{path} is no Landsat metadata: it has {len(text):,} characters")
-    fields: dict[str, str] = {}
-    lines = (line.strip() for line in text.splitlines())
-    if not re.fullmatch(r"GROUP = \w+_METADATA_FILE", next(lines, "")):
-        raise SceneError(f"{path} is no Landsat metadata: GROUP = …_METADATA_FILE must come first")
-    for line in lines:
-        if line.rstrip("\0") == "END":
-            return fields
-        key, separator, value = line.partition(" = ")
-        if separator and key not in ("GROUP", "END_GROUP"):
-            fields.setdefault(key, value.strip('"'))
-    raise SceneError(f"{path} is cut off: its last line is not END; get the scene again")
-
-
-def files_below(root: Path) -> Iterator[Path]:
-    """All files below `root`, sorted within each folder; hidden folders are left out."""
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names))
-
-
-def find_scenes(root: Path | str) -> list[Scene]:
+def find_scenes(
+    root: Path | str,
+    decode_truth: Callable[[np.ndarray, str], np.ndarray] = labels.patch_from_truth,
+) -> list[Scene]:
     """All scenes below `root`, sorted by biome and name; folders between do not matter.
 
-    The biome of others than the 96 is the first folder below `root`. Raises `UserError` if `root`
-    is no folder, holds no scene or holds one twice.
+    The biome of others than the 96 is the first folder below `root`. decode_truth: of `Scene`.
+    Raises `UserError` if `root` is no folder, holds no scene or holds one twice.
     """
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root} is no folder; give the folder that holds <biome>/<scene>/…")
-    found: dict[tuple[Path, str], dict[str, File]] = {}
-    for path in files_below(root):
-        if match := SCENE_FILE.match(path.name):
-            parts = found.setdefault((path.parent, match["scene"]), {})
-            parts[match["part"].upper()] = path
     scenes: dict[str, Scene] = {}
-    for (folder, name), files in found.items():
-        if not files.keys() & {*BANDS, "FIXEDMASK"}:
+    for found in scenes_in(files_below(root)):
+        name, folder = found.name, Path(found.folder)
+        if found.is_level_2 or not found.files.keys() & {*BANDS, "FIXEDMASK"}:
             continue
-        if name in scenes:
-            raise UserError(
-                f"scene {name} is there twice: {scenes[name].folder} and {folder}; remove one"
-            )
-        first = folder.relative_to(root).parts[:1]
-        place = first[0] if first not in ((), (name,)) else "Unknown"
-        scenes[name] = Scene(name, biome.biomes().get(name, place), folder, files)
+        if found.clash or name in scenes:
+            first, other = found.clash or (scenes[name].folder, folder)
+            raise UserError(f"scene {name} is there twice: {first} and {other}; remove one")
+        first_part = folder.relative_to(root).parts[:1]
+        place = first_part[0] if first_part not in ((), (name,)) else "Unknown"
+        group = biome.biomes().get(name, place)
+        scenes[name] = Scene(name, group, folder, found.files, decode_truth=decode_truth)
     if not scenes:
         raise UserError(
             f"no scene below {root}: expected files such as <biome>/<scene>/<scene>_B1.TIF"

@@ -10,6 +10,7 @@ from pathlib import Path
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.bands import BANDS
+from fcd.landsat.finding import files_below
 from fcd.landsat.scenes import Band, File, Scene
 
 SPARCS = "L8Sparcs"
@@ -22,7 +23,7 @@ def find_sparcs(root: Path | str) -> list[Scene]:
     Raises `UserError` if there are none, one lacks its mask or is there twice.
     """
     scenes: dict[str, Scene] = {}
-    for path in sorted(Path(root).rglob(f"*{DATA}")):
+    for path in (path for path in files_below(Path(root)) if path.name.endswith(DATA)):
         name = path.name.removesuffix(DATA)
         if name in scenes:
             raise UserError(f"{path}: scene {name} is there twice; remove one")

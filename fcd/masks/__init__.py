@@ -9,5 +9,9 @@ runtime      networks as ONNX files, scores by ONNX Runtime
 cam          class activation maps
 thresholds   chosen, written down, found again
 prediction   masks of any scenes, as files
+summary      summary.csv, and the names of outputs
+postprocessing  finished masks: small clouds, buffer, shadow
+shadows      shadows of clouds by geometry
+stac_item    a STAC item beside a mask
 generated    masks and difference maps of the training scenes
 """

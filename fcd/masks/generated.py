@@ -32,7 +32,7 @@ def alike(scenes: Iterable[Scene], side: int) -> Iterator[list[tuple[Scene, Grid
         for scene in scenes:
             grid = scene.check()
             with scene.open() as reader:
-                form = (grid.height, grid.width, len(scene.bands), reader.dtype, reader.nodata)
+                form = (grid.height, grid.width, len(scene.bands), reader.dtype, reader.marked)
             yield (scene, grid), form
 
     for form, found in itertools.groupby(described(), lambda pair: pair[1]):
@@ -43,16 +43,19 @@ def alike(scenes: Iterable[Scene], side: int) -> Iterator[list[tuple[Scene, Grid
             yield group
 
 
-def together(scenes: list[Scene]) -> Scene | ArrayScene:
-    """A group of `alike` as one scene: a single one as it is, others (N, C, H, W) in memory."""
+def together(scenes: list[Scene], asked: Sequence[float] | None = None) -> Scene | ArrayScene:
+    """A group of `alike` as one scene: a single one as it is, others (N, C, H, W) in memory.
+
+    asked: see `fcd.landsat.scenes.SceneReader.bands`.
+    """
     if len(scenes) == 1:
         return scenes[0]
-    dn = []
+    dn, first = [], scenes[0]
     for scene in scenes:
         with scene.open() as reader:
-            dn.append(reader.bands())
-            nodata = reader.nodata
-    return ArrayScene(np.stack(dn), nodata, scenes[0].key)
+            dn.append(reader.bands(asked=asked))
+            marked, dtype = reader.marked, reader.dtype
+    return ArrayScene(np.stack(dn), first.bands, marked, first.key, values=dtype)
 
 
 def generate_masks(
@@ -95,7 +98,8 @@ def generate_masks(
                 )
                 for scene, grid in group
             ]
-            for strip in strips(scorer, together([scene for scene, _ in group]), tiles):
+            joined = together([scene for scene, _ in group], tiles.nodata)
+            for strip in strips(scorer, joined, tiles):
                 scores = strip.score.reshape(len(group), -1, strip.score.shape[-1])
                 valid = strip.valid.reshape(scores.shape)
                 masks = labels.patch_from_score(scores, valid, threshold)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +16,11 @@ from torch import nn
 from tqdm import tqdm
 
 import fcd
-from fcd.errors import SceneError, UserError
+from fcd.errors import UserError
 from fcd.landsat import labels, reference
 from fcd.landsat.bands import FILL_DN, default_rgb
 from fcd.landsat.radiometry import Radiometry
-from fcd.landsat.rasters import Grid
+from fcd.landsat.rasters import Grid, blanked, plain
 from fcd.landsat.scenes import Scene, SceneReader
 from fcd.masks.runtime import (
     ONNX,
@@ -171,8 +171,7 @@ class Tiles:
     overlap: int
     batch_size: int
     amp: bool = False  # whether the networks compute in bfloat16 where that is safe
-    # Of all scenes, whatever their files say; None: what they say, "none": no value.
-    nodata: float | str | None = None
+    nodata: tuple[float, ...] | None = None  # of all scenes; None: what their files say
     runtime: Runtime = PYTORCH  # what computes the scores
     sun_elevation: float | None = None  # of scenes whose files do not say, degrees
 
@@ -184,7 +183,7 @@ class Tiles:
         overlap: int | None = None,
         batch_size: int = 16,
         amp: bool = False,
-        nodata: float | str | None = None,
+        nodata: tuple[float, ...] | None = None,
         runtime: Runtime = PYTORCH,
         sun_elevation: float | None = None,
     ) -> "Tiles":
@@ -222,18 +221,21 @@ class Tiles:
 class ArrayScene:
     """DN (C, H, W) in memory, as much of a `Scene` as is asked for here.
 
-    Or (N, C, H, W), those of N scenes of one size (`fcd.masks.tiling.score_strips`).
+    Or (N, C, H, W), those of N scenes of one size (`fcd.masks.tiling.score_strips`). What is masked
+    or NaN is nodata.
     """
 
     dn: np.ndarray
-    nodata: float | tuple[float | None, ...] | None = None
+    names: tuple[str, ...] = ()  # of its bands
+    marked: tuple[float | None, ...] = ()  # of `SceneReader`
     key: str = "array"
     sun_elevation: float | None = None  # degrees
+    values: str = ""  # the type of DN that lie in float32 for the sake of NaN; "": as they are
 
     @property
     def dtype(self) -> str:
         """The type of the DN."""
-        return self.dn.dtype.name
+        return self.values or self.dn.dtype.name
 
     @contextmanager
     def open(self) -> Iterator["ArrayScene"]:
@@ -246,9 +248,11 @@ class ArrayScene:
         height, width = self.dn.shape[-2:]
         return Grid(height, width, None, Affine.identity())
 
-    def bands(self, start: int, stop: int) -> np.ndarray:
-        """The rows `start` to `stop`."""
-        return self.dn[..., start:stop, :]
+    def bands(self, start: int, stop: int, *, asked: Sequence[float] | None = None) -> np.ndarray:
+        """The rows `start` to `stop`; see `fcd.landsat.scenes.SceneReader`."""
+        rows = self.dn[..., start:stop, :]
+        hidden = np.ma.getmaskarray(rows) if np.ma.isMaskedArray(rows) else None
+        return plain(blanked(np.ma.getdata(rows), self.names, hidden, self.marked, asked))
 
     def radiometry(self, bands: Sequence[str], sun_elevation: float | None) -> Radiometry:
         """Under its own sun, or that of `sun_elevation`; see `fcd.landsat.scenes.SceneReader`."""
@@ -297,17 +301,13 @@ def _as_trained(
     scorer: Scorer, reader: SceneReader | ArrayScene, told: str, tiles: Tiles
 ) -> tuple[Callable[[int, int], np.ndarray], Normalization]:
     """What reads rows of a scene as the network of `scorer` has learned them, and their map."""
-    normalization = scorer.normalization.of(reader.dtype, reader.nodata, told, tiles.nodata)
-    if not normalization.is_toa:
-        return reader.bands, normalization
-    nodata = normalization.nodata
-    if not {*(nodata if isinstance(nodata, tuple) else (nodata,))} <= {None, FILL_DN}:
-        raise SceneError(
-            f"{told} has nodata {nodata}; for a network that takes reflectance it is {FILL_DN} or "
-            "none: set those pixels to 0"
-        )
-    radiometry = reader.radiometry(normalization.bands, tiles.sun_elevation)
-    return lambda start, stop: radiometry.standard(reader.bands(start, stop)), normalization
+    read = partial(reader.bands, asked=tiles.nodata)
+    if scorer.normalization.is_toa:
+        # Before they become standard DN, all that is nodata becomes fill.
+        normalization = scorer.normalization.of(reader.dtype, reader.marked, told)
+        radiometry = reader.radiometry(normalization.bands, tiles.sun_elevation)
+        return lambda start, stop: radiometry.standard(read(start, stop)), normalization
+    return read, scorer.normalization.of(reader.dtype, reader.marked, told, tiles.nodata)
 
 
 def predictions(

@@ -131,8 +131,11 @@ def _crop(
                 continue
             columns = slice(column, column + size)
             codes = reader.codes(row, row + size)[:, columns]
-            if not codes.all():
+            patch = scene.decode_truth(codes, str(scene.truth))
+            if not patch.all():
                 continue
+            if scene.decode_truth is not labels.patch_from_truth:
+                codes = labels.tif_from_patch(patch)
             pixels = reader.bands(row, row + size)[:, :, columns]
             if (pixels == FILL_DN).any():
                 continue

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from fcd import pictures
 from fcd.errors import SceneError, UserError
-from fcd.files import from_plain, read_json, write_json, write_text
+from fcd.files import decoded, from_plain, read_json, write_json, write_text
 from fcd.landsat import labels, radiometry
-from fcd.landsat.bands import BANDS, FILL_DN, default_rgb, listed_bands
+from fcd.landsat.bands import BANDS, FILL_DN, PIXEL_SIZE, default_rgb, listed_bands
 from fcd.landsat.radiometry import Radiometry
 from fcd.landsat.reference import QA, TRUTH, Reference
 from fcd.landsat.scenes import Scene, SceneReader
@@ -36,8 +36,8 @@ RECORDS = "scenes"  # folder of the per-scene records, below the patches' folder
 PATCH_NAME = re.compile(r"[^/\\\0]+_\d{5,9}_\d{5,9}")
 
 Record = dict[str, Any]
-"""biome, scene, split, cutting (of `Cutting`), cloud_share, radiometry (fields of the MTL file by
-which DN become reflectance), and the patches' names by label."""
+"""biome, scene, split, cutting (of `Cutting`), cloud_share, pixel_size (metres), radiometry (fields
+of the MTL file by which DN become reflectance), and the patches' names by label."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ def _checked(path: Path) -> Record:
     fits = {name: isinstance(record.get(name), str) for name in ("biome", "scene")}
     fits["split"] = record.get("split") in SPLITS
     fits["cloud_share"] = isinstance(record.get("cloud_share"), int | float)
+    fits["pixel_size"] = isinstance(record.get("pixel_size"), float | None)
     fields = record.get("radiometry", {})
     fits["radiometry"] = isinstance(fields, dict) and all(type(v) is str for v in fields.values())
     for folder in labels.CLASS_FOLDERS:
@@ -170,6 +171,15 @@ def bands_of(image_dir: Path | str, known: set[Cutting] | None = None) -> tuple[
             "own (--output_dir)"
         )
     return found.pop() if found else None
+
+
+def pixel_size_of(image_dir: Path | str) -> float | None:
+    """The side of a pixel of the patches in `image_dir`, metres, by the record of one scene.
+
+    That of Landsat if it does not say, as those of earlier versions do not.
+    """
+    record = next(iter(sorted(Path(image_dir, RECORDS).glob("*.json"))), None)
+    return _checked(record).get("pixel_size", PIXEL_SIZE) if record else PIXEL_SIZE
 
 
 def radiometries(image_dir: Path | str, bands: Sequence[str]) -> dict[str, Radiometry]:
@@ -242,11 +252,13 @@ def prepare(
             )
     written = image_dir / SPLIT_FILE
     if split_file:
-        write_text(written, split_file.read_text(encoding="utf-8-sig"))
+        write_text(written, decoded(split_file.read_bytes()))
     elif not written.exists():
         write_split(written, scenes, split)
     if records:
         print(f"{len(records)} scenes are cut already")
+    if cutting.reference == TRUTH:
+        labels.require_clear(_truths(scenes), f"the scenes of {image_dir}")
     jobs = {
         scene.name: partial(cut_scene, scene, image_dir, split[scene.name], cutting)
         for scene in scenes
@@ -259,6 +271,13 @@ def prepare(
     for failure in failures:
         print(f"left out: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _truths(scenes: Iterable[Scene]) -> Iterator[np.ndarray]:
+    """Some pixels of the manual mask of each scene that can be read, in patch codes."""
+    for scene in scenes:
+        with suppress(SceneError), scene.open() as reader:  # told when it is cut
+            yield reader.truth(step=max(1, reader.grid.height // 512))
 
 
 def _print_balance(records: list[Record]) -> None:
@@ -280,11 +299,11 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
     image.tif is (size, size, C) uint16 DN in the bands of `cutting`, mask.tif (size, size) uint8
     patch codes. Test scenes are only checked and pictured: they stay whole. Patches appear at the
     end, all at once; the record, written last, says that it is done. Raises `SceneError` if it is
-    incomplete or damaged.
+    incomplete or damaged, `MissingBand` if a band is fill alone.
     """
     scene = replace(scene, bands=cutting.band_names)
     reference = Reference(scene, cutting.reference)
-    reference.check()
+    grid = reference.check()
     partial = image_dir / f".partial-{scene.key}"
     shutil.rmtree(partial, ignore_errors=True)
     patches: dict[str, list[str]] = {folder: [] for folder in labels.CLASS_FOLDERS}
@@ -301,7 +320,9 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
                     place.mkdir(parents=True)
                     store.write(place / "image.tif", dn.transpose(1, 2, 0))
                     store.write(place / "mask.tif", mask)
-            share = _write_thumbnail(reader, reference, record_path(image_dir, scene))
+            mask = _write_thumbnail(reader, reference, record_path(image_dir, scene))
+        if not mask.any():
+            scene.require_pixels("prepare without it, such as by --bands B1-B9")
         for folder, names in patches.items():
             target = image_dir / split / folder
             target.mkdir(parents=True, exist_ok=True)
@@ -310,8 +331,10 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
                 (partial / folder / name).rename(target / name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    share = round(labels.cloud_share(mask), 4)
     record: Record = {"biome": scene.biome, "scene": scene.name, "split": split}
-    record |= {"cutting": asdict(cutting), "cloud_share": round(share, 4), **patches}
+    record |= {"cutting": asdict(cutting), "cloud_share": share, **patches}
+    record["pixel_size"] = grid.pixel_size
     with suppress(SceneError):  # patches are as good with a damaged MTL file
         record["radiometry"] = radiometry.kept(scene.metadata(), scene.bands)
     write_json(record_path(image_dir, scene), record)
@@ -332,8 +355,8 @@ def _cut(
             yield row, column, dn[:, :, columns], mask[:, columns]
 
 
-def _write_thumbnail(reader: SceneReader, reference: Reference, record: Path) -> float:
-    """Write the scene's picture beside its mask, at most 512 pixels high; return cloud share."""
+def _write_thumbnail(reader: SceneReader, reference: Reference, record: Path) -> np.ndarray:
+    """Write the scene's picture beside its mask, at most 512 pixels high; return the mask."""
     step = max(1, -(-max(reader.grid.height, reader.grid.width) // 512))
     dn, mask = reader.bands(step=step), reference.mask(reader, step=step)
     fill = (dn == FILL_DN).any(axis=0)
@@ -342,7 +365,7 @@ def _write_thumbnail(reader: SceneReader, reference: Reference, record: Path) ->
     image = pictures.stretch_rgb(dn[list(rgb)], ~fill)
     picture = np.hstack([image, pictures.colour_mask(mask)])
     pictures.write_png(record.with_suffix(".png"), picture)
-    return labels.cloud_share(mask)
+    return mask
 
 
 def parallel(

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
@@ -15,6 +14,7 @@ from fcd import metrics
 from fcd.errors import SceneError, UserError
 from fcd.files import from_plain, read_json, replacing, write_json
 from fcd.landsat import labels
+from fcd.landsat.rasters import opened
 from fcd.landsat.reference import QA
 from fcd.landsat.scenes import Scene
 from fcd.patches import store
@@ -81,7 +81,7 @@ def add_generated_masks(
     path, cutting = mask_tif(masks, scene), cutting_of(record)
     counts = np.zeros((2, 2), np.int64)
     try:
-        with rasterio.open(path) as dataset:
+        with opened(path) as dataset:
             grid = replace(scene, bands=cutting.band_names).grid()
             if dataset.shape != (grid.height, grid.width):
                 raise UserError(

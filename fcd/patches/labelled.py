@@ -25,11 +25,19 @@ from fcd.files import from_plain, read_json, write_json
 from fcd.landsat import labels
 from fcd.landsat.bands import described
 from fcd.landsat.radiometry import SUN_ELEVATION, sun_elevation
-from fcd.landsat.rasters import Grid, names_of, nodata_of, opened, write_raster
+from fcd.landsat.rasters import (
+    Grid,
+    names_of,
+    nodata_of,
+    opened,
+    pixel_bands,
+    plain,
+    write_raster,
+)  # fmt: skip
 from fcd.landsat.reference import TRUTH
 from fcd.patches.cutting import MARGINS, RECORDS, Cutting, patch_name
-from fcd.patches.normalisation import DTYPES
-from fcd.patches.sources import MASK_ENDING, SUFFIXES, is_mask
+from fcd.patches.normalisation import DTYPES, known
+from fcd.patches.sources import MASK_ENDING, SUFFIXES, is_mask, read_image
 from fcd.patches.splits import SPLITS, csv_rows
 
 BY_MASK = ""  # in place of a label
@@ -56,6 +64,7 @@ class Record:
     cloudy_above: float
     label: str  # of `Image`
     split: str
+    mask_codes: str = ""  # of the masks, if they are not the usual ones
     clear: int = 0  # patches
     cloudy: int = 0
 
@@ -172,17 +181,21 @@ def cut_image(image: Image, cut: Record, output_dir: Path) -> Record:
                     f"{image.mask} is {mask.width}x{mask.height} pixels, its image "
                     f"{dataset.width}x{dataset.height}"
                 )
-            grid, nodata, bands = Grid.of(dataset), nodata_of(dataset), dataset.descriptions
+            grid, marked = Grid.of(dataset), nodata_of(dataset)
+            bands = [dataset.descriptions[number - 1] for number in pixel_bands(dataset)]
+            decode = labels.truth_decoder(cut.mask_codes or None)
             sun = image.sun_elevation or dataset.tags().get(SUN_ELEVATION)
             tags = {SUN_ELEVATION: sun} if sun else {}
             for name, window, place in _windows(image.path.stem, grid, None if whole else cutting):
-                valid = dataset.dataset_mask(window=window) > 0
+                pixels, nodata = read_image(dataset, window)
+                valid = known(plain(pixels), nodata).any(axis=0)
                 if not valid.any():
                     continue
                 label, codes = cut.label, None
                 if mask:
                     codes = mask.read(1, window=window)
-                    patch = labels.patch_from_truth(codes, str(image.mask))  # none but known ones
+                    patch = decode(codes, str(image.mask))  # none but known ones
+                    codes = labels.tif_from_patch(patch) if cut.mask_codes else codes
                     if label == BY_MASK:
                         found = cutting.label(np.where(valid, patch, labels.INVALID))
                         if found is None:
@@ -192,14 +205,24 @@ def cut_image(image: Image, cut: Record, output_dir: Path) -> Record:
                 if codes is not None:
                     path = folder / f"{name}{MASK_ENDING}"
                     write_raster(path, codes[None], place, labels.TIF_NODATA)
-                pixels = dataset.read(window=window)
-                write_raster(folder / f"{name}.tif", pixels, place, nodata, bands, tags)
+                hidden = np.logical_or.reduce(np.ma.getmaskarray(pixels))
+                path, pixels = folder / f"{name}.tif", np.ma.getdata(pixels)
+                write_raster(path, pixels, place, marked, bands, tags, hidden)
                 written[label] += 1
     except RasterioIOError as error:
         raise UserError(f"{image.path} is damaged ({error}); get it again, or unlist it") from error
     record = replace(cut, clear=written["clear"], cloudy=written["cloudy"])
     write_json(_record_path(image, output_dir), asdict(record))
     return record
+
+
+def _codes(path: Path, mask_codes: str | None) -> np.ndarray:
+    """Patch codes (h, w) of a mask; `UserError` if it cannot be read."""
+    try:
+        with opened(path) as dataset:
+            return labels.truth_decoder(mask_codes)(dataset.read(1), str(path))
+    except RasterioIOError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _windows(stem: str, grid: Grid, cutting: Cutting | None) -> Iterator[tuple[str, Window, Grid]]:
@@ -219,20 +242,29 @@ def _record_path(image: Image, output_dir: Path) -> Path:
 
 
 def cut_labelled(
-    csv_path: Path, output_dir: Path, cutting: Cutting, val_share: float, seed: int
+    csv_path: Path,
+    output_dir: Path,
+    cutting: Cutting,
+    val_share: float,
+    seed: int,
+    mask_codes: str | None = None,
 ) -> None:
     """Split the images that a csv lists, cut those not cut yet and print how many patches.
 
-    Raises `UserError` if no image has a patch of that size, before any work if one was cut
-    otherwise before, and what `read_labels`, `split_images` and `cut_image` raise.
+    mask_codes: see `fcd.landsat.labels.truth_decoder`; patches' masks have the usual ones. Raises
+    `UserError` if no image has a patch of that size, before any work if one was cut otherwise
+    before or no mask has a clear pixel, and what `read_labels`, `split_images` and `cut_image`
+    raise.
     """
     images = read_labels(csv_path)
+    masks = (_codes(image.mask, mask_codes) for image in images if image.mask)
+    labels.require_clear(masks, f"the images of {csv_path}")
     split = split_images(images, val_share, seed)
     records: list[Record] = []
     todo: list[tuple[Image, Record]] = []
     how = (cutting.size, cutting.stride, cutting.clear_below, cutting.cloudy_above)
     for image in images:
-        cut = Record(*how, image.label, split[image.path])
+        cut = Record(*how, image.label, split[image.path], mask_codes or "")
         path = _record_path(image, output_dir)
         if not path.exists():
             todo.append((image, cut))

@@ -2,16 +2,26 @@
 
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 
 from fcd.errors import SceneError, UserError
-from fcd.landsat.bands import BANDS, FILL_DN, are_named, band_names, described
+from fcd.landsat.bands import (
+    BANDS,
+    FILL_DN,
+    PIXEL_SIZE,
+    are_named,
+    band_names,
+    described,
+    is_landsat,
+)  # fmt: skip
 from fcd.landsat.radiometry import DN_MAX
+from fcd.landsat.rasters import nodata_value
 
 DTYPES = ("uint8", "uint16", "float32")  # what DN, or the values of other imagery, can be
 MAX_BANDS = 1000  # of a checkpoint that is believed
@@ -21,22 +31,48 @@ FILL = -1.0  # what a fill pixel becomes, exactly
 VALID_MIN = 2 / DN_MAX - 1
 TOA = "toa"  # the kind of `Normalization` that takes standard DN
 BINS = 65536  # of the range of a float32 band, to find its percentiles
+# Of a float32 band, the range of all other values, up to which a gap beside one value is an outlier
+# that rules the range: these others would share a quarter of [-1, 1].
+RULED = 3
 
-Nodata: TypeAlias = float | tuple[float | None, ...] | None
+Nodata: TypeAlias = float | tuple[float, ...] | None
+"""A value, or several, that count in all bands; None: no value."""
 Values = TypeVar("Values", torch.Tensor, np.ndarray)
+
+
+def as_nodata(values: Iterable[float]) -> Nodata:
+    """Values that mean nothing, as one of them, all or None."""
+    found = tuple(dict.fromkeys(values))
+    return found if len(found) > 1 else next(iter(found), None)
+
+
+def values_of(nodata: Nodata) -> tuple[float, ...]:
+    """The values that `nodata` is."""
+    return nodata if isinstance(nodata, tuple) else () if nodata is None else (nodata,)
+
+
+def in_words(nodata: Nodata) -> str:
+    """The values as a user would give them to --nodata."""
+    # As short as float32 allows, and read back as the same value.
+    values = (v if isinstance(v, int) else np.float32(v) for v in values_of(nodata))
+    return " ".join(map(str, values)) or "none"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What all patches of a data set have in common. nodata: None if no value marks it."""
+    """What all patches of a data set have in common. nodata: None if no value marks it.
+
+    pixel_size: side of a pixel on the ground, metres; None if it is unknown or differs, as it may.
+    """
 
     bands: tuple[str, ...]
     image_size: int
     dtype: str
-    nodata: float | None
+    nodata: Nodata
+    pixel_size: float | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        nodata = "no nodata" if self.nodata is None else f"nodata {self.nodata:g}"
+        nodata = "no nodata" if self.nodata is None else f"nodata {in_words(self.nodata)}"
         size = f"{self.image_size}x{self.image_size} pixels"
         return f"{described(self.bands)} of {self.dtype}, {size}, {nodata}"
 
@@ -47,8 +83,7 @@ class Kind:
 
     def require_landsat(self, asked: str, instead: str) -> None:
         """Raise `UserError` unless these are DN of Landsat-8, which the flag `asked` takes."""
-        fits = {*self.bands} <= {*BANDS} and self.dtype == "uint16"
-        if not fits or self.nodata not in (None, FILL_DN):
+        if not is_landsat(self.bands, self.dtype) or self.nodata not in (None, FILL_DN):
             raise UserError(
                 f"{asked} needs DN of Landsat-8 (uint16, nodata {FILL_DN}, bands named as "
                 f"{', '.join(BANDS)}); there are {self}: give {instead}"
@@ -67,10 +102,9 @@ class Normalization:
     cloud, a tenth of the DN range, then takes a far larger share of [-1, 1].
     ``toa``: the same of standard DN (`fcd.landsat.radiometry`), which is what then is mapped.
 
-    nodata: of a scene whose files do not mark the same (`of`) a tuple of those of its bands; None
-    if there is none. dtype: of `DTYPES`. bands: their names, by default those of `band_names`.
-    These two are not part of `repr`, which tells trained weights apart, those of earlier versions
-    too.
+    dtype: of `DTYPES`. bands: their names, by default those of `band_names`. pixel_size: see
+    `Kind`. These three are not part of `repr`, which tells trained weights apart, those of earlier
+    versions too.
     """
 
     kind: str
@@ -79,6 +113,7 @@ class Normalization:
     nodata: Nodata = 0
     dtype: str = field(default="uint16", repr=False)
     bands: tuple[str, ...] = field(default=(), repr=False)
+    pixel_size: float | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.bands:
@@ -89,7 +124,7 @@ class Normalization:
         cls,
         num_channels: int,
         dtype: str = "uint16",
-        nodata: float | None = 0,
+        nodata: Nodata = 0,
         bands: tuple[str, ...] = (),
     ) -> "Normalization":
         """The paper's for `num_channels` bands of integers: by the type's range."""
@@ -102,7 +137,7 @@ class Normalization:
         cls,
         counts: np.ndarray,
         values: np.ndarray | None = None,
-        nodata: float | None = 0,
+        nodata: Nodata = 0,
         dtype: str = "uint16",
         bands: tuple[str, ...] = (),
     ) -> "Normalization":
@@ -113,7 +148,7 @@ class Normalization:
         low, high = [], []
         for band, occur in enumerate(counts):
             value = np.arange(len(occur)) if values is None else values[band]
-            share = np.cumsum(np.where(value == nodata, 0, occur))
+            share = np.cumsum(np.where(np.isin(value, values_of(nodata)), 0, occur))
             percentiles = np.searchsorted(share / max(share[-1], 1), (0.001, 0.999))
             first, last = value[percentiles.clip(max=len(value) - 1)]
             low.append(float(first))
@@ -140,12 +175,18 @@ class Normalization:
         bands = tuple(map(str, state.get("bands", band_names(len(low)))))
         if not len(bands) == len(low) == len({*bands}):
             raise ValueError(f"normalization of {len(low)} bands named {', '.join(bands)[:100]}")
-        numbers = (*low, *high, *(() if nodata is None else (float(nodata),)))
+        nodata = as_nodata(nodata if isinstance(nodata, list | tuple) else values_of(nodata))
+        numbers = (*low, *high, *map(float, values_of(nodata)))
         if not all(map(math.isfinite, numbers)) or not all(map(operator.lt, low, high)):
             raise ValueError("normalization whose bounds are none")
         if dtype not in DTYPES:
             raise ValueError(f"normalization of {dtype}")
-        return cls(str(state["kind"]), low, high, nodata, dtype, bands)
+        # Earlier versions have not written down that of Landsat.
+        of_landsat = PIXEL_SIZE if is_landsat(bands, dtype) else None
+        pixel_size = state.get("pixel_size", of_landsat)
+        if pixel_size is not None and not 0 < float(pixel_size) < math.inf:
+            raise ValueError(f"pixels of {pixel_size} m")
+        return cls(str(state["kind"]), low, high, nodata, dtype, bands, pixel_size)
 
     def state(self) -> dict:
         """Plain values for a checkpoint or a JSON file."""
@@ -163,34 +204,41 @@ class Normalization:
         return self.kind == TOA
 
     def of(
-        self, dtype: str, nodata: Nodata, name: str, asked: float | str | None = None
+        self,
+        dtype: str,
+        marked: Sequence[float | None],
+        name: str,
+        asked: Sequence[float] | None = None,
     ) -> "Normalization":
-        """The map of the raster `name`, whose pixels are `dtype` and whose files mark `nodata`.
+        """The map of the raster `name`, whose pixels are `dtype` and whose bands mark `marked`.
 
-        A file that marks none is read like the training patches; if those had none, what the files
-        mark counts, each for its own band; `asked` (--nodata; text is no value) for more than all
-        that. Raises `SceneError` for another type or value than the training patches have.
+        A file that marks none is read like the training patches, and what all its bands mark counts
+        beside their value (what single ones do, `fcd.landsat.rasters.blanked` takes out); `asked`
+        (--nodata) for more than all that. DN 0 of Landsat always counts. Raises `SceneError` for
+        another type than the training patches have, or if no value is that of theirs.
         """
         if dtype != self.dtype:
             raise SceneError(
                 f"{name} holds {dtype}, the network was trained on {self.dtype}: its values would "
                 "mean something else; convert it to the values of training"
             )
+        fill = [FILL_DN] if is_landsat(self.bands, dtype) else []
         if asked is not None:
-            return replace(self, nodata=None if isinstance(asked, str) else asked)
-        marked = nodata if isinstance(nodata, tuple) else (nodata,)
-        others = [v for v in marked if v is not None and not np.isnan(v) and v != self.nodata]
-        if not others:
-            return self
-        if self.nodata is not None:
+            return replace(self, nodata=as_nodata([*fill, *asked]))
+        own = (*fill, *values_of(self.nodata))
+        values = [value for value in marked if value is not None]
+        if own and values and not {*own} & {*values}:
+            both = as_nodata([*own, *values])
             raise SceneError(
-                f"{name} marks {others[0]:g} as nodata, the training patches have "
-                f"{self.nodata:g}; say by --nodata which counts"
+                f"{name} marks {in_words(as_nodata(values))} as nodata, the training patches "
+                f"have {in_words(as_nodata(own))}; say by --nodata which count, such as --nodata "
+                f"{in_words(both)}"
             )
-        return replace(self, nodata=nodata)
+        common = values if len({*marked}) == 1 else []
+        return replace(self, nodata=as_nodata([*own, *common]))
 
     def for_training(
-        self, own: "Normalization", source: object, asked: float | str | None
+        self, own: "Normalization", source: object, asked: Sequence[float] | None
     ) -> "Normalization":
         """The map that the weights `source` have learned with, for patches whose own is `own`.
 
@@ -209,30 +257,18 @@ class Normalization:
             raise UserError(
                 f"{source} was trained on {learned}, the patches are read otherwise; {flag}"
             )
-        return self.of(own.dtype, own.nodata, "the training set", asked)
+        values = values_of(own.nodata)
+        learned_on = self.of(own.dtype, values or [None], "the training set", asked)
+        return replace(learned_on, pixel_size=own.pixel_size or self.pixel_size)
 
     def is_nodata(self, dn: Values, *, integers: bool = False) -> Values:
-        """Where `dn` hold no data; `integers`: they were, so none is NaN.
-
-        dn: of any shape; (…, C, H, W) if `nodata` is a tuple.
-        """
+        """Where `dn`, of any shape, hold no data; `integers`: they were, so none is NaN."""
         values: Any = dn
-        nodata = self._nodata_beside(dn)
-        if integers:
-            return values != values if nodata is None else values == nodata
-        finite: Any = torch.isfinite(dn) if isinstance(dn, torch.Tensor) else np.isfinite(dn)
-        return ~finite if nodata is None else (values == nodata) | ~finite
-
-    def _nodata_beside(self, dn: Values) -> float | Values | None:
-        """`nodata` as `dn` can be compared with it: (C, 1, 1) if it is a tuple."""
-        if not isinstance(self.nodata, tuple):
-            return self.nodata
-        # NaN equals nothing. In float32, which holds all DN, values are what pixels hold.
-        nodata = np.array([math.nan if v is None else v for v in self.nodata], np.float32)
-        nodata = nodata.reshape(-1, 1, 1)
-        if isinstance(dn, torch.Tensor):
-            return to_device(torch.from_numpy(nodata), dn.device)
-        return nodata
+        where: list[Any] = [values == value for value in values_of(self.nodata)]
+        if not integers:
+            finite: Any = torch.isfinite(dn) if isinstance(dn, torch.Tensor) else np.isfinite(dn)
+            where.append(~finite)
+        return reduce(operator.or_, where) if where else values != values
 
     def _bounds(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         bounds = torch.tensor([self.low, self.high], dtype=torch.float32)
@@ -257,9 +293,9 @@ class Normalization:
     def denormalize(self, x: torch.Tensor) -> torch.Tensor:
         """Network values (N, C, H, W) in [-1, 1] -> DN as float32; fill becomes `nodata` or NaN."""
         low, high = self._bounds(x)
-        nodata = self._nodata_beside(x)
+        nodata = next(iter(values_of(self.nodata)), math.nan)
         dn = (x + 1) / 2 * (high - low) + low
-        return torch.where(x == FILL, math.nan if nodata is None else nodata, dn)
+        return torch.where(x == FILL, nodata, dn)
 
 
 def to_device(dn: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -276,35 +312,91 @@ def normalization(
     images: gives the patches (C, H, W) one by one, the same ones at each call; of `toa` standard
     DN.
     """
+    found = _measured(kind, data, images)
+    return replace(found, pixel_size=data.pixel_size)
+
+
+def _measured(kind: str, data: Kind, images: Callable[[], Iterable[np.ndarray]]) -> Normalization:
     alike: dict[str, Any] = {"nodata": data.nodata, "dtype": data.dtype, "bands": data.bands}
     if data.dtype == "float32":
-        low, high = map(tuple, value_ranges(images(), data.nodata).tolist())
+        low, high = map(tuple, value_ranges(images(), data).tolist())
         measured = Normalization("paper", low, high, **alike).varying()
         if kind == "paper":
             return measured
         return Normalization.stretch(*binned_counts(images(), measured), **alike)
     if kind == "paper":
         return Normalization.paper(data.num_channels, **alike)
-    return replace(Normalization.stretch(dn_counts(images()), **alike), kind=kind)
+    return replace(Normalization.stretch(dn_counts(images(), data.dtype), **alike), kind=kind)
 
 
-def dn_counts(images: Iterable[np.ndarray]) -> np.ndarray:
-    """How often each DN of an integer type occurs per band, (C, 256 or 65536) int64."""
-    counts = np.zeros((), np.int64)
+def dn_counts(images: Iterable[np.ndarray], dtype: str) -> np.ndarray:
+    """How often each DN of an integer type occurs per band, (C, 256 or 65536) int64.
+
+    images: of that type, or float32 with NaN where there is nothing.
+    """
+    counts, size = np.zeros((), np.int64), np.iinfo(dtype).max + 1
     for image in images:
-        size = np.iinfo(image.dtype).max + 1
-        counts = counts + np.stack([np.bincount(b.ravel(), minlength=size) for b in image])
+        bands = [band[np.isfinite(band)].astype(dtype, copy=False) for band in image]
+        counts = counts + np.stack([np.bincount(band, minlength=size) for band in bands])
     return counts
 
 
-def value_ranges(images: Iterable[np.ndarray], nodata: float | None) -> np.ndarray:
-    """Least and greatest value of each band of float32 patches, (2, C); if none, inf and -inf."""
-    low, high = np.array(np.inf), np.array(-np.inf)
-    for image in images:
-        there = known(image, nodata)
-        low = np.minimum(low, image.min(axis=(1, 2), where=there, initial=np.inf))
-        high = np.maximum(high, image.max(axis=(1, 2), where=there, initial=-np.inf))
-    return np.stack([low, high])
+def value_ranges(images: Iterable[np.ndarray], data: Kind) -> np.ndarray:
+    """Least and greatest value of each band of float32 patches, (2, C); if none, inf and -inf.
+
+    Raises `UserError` if a band holds a value so far from all others that it rules the range
+    (`RULED`), which is what nodata does that no file marks.
+    """
+    ends = [_Ends.of(image, known(image, data.nodata)) for image in images]
+    # Ends are of the values, and of these times -1: greatest ones are least ones then.
+    low, high = (reduce(_Ends.with_, (pair[end] for pair in ends)) for end in (0, 1))
+    with np.errstate(invalid="ignore", over="ignore"):
+        between = -high.second - low.second
+        ruled = [(end.second - end.first > RULED * between) & (between > 0) for end in (low, high)]
+    for band, name in enumerate(data.bands):
+        ends_of = [end for end, rules in zip((low, high), ruled, strict=True) if rules[band]]
+        if not ends_of:
+            continue
+        values = [nodata_value((1 if e is low else -1) * float(e.first[band])) for e in ends_of]
+        share = sum(end.count[band] for end in ends_of) / low.total[band]
+        raise UserError(
+            f"band {name} of the training patches is {in_words(as_nodata(values))} in "
+            f"{100 * share:.2g} % of its pixels, {low.second[band]:.4g} to "
+            f"{-high.second[band]:.4g} in all others: nodata that is not marked would rule its "
+            f"range; give --nodata {in_words(as_nodata([*values_of(data.nodata), *values]))}"
+        )
+    return np.stack([low.first, -high.first])
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """The least value of each band, the least but that, how often the first and all occur: (C,)."""
+
+    first: np.ndarray
+    second: np.ndarray
+    count: np.ndarray
+    total: np.ndarray
+
+    @classmethod
+    def of(cls, image: np.ndarray, there: np.ndarray) -> "tuple[_Ends, _Ends]":
+        """Those of the pixels (C, H, W) that are `there`, and of these times -1."""
+
+        def ends(values: np.ndarray) -> _Ends:
+            first = values.min(axis=(1, 2), where=there, initial=np.inf)
+            others = there & (values != first[:, None, None])
+            second = values.min(axis=(1, 2), where=others, initial=np.inf)
+            total, rest = (np.count_nonzero(where, axis=(1, 2)) for where in (there, others))
+            return cls(first, second, total - rest, total)
+
+        return ends(image), ends(-image)
+
+    def with_(self, other: "_Ends") -> "_Ends":
+        """Those of the values of both."""
+        both = np.stack([self.first, self.second, other.first, other.second])
+        first = both.min(axis=0)
+        second = both.min(axis=0, where=both != first, initial=np.inf)
+        count = self.count * (self.first == first) + other.count * (other.first == first)
+        return _Ends(first, second, count, self.total + other.total)
 
 
 def binned_counts(
@@ -320,5 +412,7 @@ def binned_counts(
 
 
 def known(image: np.ndarray, nodata: Nodata) -> np.ndarray:
-    """Where float32 pixels are finite and not `nodata`, (C, H, W) bool."""
-    return np.isfinite(image) & (True if nodata is None else image != nodata)
+    """Where pixels are finite and not `nodata`, (C, H, W) bool."""
+    return reduce(
+        operator.and_, (image != value for value in values_of(nodata)), np.isfinite(image)
+    )

@@ -10,24 +10,40 @@ Masks have one band of uint8 in the codes of the masks that this project writes:
 clear, 255 cloud (`fcd.landsat.labels`).
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import filterfalse
 from pathlib import Path
-from typing import TypeAlias
+from statistics import median
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import rasterio
 from rasterio.errors import RasterioIOError
+from rasterio.windows import Window
 from tqdm import tqdm
 
 from fcd.errors import UserError
+from fcd.files import is_hidden
 from fcd.landsat import labels
-from fcd.landsat.bands import FILL_DN, band_names
+from fcd.landsat.bands import FILL_DN, band_names, is_landsat
 from fcd.landsat.radiometry import SUN_ELEVATION, Radiometry
-from fcd.landsat.rasters import Grid, names_of, nodata_of, opened, write_raster
+from fcd.landsat.rasters import (
+    SAME_PIXELS,
+    Grid,
+    alpha_of,
+    blanked,
+    hidden_in,
+    names_of,
+    nodata_of,
+    opened,
+    pixel_bands,
+    plain,
+    write_raster,
+)  # fmt: skip
 from fcd.landsat.reference import NAMES, TRUTH
 from fcd.landsat.scenes import Band, File, Scene, find_scenes
 from fcd.patches import generated, store
@@ -36,32 +52,42 @@ from fcd.patches.cutting import (
     Cutting,
     bands_of,
     cuttings,
+    pixel_size_of,
     radiometries,
     reference_of,
     scenes_of_split,
 )  # fmt: skip
-from fcd.patches.normalisation import DTYPES, Kind, known
+from fcd.patches.normalisation import DTYPES, Kind, Nodata, as_nodata, known
 from fcd.patches.store import DamagedPatch
 
+T = TypeVar("T")
 SUFFIXES = (".tif", ".tiff")
 MASK_ENDING = "_mask.tif"  # of the file of a mask
-NO_NODATA = "none"
+SIZES_MEASURED = 100  # patches whose pixels' size on the ground is computed
+
+
+def listing(folder: Path) -> list[Path]:
+    """What is in `folder`, sorted by name; nothing if there is no such folder."""
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 @dataclass(frozen=True)
 class PreparedPatches:
-    """The patches of prepare_landsat8_biome.py below `root`, a folder each."""
+    """The patches of prepare_landsat8_biome.py below `root`, a folder each.
+
+    mask_codes: of the scenes' manual masks, see `fcd.landsat.labels.truth_decoder`.
+    """
 
     root: Path
+    mask_codes: str | None = None
 
     nodata = sun_elevation = None  # no choice of the user: fill, and what the MTL files say
     masks_are_optional = False
     mask_hint = "run python prepare_landsat8_biome.py --generated_masks DIR"
     damaged = staticmethod(store.damaged)
 
-    @property
-    def absent(self) -> str:
-        """What to do if there are no patches."""
+    def absent(self, place: Path) -> str:
+        """What to do if there are no patches in the folder `place`."""
         return f"run python prepare_landsat8_biome.py --output_dir {self.root}"
 
     @cached_property
@@ -82,7 +108,7 @@ class PreparedPatches:
     def find(self, split: str, folder: str) -> list[Path]:
         """The patches of a split in the folder `clear` or `cloudy`, sorted by name."""
         place = self.root / split / folder
-        return sorted(place.iterdir()) if place.is_dir() else []
+        return [patch for patch in listing(place) if not is_hidden(patch.name)]
 
     def image_path(self, patch: Path) -> Path:
         """Where the image of a patch is."""
@@ -126,7 +152,8 @@ class PreparedPatches:
                         f"{RECORDS} name {', '.join(bands)}; prepare into another --output_dir"
                     )
                 names = bands or band_names(len(image))
-                return Kind(names, image.shape[-1], image.dtype.name, FILL_DN)
+                form = (image.shape[-1], image.dtype.name, FILL_DN)
+                return Kind(names, *form, pixel_size_of(self.root))
         raise UserError(f"every patch is damaged, such as {found[0]}")
 
     def radiometries(self, found: list[Path], bands: Sequence[str]) -> dict[Path, Radiometry]:
@@ -145,7 +172,8 @@ class PreparedPatches:
 
     def scenes(self, split: str, scene_dir: Path | str, *, masked: bool) -> list[Scene]:
         """The scenes below `scene_dir` that were prepared for `split`; all have a reference."""
-        return scenes_of_split(find_scenes(scene_dir), self.root, split)
+        found = find_scenes(scene_dir, labels.truth_decoder(self.mask_codes))
+        return scenes_of_split(found, self.root, split)
 
 
 def is_mask(path: Path) -> bool:
@@ -164,17 +192,43 @@ def _opened(path: Path) -> rasterio.DatasetReader:
         raise _damaged(path, error) from error
 
 
+def nodata_in(dataset: rasterio.DatasetReader, asked: Sequence[float] | None = None) -> Nodata:
+    """What is nodata in what `read_image` returns of such a file."""
+    if is_landsat(names_of(dataset), dataset.dtypes[0]):
+        return FILL_DN
+    marked = {nodata_of(dataset, number) for number in pixel_bands(dataset)}
+    own = [value for value in marked if value is not None and len(marked) == 1]
+    return as_nodata(own if asked is None else asked)
+
+
+def read_image(
+    dataset: rasterio.DatasetReader,
+    window: Window | None = None,
+    asked: Sequence[float] | None = None,
+) -> tuple[np.ndarray, Nodata]:
+    """The pixels (C, h, w) of a raster without its alpha band, and what is nodata in them.
+
+    See `fcd.landsat.rasters.blanked`, also for `asked`.
+    """
+    numbers, names = pixel_bands(dataset), names_of(dataset)
+    marked = [nodata_of(dataset, number) for number in numbers]
+    hidden = hidden_in(dataset, numbers, window)
+    pixels = dataset.read(numbers, window=window)
+    return blanked(pixels, names, hidden, marked, asked), nodata_in(dataset, asked)
+
+
 @dataclass(frozen=True)
 class RasterPatches:
     """The patches below `root`, a GeoTIFF each.
 
-    nodata: None takes what the files say, `NO_NODATA` none, a number that one. sun_elevation: of
-    those whose files do not say, degrees.
+    nodata: values that mean nothing; None takes what the files say. sun_elevation: of those whose
+    files do not say, degrees. mask_codes: see `fcd.landsat.labels.truth_decoder`.
     """
 
     root: Path
-    nodata: float | str | None = None
+    nodata: tuple[float, ...] | None = None
     sun_elevation: float | None = None
+    mask_codes: str | None = None
 
     reference = TRUTH
     labels_from = "folder names"
@@ -183,8 +237,16 @@ class RasterPatches:
         "<name>.tif has its mask beside it as <name>_mask.tif; main.py --mode generate_masks "
         "writes <name>_generated_mask.tif, for --train_mask_file generated_mask.tif"
     )
-    absent = f"folders with {' or '.join(SUFFIXES)} files are expected"
     damaged = staticmethod(_damaged)
+
+    def absent(self, place: Path) -> str:
+        """What is expected if there are no patches in the folder `place`, and what is there."""
+        while not place.is_dir() and place != self.root:
+            place = place.parent
+        kinds = Counter(f.suffix.lower() if f.is_file() else f"{f.name}/" for f in listing(place))
+        there = ", ".join(f"{n} {kind}" if n > 1 else kind for kind, n in kinds.most_common(5))
+        expected = f"folders with {' or '.join(SUFFIXES)} files are expected"
+        return f"{expected}, {{train,val}}/{{clear,cloudy}}; {place} holds {there or 'nothing'}"
 
     def find(self, split: str, folder: str) -> list[Path]:
         """The patches of a split in the folder `clear` or `cloudy`, sorted by name.
@@ -192,8 +254,8 @@ class RasterPatches:
         Raises `UserError` if two have one name, or a mask has no patch or another ending.
         """
         place = self.root / split / folder
-        files = sorted(place.iterdir()) if place.is_dir() else []
-        rasters = [f for f in files if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
+        files = [file for file in listing(place) if not is_hidden(file.name)]
+        rasters = [file for file in files if file.suffix.lower() in SUFFIXES]
         found: dict[str, Path] = {}
         for path in filterfalse(is_mask, rasters):
             if (other := found.setdefault(path.stem, path)) is not path:
@@ -229,10 +291,13 @@ class RasterPatches:
         return patch.with_name(f"{patch.stem}_{mask_file}")
 
     def read(self, patch: Path, mask_file: str | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Image (C, H, W), and patch codes (H, W) uint8 of its mask: invalid where nodata."""
+        """Image (C, H, W), and patch codes (H, W) uint8 of its mask: invalid where nodata.
+
+        The image is a masked array where its file hides pixels (`fcd.landsat.rasters.blanked`).
+        """
         if mask_file is not None:
             return self._masked(patch, mask_file)
-        return self._pixels(patch)[0], None
+        return self._image(patch)[0], None
 
     def mask(self, patch: Path, mask_file: str) -> np.ndarray:
         """Patch codes (H, W) uint8 of the mask of a patch: invalid where nodata."""
@@ -240,7 +305,8 @@ class RasterPatches:
 
     def _masked(self, patch: Path, mask_file: str) -> tuple[np.ndarray, np.ndarray]:
         path = self.mask_path(patch, mask_file)
-        (image, nodata), (codes, _) = self._pixels(patch), self._pixels(path)
+        image, nodata = self._image(patch)
+        codes = self._read(path, lambda mask: mask.read())
         if codes.shape != (1, *image.shape[1:]):
             ours, others = (
                 f"{width}x{height} pixels with {bands} bands"
@@ -250,28 +316,36 @@ class RasterPatches:
                 f"{path} is {ours}, its patch {others}; a mask has one band and the size of its "
                 "patch"
             )
-        mask = labels.patch_from_truth(codes[0], str(path))
-        mask[~known(image, nodata).all(axis=0)] = labels.INVALID
+        # Masks that this project writes have its own codes.
+        own = mask_file == generated.GENERATED_MASK
+        decode = labels.truth_decoder(None if own else self.mask_codes)
+        mask = decode(codes[0], str(path))
+        mask[~known(plain(image), nodata).all(axis=0)] = labels.INVALID
         return image, mask
 
-    def _pixels(self, path: Path) -> tuple[np.ndarray, float | None]:
+    def _image(self, path: Path) -> tuple[np.ndarray, Nodata]:
+        """See `read_image`."""
+        return self._read(path, lambda dataset: read_image(dataset, asked=self.nodata))
+
+    def _read(self, path: Path, read: Callable[[rasterio.DatasetReader], T]) -> T:
         with _opened(path) as dataset:
             try:
-                return dataset.read(), self._nodata(dataset)
+                return read(dataset)
             except RasterioIOError as error:
                 raise _damaged(path, error.__cause__ or error) from error
-
-    def _nodata(self, dataset: rasterio.DatasetReader) -> float | None:
-        if self.nodata is None:
-            return nodata_of(dataset)
-        return None if isinstance(self.nodata, str) else self.nodata
 
     def kind(self, found: list[Path]) -> Kind:
         """What the patches `found` have in common; `UserError` names one that differs."""
         kinds: dict[Kind, Path] = {}
-        for path in tqdm(found, "checking patches", unit="patch", leave=False, dynamic_ncols=True):
+        alphas: dict[int, Path] = {}
+        pixel_sizes: list[float] = []
+        every = -(-len(found) // SIZES_MEASURED)
+        bar = tqdm(found, "checking patches", unit="patch", leave=False, dynamic_ncols=True)
+        for place, path in enumerate(bar):
             with _opened(path) as dataset:
-                types = set(dataset.dtypes)
+                types = {dataset.dtypes[number - 1] for number in pixel_bands(dataset)}
+                if alpha := alpha_of(dataset):
+                    alphas.setdefault(alpha, path)
                 if len(types) > 1 or not types <= set(DTYPES):
                     raise UserError(
                         f"{path} holds {', '.join(sorted(types))}; patches hold "
@@ -282,16 +356,25 @@ class RasterPatches:
                         f"{path} is {dataset.width}x{dataset.height} pixels; patches are square "
                         "(python -m fcd.cut cuts larger images into such)"
                     )
-                size, nodata = dataset.width, self._nodata(dataset)
+                size, nodata = dataset.width, nodata_in(dataset, self.nodata)
                 kind = Kind(names_of(dataset), size, types.pop(), nodata)
                 kinds.setdefault(kind, path)
+                if place % every == 0 and (pixel_size := Grid.of(dataset).pixel_size):
+                    pixel_sizes.append(pixel_size)
             if len(kinds) > 1:
                 (common, first), (kind, _) = kinds.items()
                 raise UserError(
                     f"{path} has {kind}, {first.name} has {common}; all patches "
                     "must be alike (--nodata says what is nodata in all of them)"
                 )
-        return next(iter(kinds))
+        for number, path in alphas.items():
+            print(
+                f"band {number} of patches such as {path} is alpha: it says what is nodata, and "
+                "nothing is learned from it. If it is a band of the image, say so by gdal_edit.py "
+                f"-colorinterp_{number} undefined"
+            )
+        alike = pixel_sizes and max(pixel_sizes) < SAME_PIXELS * min(pixel_sizes)
+        return replace(next(iter(kinds)), pixel_size=median(pixel_sizes) if alike else None)
 
     def radiometries(self, found: list[Path], bands: Sequence[str]) -> dict[Path, Radiometry]:
         """How DN of the patches `found` become standard DN, by the tag SUN_ELEVATION of each.
@@ -321,18 +404,23 @@ class RasterPatches:
                 f"{self.root / split} has no patch{' with a mask' * masked}; "
                 "choose another --test_split, or put <name>_mask.tif beside the patches"
             )
+        if masked:
+            pairs = zip(scenes, found, strict=True)
+            masks = (self.mask(path, "mask.tif") for scene, (path, _) in pairs if scene.truth)
+            labels.require_clear(masks, f"the {split} patches of {self.root}")
         if len(chosen) < len(scenes):
             print(f"{len(chosen)} of the {len(scenes)} {split} patches have a mask to compare with")
         return chosen
 
     def _scene(self, path: Path, folder: str) -> Scene:
         with _opened(path) as dataset:
-            names = enumerate(names_of(dataset), 1)
-            files: dict[str, File] = {band: Band(path, number) for number, band in names}
+            names = zip(names_of(dataset), pixel_bands(dataset), strict=True)
+            files: dict[str, File] = {band: Band(path, number) for band, number in names}
         bands, mask = tuple(files), self.mask_path(path, "mask.tif")
         if mask.exists():
             files["FIXEDMASK"] = mask
-        return Scene(path.stem, folder, path.parent, files, bands, level_1=False)
+        decode = labels.truth_decoder(self.mask_codes)
+        return Scene(path.stem, folder, path.parent, files, bands, False, decode)
 
     def add_generated_masks(self, masks: Path, scenes: list[Scene]) -> None:
         """Put the masks in the folder `masks` beside the patches, which are `scenes`.
@@ -351,3 +439,10 @@ class RasterPatches:
 
 Source: TypeAlias = PreparedPatches | RasterPatches
 """The data sets of patches, which answer to the same names."""
+
+
+def read_how(source: Source) -> dict[str, Any]:
+    """What the user has said of pixels and masks, as JSON holds it."""
+    nodata = None if source.nodata is None else list(source.nodata)
+    codes, sun = source.mask_codes, source.sun_elevation
+    return {"nodata": nodata, "mask_codes": codes, "sun_elevation": sun}

@@ -1,13 +1,14 @@
 """Which scene trains, validates or tests: drawn, or read from a csv."""
 
 import csv
+import io
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fcd.errors import SceneError, UserError
-from fcd.files import replacing
+from fcd.files import decoded, replacing
 from fcd.landsat import labels
 from fcd.landsat.reference import Reference
 from fcd.landsat.scenes import Scene
@@ -107,11 +108,13 @@ def csv_rows(
     Raises `UserError`, which calls the file `told`, if it cannot be read or lacks one of `columns`.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {*columns} <= set(reader.fieldnames or ()):
-                named = ",".join(columns)
-                raise UserError(f"{path}: the first line must name the columns {named}")
-            return [(reader.line_num, row) for row in reader]
+        text = decoded(Path(path).read_bytes())
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        if not {*columns} <= set(reader.fieldnames or ()):
+            raise UserError(
+                f"{path}: the first line must name the columns {','.join(columns)}; it is "
+                f"{text.partition(chr(10))[0].strip()[:50]!r}"
+            )
+        return [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{told} {path} cannot be read: {error}") from error

@@ -44,13 +44,16 @@ class Sky:
         return float(np.exp(-self.vapour * above))
 
 
-def draw_sky(biome: Biome, rng: np.random.Generator) -> Sky:
-    """Sun and air over a scene of `biome`."""
+def draw_sky(biome: Biome, rng: np.random.Generator, sun: tuple[float, float] | None = None) -> Sky:
+    """Sun and air over a scene of `biome`; sun: its elevation and azimuth in degrees."""
     sun_elevation, temperature = rng.uniform(*biome.sun_elevation), rng.uniform(*biome.temperature)
+    sun_azimuth = rng.uniform(110, 165)
+    if sun:
+        sun_elevation, sun_azimuth = sun
     air_mass = 1 + 1 / np.sin(np.radians(sun_elevation))  # up to the sensor, down from the sun
     return Sky(
         sun_elevation=sun_elevation,
-        sun_azimuth=rng.uniform(110, 165),
+        sun_azimuth=sun_azimuth,
         temperature=temperature,
         air=temperature - rng.uniform(0, 4),
         altitude=rng.uniform(*biome.altitude),

@@ -20,6 +20,8 @@ from fcd.landsat.radiometry import (
     RADIANCE_MULT,
     REFLECTANCE_ADD,
     REFLECTANCE_MULT,
+    THERMAL_K1,
+    THERMAL_K2,
 )
 from fcd.landsat.rasters import raster_writer, write_raster
 from fcd.patches.sources import MASK_ENDING
@@ -32,7 +34,7 @@ from fcd.synthetic.scene import (
     draw_scene,
     scene_name,
 )
-from fcd.synthetic.sensor import REFLECTIVE, THERMAL, THERMAL_K1, THERMAL_K2
+from fcd.synthetic.sensor import REFLECTIVE, THERMAL
 from fcd.synthetic.surface import RECIPES
 
 # Of the images of three visible bands: biomes in which clouds can be told by them, and the DN that

@@ -35,6 +35,7 @@ from fcd.synthetic.weather import MOST_RIM, THINNEST, draw_weather, wide_sky
 SYSTEM_SCALE = 250  # pixels over which clouds crowd
 MIN_SIZE = 64  # pixels
 Variety = Literal["plain", "wide"]
+Sun = tuple[float, float]  # elevation and azimuth, degrees
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class SyntheticScene:
     date: datetime.date
     sun_elevation: float  # degrees
     sun_azimuth: float  # degrees, clockwise from north
+    casting: tuple[float, ...]  # km above ground: the layers that throw shadows
 
 
 class _Generators(NamedTuple):
@@ -94,20 +96,22 @@ class _View(NamedTuple):
     rim: int = 0
 
 
-def _plain(biome: str, system: np.ndarray, cover: float, rng: _Generators) -> _View:
+def _plain(
+    biome: str, system: np.ndarray, cover: float, rng: _Generators, sun: Sun | None
+) -> _View:
     """Fair weather: cumulus alone, cirrus alone, or both."""
     recipe = RECIPES[biome]
-    sky = draw_sky(recipe, rng.sky)
+    sky = draw_sky(recipe, rng.sky, sun)
     high_share = rng.sky.choice([0.0, 0.3, 0.5, 1.0], p=[0.4, 0.2, 0.25, 0.15])
     low = low_clouds(system, rng.low, cover * (1 - high_share), sky.air)
     high = cirrus(system, rng.high, cover * high_share, sky.air)
     return _View(recipe, sky, (low, high), (low,))
 
 
-def _wide(biome: str, system: np.ndarray, cover: float, rng: _Generators) -> _View:
+def _wide(biome: str, system: np.ndarray, cover: float, rng: _Generators, sun: Sun | None) -> _View:
     """Any weather, ground and sun."""
     recipe = widened(biome, rng.wide)
-    sky = wide_sky(draw_sky(recipe, rng.sky), rng.wide)
+    sky = wide_sky(draw_sky(recipe, rng.sky, sun), rng.wide)
     layers = draw_weather(sky, system, cover, rng.wide)
     return _View(recipe, sky, layers, layers, THINNEST, int(rng.wide.integers(MOST_RIM + 1)))
 
@@ -121,6 +125,7 @@ def draw_scene(
     cover: float = 0.3,
     footprint: bool = False,
     variety: Variety = "plain",
+    sun: Sun | None = None,
 ) -> SyntheticScene:
     """Draw scene number `index` of `biome`: the same arguments give the same arrays.
 
@@ -128,13 +133,13 @@ def draw_scene(
     together, in [0, 1], about; scenes that differ in `cover` alone have the same ground, sun
     and noise. footprint: rotate the swath, so that the corners are fill. variety: `plain` scenes
     have fair weather and a high sun; `wide` ones any weather, any sun and more kinds of ground, and
-    masks as drawn by hand; their `cover` is 0 or that of broken clouds.
+    masks as drawn by hand; their `cover` is 0 or that of broken clouds. sun: None: by season.
     """
     shape = (size, size) if isinstance(size, int) else size
     _check(biome, shape, cover)
     rng = _generators(biome, seed, index)
     system = fractal(shape, rng.weather, SYSTEM_SCALE, slope=3.5)
-    view = (_wide if variety == "wide" else _plain)(biome, system, cover, rng)
+    view = (_wide if variety == "wide" else _plain)(biome, system, cover, rng, sun)
     sky, layers = view.sky, view.layers
     shadow = np.zeros(shape, np.float32)
     for layer in view.casting:
@@ -169,6 +174,7 @@ def draw_scene(
         date=_acquired(rng.calendar),
         sun_elevation=sky.sun_elevation,
         sun_azimuth=sky.sun_azimuth,
+        casting=tuple(layer.height for layer in view.casting),
     )
 
 

@@ -10,14 +10,15 @@ from fcd.landsat.radiometry import (
     RADIANCE_MULT,
     REFLECTANCE_ADD,
     REFLECTANCE_MULT,
+    THERMAL_K1,
+    THERMAL_K2,
+    brightness_temperature,
 )
 from fcd.landsat.reference import BITS, Collection
 from fcd.synthetic.clouds import Clouds, Sky
 
 # DN = (reflectance x sin(sun elevation) - add) / mult, and DN = (radiance - add) / mult: mult and
 # add of `fcd.landsat.radiometry`, the values of every Biome MTL.
-THERMAL_K1 = {"B10": 774.8853, "B11": 480.8883}  # W / (m2 sr um)
-THERMAL_K2 = {"B10": 1321.0789, "B11": 1201.1442}  # K
 REFLECTIVE, THERMAL = BANDS[:7], BANDS[8:]  # B1…B7 and B10, B11; between them B9
 # Molecular and aerosol reflectance of a clear sky, and the direct share of the light on the
 # ground: a shadow keeps the rest, which is why shadows are blue.
@@ -40,12 +41,6 @@ def footprint_of(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray
 def _radiance(temperature: float | np.ndarray, band: str) -> np.ndarray:
     """Brightness temperature in K -> radiance in W / (m2 sr um) (Handbook, section 5.3)."""
     return THERMAL_K1[band] / np.expm1(THERMAL_K2[band] / np.asarray(temperature))
-
-
-def _brightness_temperature(dn: np.ndarray, band: str) -> np.ndarray:
-    """DN -> brightness temperature in K, the inverse of `_radiance`."""
-    radiance = dn * np.float32(RADIANCE_MULT) + np.float32(RADIANCE_ADD)
-    return THERMAL_K2[band] / np.log1p(THERMAL_K1[band] / radiance)
 
 
 def reflective_dn(
@@ -92,7 +87,7 @@ def qa_of(dn: np.ndarray, sun_elevation: float) -> np.ndarray:
 
     green, red, nir, swir = (reflectance(band) for band in ("B3", "B4", "B5", "B6"))
     snow_index = (green - swir) / np.maximum(green + swir, 1e-3)
-    cool = _brightness_temperature(dn[BANDS.index("B10")], "B10") < 300
+    cool = brightness_temperature(dn[BANDS.index("B10")], "B10") < 300
     bright = cool & (snow_index < 0.6) & (nir > swir)
     cloud = 1 + (bright & (red > 0.20)).astype(np.uint16) + (bright & (red > 0.30))
     cirrus = 1 + 2 * (reflectance("B9") > 0.04).astype(np.uint16)

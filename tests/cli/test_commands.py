@@ -341,9 +341,9 @@ def test_a_config_is_checked_like_a_command_line(call, tmp_path, content, messag
 @pytest.mark.parametrize("text", ["-1e20", "-3.4028235e+38", "-.5E3", "-9999", "-0.5"])
 def test_a_negative_number_may_have_an_exponent(tmp_path, text):
     parsed = parse(main.Settings, ["--nodata", text, "--seed", "3"])
-    assert parsed.data.nodata == nodata_from(text)
+    assert parsed.data.nodata == [nodata_from(text)]
     (tmp_path / "c.json").write_text(f'{{"flags": {{"nodata": {text.replace("-.", "-0.")}}}}}')
-    assert parse(main.Settings, ["--config", "c.json"]).data.nodata == nodata_from(text)
+    assert parse(main.Settings, ["--config", "c.json"]).data.nodata == [nodata_from(text)]
 
 
 def test_two_runs_in_one_folder_are_refused(call, tmp_path):

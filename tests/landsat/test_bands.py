@@ -45,6 +45,9 @@ def test_red_green_and_blue_are_found_by_name():
         (("red", None), ("1", "2")),
         (("B2", "x_B2"), ("1", "2")),
         ((None,) * 10, BANDS),
+        (("B1", "B10", *[None] * 8), ("B1", "B10", *map(str, range(3, 11)))),  # not by place
+        (("scene", *[None] * 9), BANDS),
+        (("B4", "B4", "x_B2"), ("1", "2", "B2")),
     ],
 )
 def test_names_by_descriptions(descriptions, names):

@@ -39,3 +39,39 @@ def test_loss_target_leaves_invalid_pixels_out():
 def test_cloud_share_counts_valid_pixels_only():
     assert labels.cloud_share(np.array([0, 0, 1, 2, 2, 2])) == pytest.approx(0.75)
     assert labels.cloud_share(np.zeros(4)) == 0
+
+
+def test_codes_that_a_user_names():
+    mask = np.array([[0, 255, 7]], np.uint8)
+    decode = labels.truth_decoder("0=clear, 255=cloud,7=nodata")
+    assert decode(mask, "x").tolist() == [[labels.CLEAR, labels.CLOUD, labels.INVALID]]
+    with pytest.raises(UserError, match=r"x: code 7 is none of \[0, 255\].*--mask_codes"):
+        labels.truth_decoder("0=clear,255=cloud")(mask, "x")
+    assert labels.truth_decoder(None) is labels.patch_from_truth
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0=clear", "a code for clear and one for cloud are needed"),
+        ("0=clear,256=cloud", "'256=cloud' is no code from 0 to 255"),
+        ("0=clear,x=cloud", "'x=cloud' is no code"),
+        ("0=clear,1=snow", "'1=snow' is no code"),
+        ("0=clear,0=cloud", "0 has two meanings"),
+        ("", "'' is no code"),
+    ],
+)
+def test_codes_that_say_nothing(text, message):
+    with pytest.raises(UserError, match=message) as told:
+        labels.truth_decoder(text)
+    assert str(told.value).startswith(f"--mask_codes {text}: ")
+
+
+def test_masks_without_a_clear_pixel():
+    clear, cloud, nothing = (np.full((2, 2), code, np.uint8) for code in (1, 2, 0))
+    read = []
+    labels.require_clear((read.append(n) or m for n, m in enumerate([cloud, clear, cloud])), "x")
+    assert read == [0, 1]
+    labels.require_clear([nothing], "x")  # said elsewhere
+    with pytest.raises(UserError, match=r"^x: no pixel .* 128 for clear.* 0=clear,255=cloud"):
+        labels.require_clear([nothing, cloud], "x")

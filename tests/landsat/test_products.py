@@ -234,6 +234,11 @@ def test_a_raster_with_several_bands(tmp_path, dtype, interleave):
     assert bands_of(scene).dtype == dtype
     assert (bands_of(scene) == pixels).all()
     assert (bands_of(scene_from(path, band_names(3), bands="4,1-2")) == pixels[[3, 0, 1]]).all()
+    if dtype == "uint8":  # whose fourth band GDAL calls alpha: not for a network of four
+        without = bands_of(scene_from(path, band_names(3)))
+        assert np.array_equal(np.isnan(without), (pixels[3:] == 0).repeat(3, 0))
+        with pytest.raises(UserError, match=r"\(band 4 is alpha\) has 3 bands, "):
+            scene_from(path, band_names(2))
 
 
 def test_files_of_bands_have_their_own_type_and_nodata(tmp_path):
@@ -243,9 +248,9 @@ def test_files_of_bands_have_their_own_type_and_nodata(tmp_path):
 
     def read(bands):
         with scene_from(str(tmp_path), band_names(len(bands.split(","))), bands).open() as reader:
-            return reader.nodata, reader.dtype
+            return reader.marked, reader.dtype
 
-    assert read("_r,_r") == (0, "uint8")
+    assert read("_r,_r") == ((0, 0), "uint8")
     assert read("_r,_g") == ((0, None), "uint8")
     with pytest.raises(
         SceneError, match=r"s_b\.tif holds uint16, s_g\.tif uint8; all bands"
@@ -266,7 +271,7 @@ def test_files_of_bands_have_their_own_type_and_nodata(tmp_path):
     ],
 )
 def test_bands_that_do_not_fit(tmp_path, channels, bands, message):
-    path = write_raster(tmp_path / "x.tif", np.ones((4, 8, 8), np.uint8))
+    path = write_raster(tmp_path / "x.tif", np.ones((4, 8, 8), np.uint16))
     with pytest.raises(UserError, match=message):
         scene_from(path, band_names(channels), bands)
 

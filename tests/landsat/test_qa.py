@@ -3,8 +3,9 @@ import pytest
 
 from fcd.errors import SceneError, UserError
 from fcd.landsat.labels import CLEAR, CLOUD, INVALID
+from fcd.landsat.mtl import parse_mtl
 from fcd.landsat.reference import BITS, Collection, collection_of, mask_from_qa, method_name
-from fcd.landsat.scenes import Scene, find_scenes, parse_mtl
+from fcd.landsat.scenes import Scene, find_scenes
 from tests.conftest import REAL
 
 PRE, ONE, TWO = Collection

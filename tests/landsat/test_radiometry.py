@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fcd.errors import SceneError
+from fcd.landsat.mtl import parse_mtl
 from fcd.landsat.radiometry import SUN_ELEVATION, Radiometry, kept, sun_elevation
-from fcd.landsat.scenes import parse_mtl
 from tests.conftest import REAL
 
 BANDS = ("B2", "B10")

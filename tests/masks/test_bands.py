@@ -177,7 +177,9 @@ def test_each_scene_takes_the_weights_it_can(tmp_path, monkeypatch, call):
     assert re.search(f"scene {zero} in .*: band B10, B11 is fill in every pixel", err)
     found, rows = masked(tmp_path / "one")
     assert set(found) == {whole, half}
-    assert "band B10, B11 is fill" in rows[zero]["status"]
+    assert rows[zero]["status"] == "failed"
+    assert "band B10, B11 is fill" in rows[zero]["reason"]
+    assert "--model_weights takes a folder of several" in rows[zero]["reason"]
 
 
 def test_folders_of_weights(tmp_path, monkeypatch, call):

@@ -6,12 +6,18 @@ import platform
 import re
 import shutil
 import signal
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import torch
 from PIL import Image
+from rasterio.transform import Affine
 from rio_cogeo import cog_validate
 from scipy.ndimage import binary_erosion
 
@@ -21,14 +27,15 @@ import supervised_main
 from benchmarks.seam import random_generator, scores, seam
 from fcd import pictures
 from fcd.cli import entry
-from fcd.errors import UserError
+from fcd.errors import SceneError, UserError
 from fcd.files import replacing
 from fcd.landsat import labels
 from fcd.landsat.bands import BANDS, RGB_BANDS
-from fcd.landsat.products import scene_from
+from fcd.landsat.products import expand, scene_from
 from fcd.landsat.scenes import find_scenes
 from fcd.masks.prediction import Predictor, predict_array, predict_scenes
 from fcd.masks.scoring import Prediction, Tiles, strips
+from fcd.masks.summary import named
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Processes
 from fcd.training.run import RunFolder
@@ -40,7 +47,7 @@ from solver import (
     Task,
     load_solver,
 )
-from tests.conftest import REAL, write_scene
+from tests.conftest import REAL, ROOT, write_scene, write_tif
 from tests.landsat.test_products import ONE, TWO, pack, write
 
 CPU = torch.device("cpu")
@@ -163,7 +170,8 @@ def test_one_bad_scene_is_told_and_the_others_go_on(tmp_path, capsys):
     assert predict_scenes(paths, PREDICTOR, tmp_path / "out") == 1
     assert f"error: scene {ONE}" in capsys.readouterr().err
     rows = summary(tmp_path / "out")
-    assert rows[ONE]["status"].startswith("failed: scene")
+    assert rows[ONE]["status"] == "failed"
+    assert rows[ONE]["reason"].startswith(f"scene {ONE}")
     assert rows[TWO]["status"] == "done"
     assert not list((tmp_path / "out").glob(f"*{ONE}*"))
     # Mended and run again: the line is replaced, the other scene is not masked again.
@@ -181,7 +189,7 @@ def test_a_band_cut_off_leaves_nothing_half_written(tmp_path):
     path.write_bytes(path.read_bytes()[:-1500])
     assert predict_scenes([str(tmp_path / "a")], PREDICTOR, tmp_path / "out") == 1
     assert {p.name for p in (tmp_path / "out").iterdir()} == {".lock", "summary.csv"}
-    assert "B7.TIF is damaged" in summary(tmp_path / "out")[ONE]["status"]
+    assert "B7.TIF is damaged" in summary(tmp_path / "out")[ONE]["reason"]
 
 
 @pytest.mark.parametrize("change", ["weights", "score", "damage", "overwrite", "summary"])
@@ -205,14 +213,142 @@ def test_what_is_not_the_same_is_made_again(tmp_path, change):
     assert len(summary(tmp_path / "out")) == 1
 
 
-def test_two_inputs_of_one_name(tmp_path):
+def test_two_areas_of_one_product_both_get_a_mask(tmp_path, capsys):
+    places = {"north": 0, "south": 3}
+    dn = {place: write(tmp_path / place, ONE, seed) for place, seed in places.items()}
+    for file in (tmp_path / "south").glob("*.TIF"):
+        with rasterio.open(file, "r+") as dataset:
+            dataset.transform = Affine(30, 0, 500_000, 0, -30, 3_000_000)
+    paths = [str(tmp_path / place) for place in places]
+    names = {"north": ONE, "south": f"{ONE}_south"}
+    for given in (paths, paths, paths[1:], paths[::-1]):  # the names stay, whatever is given
+        assert predict_scenes(given, PREDICTOR, tmp_path / "out") == 0
+        rows = summary(tmp_path / "out")
+        assert {name: rows[name]["path"] for name in rows} == dict(
+            zip(names.values(), paths, strict=True)
+        )
+        for place, name in names.items():
+            with rasterio.open(tmp_path / "out" / f"{name}_mask.tif") as dataset:
+                assert (dataset.read(1) == expected_mask(dn[place])).all()
+    assert "0 scenes masked, 2 were there already, 0 failed" in capsys.readouterr().out
+    # A third one of the second's name.
+    shutil.copytree(tmp_path / "south", tmp_path / "x" / "south")
+    with rasterio.open(tmp_path / "x" / "south" / f"{ONE}_B1.TIF", "r+") as dataset:
+        dataset.write(np.ones(SIZE, np.uint16), 1)
+    assert predict_scenes([*paths, str(tmp_path / "x" / "south")], PREDICTOR, tmp_path / "o") == 1
+    reason = summary(tmp_path / "o")[str(tmp_path / "x" / "south")]["reason"]
+    assert f"has the name {ONE}_south, as {paths[1]}; rename one" in reason
+
+
+def test_an_archive_beside_its_unpacked_folder_is_masked_once(tmp_path, capsys):
+    write(tmp_path / "scenes" / ONE, ONE)
+    pack(tmp_path / "scenes" / ONE, tmp_path / "scenes" / f"{ONE}.tar.gz", "w:gz")
+    paths = expand([str(tmp_path / "scenes")])
+    assert len(paths) == 2
+    assert predict_scenes(paths, PREDICTOR, tmp_path / "out") == 0
+    assert f"{paths[1]} is the scene of {paths[0]}: masked once" in capsys.readouterr().out
+    assert [row["path"] for row in summary(tmp_path / "out").values()] == paths[:1]
+
+
+def test_a_copy_with_gaps_is_the_same_scene(tmp_path):
+    pixels = np.full((2, 8, 8), 0.5, np.float32)
+    pixels[0, 0] = np.nan
+    first, copy, other = (str(tmp_path / place / "x.tif") for place in ("a", "b", "c"))
+    for path, values in ((first, pixels), (copy, pixels), (other, pixels + 1)):
+        write_tif(Path(path), values)
+    read = partial(scene_from, needed=("1", "2"))
+    assert named(read(copy), copy, tmp_path, lambda *_: first, read) is None
+    with pytest.raises(SceneError, match="has the name x_c"):
+        named(read(other), other, tmp_path, lambda *_: first, read)
+
+
+def test_a_summary_that_a_spreadsheet_has_saved(tmp_path, capsys):
     write(tmp_path / "a", ONE)
-    write(tmp_path / "b", ONE, seed=3)
-    paths = [str(tmp_path / name) for name in "ab"]
-    assert predict_scenes(paths, PREDICTOR, tmp_path / "out") == 1
-    rows = summary(tmp_path / "out")
-    assert rows[ONE]["path"] == paths[0]
-    assert f"has the name {ONE}, as {paths[0]}" in rows[paths[1]]["status"]
+    write(tmp_path / "b", TWO)
+    path = tmp_path / "out" / "summary.csv"
+    predict_scenes([str(tmp_path / "a")], PREDICTOR, tmp_path / "out")
+    before = summary(tmp_path / "out")[ONE]
+    saved = path.read_text().replace(",", ";").replace("\n", ";mine\r\n").replace("mine", "note", 1)
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_bytes(saved.encode(encoding))
+        predict_scenes([str(tmp_path / "b")], PREDICTOR, tmp_path / "out", overwrite=True)
+        rows = summary(tmp_path / "out")
+        assert rows[ONE] == before | {"note": "mine"}
+        assert rows[TWO]["status"] == "done"
+    assert capsys.readouterr().err.count("warning") == 0
+    for number, other in enumerate((b"my notes\n", b"\xff\xfe\x00", b"scene,path\n\x00,\n"), 1):
+        path.write_bytes(other)
+        predict_scenes([str(tmp_path / "b")], PREDICTOR, tmp_path / "out", overwrite=True)
+        if number < 3:  # what is read of the last one depends on the version of Python
+            assert (tmp_path / "out" / f"summary.kept-{number}.csv").read_bytes() == other
+            assert f"kept as summary.kept-{number}.csv, begun anew" in capsys.readouterr().err
+        assert TWO in summary(tmp_path / "out")
+
+
+def test_a_path_that_is_no_utf_8_stops_no_other_scene(tmp_path):
+    write(tmp_path / "x", ONE)
+    (tmp_path / "x").rename(tmp_path / "\udcfc")
+    write(tmp_path / "ü", TWO)
+    paths = [str(tmp_path / "\udcfc"), str(tmp_path / "ü")]
+    for _ in range(2):
+        assert predict_scenes(paths, PREDICTOR, tmp_path / "out") == 1
+        with open(
+            tmp_path / "out" / "summary.csv", encoding="utf-8", errors="surrogateescape"
+        ) as f:
+            rows = {row["path"]: row for row in csv.DictReader(f)}
+        assert rows[paths[1]]["status"] == "done"
+        assert "its name is no UTF-8; rename it" in rows[paths[0]]["reason"]
+
+
+def test_a_path_that_the_locale_cannot_say(tmp_path):
+    dn = write(tmp_path / "größe", TWO)
+    (tmp_path / "list.txt").write_bytes("größe\n".encode())
+    code = (
+        "from fcd.cli import entry\nfrom fcd.landsat.products import expand, scene_from\n"
+        "def main():\n    for path in expand(['list.txt', 'gr*']):\n"
+        "        scene = scene_from(path)\n        scene.check()\n"
+        "        with scene.open() as reader:\n            print(path, reader.bands().sum())\n"
+        "entry.run(main)"
+    )
+    more = {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONPATH": str(ROOT),
+    }
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | more, capture_output=True
+    )
+    assert (told.returncode, told.stderr) == (0, b"")
+    assert [int(line.split()[1]) for line in told.stdout.splitlines()] == [dn.sum()]
+
+
+def test_pixels_of_another_size_are_told(tmp_path, capsys):
+    write(tmp_path / "s", ONE)
+    pixels = {
+        None: "30",
+        30.0: "30",
+        33.0: "30",
+        15.0: "30 (trained on 15)",
+        60.0: "30 (trained on 60)",
+    }
+    for learned, told in pixels.items():
+        for allowed in (False, True):
+            predict_scenes(
+                [str(tmp_path / "s")], replace(PREDICTOR, pixel_size=learned), tmp_path / "out",
+                overwrite=True, allow_pixel_size=allowed,
+            )  # fmt: skip
+            err = capsys.readouterr().err
+            warned = (
+                f"has pixels of 30 m, those of training are of {learned:g} m" in err
+                if learned
+                else False
+            )
+            assert warned == ("trained" in told and not allowed)
+            assert ("warning" in err) == warned
+            assert summary(tmp_path / "out")[ONE]["pixel_size"] == told
+            with rasterio.open(tmp_path / "out" / f"{ONE}_mask.tif") as dataset:
+                assert dataset.tags()["FCD_PIXEL_SIZE"] == told
 
 
 def test_a_scene_of_fill_is_no_error(tmp_path):
@@ -395,3 +531,50 @@ def test_no_scene_is_lost_to_a_folder_that_cannot_be_written(tmp_path):
     if os.path.isdir("/proc"):  # a folder that nobody writes to, root neither
         with pytest.raises(UserError, match="--output_dir /proc cannot be written to"):
             predict_scenes(["x"], PREDICTOR, "/proc")
+
+
+class TestArraysWithGaps:
+    """`predict_array`: what is masked, or NaN, is nodata, and no other pixel changes."""
+
+    def predicted(self, dn, dtype="uint16", nodata=0):
+        normalization = Normalization.paper(10, "uint16", nodata)
+        if dtype != "uint16":
+            unit = ((0.0,) * 3, (1.0,) * 3)
+            normalization = Normalization("paper", *unit, None, dtype)
+        solver = FCDSolver(Run(RunFolder("FCD"), CPU), GANSize(4, 1, 4, 3), 32, normalization)
+        return predict_array(dn, solver.predictor(0.1))
+
+    def test_of_integers(self):
+        dn = np.random.default_rng(0).integers(1, 60_000, (10, 40, 50)).astype(np.uint16)
+        hidden = np.zeros(dn.shape, bool)
+        hidden[3, 5:9, 7:11] = hidden[8, 20] = True
+        mask, score = self.predicted(np.where(hidden, 0, dn).astype(np.uint16))
+        assert ((mask == 0) == hidden.any(axis=0)).all()
+        masked = np.ma.array(dn, mask=hidden)
+        for given in (
+            masked,
+            masked.astype(np.float64).filled(np.nan),
+            np.where(hidden, np.inf, dn).astype(np.float32),
+            np.ma.masked_equal(np.where(hidden, 60_001, dn), 60_001).astype(np.float32),
+        ):
+            found = self.predicted(given)
+            np.testing.assert_array_equal(found[0], mask)
+            np.testing.assert_array_equal(found[1], score)
+        np.testing.assert_array_equal(self.predicted(masked, nodata=None)[0] == 0, mask == 0)
+
+    def test_of_floats(self):
+        values = np.random.default_rng(0).random((3, 40, 50), np.float32)
+        gaps = values.copy()
+        gaps[1, 5:9] = np.nan
+        mask, score = self.predicted(gaps, "float32")
+        assert (mask[5:9] == 0).all()
+        assert np.isnan(score).sum() == 4 * 50
+        for given in (np.ma.masked_invalid(gaps), gaps.astype(np.float64)):
+            np.testing.assert_array_equal(self.predicted(given, "float32")[1], score)
+
+    @pytest.mark.parametrize("value", [0.5, -1, 65536])
+    def test_of_floats_that_are_no_dn(self, value):
+        dn = np.full((10, 8, 8), 7, np.float64)
+        dn[0, 0, 0] = value
+        with pytest.raises(UserError, match="holds float64, the network was trained on uint16"):
+            self.predicted(dn)

@@ -2,15 +2,16 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 
 import prepare_landsat8_biome
 from data_loader import PatchDataset, training_normalization
-from fcd.errors import UserError
+from fcd.errors import MissingBand, UserError
 from fcd.landsat import labels
 from fcd.landsat.scenes import find_scenes
 from fcd.patches import cutting
-from fcd.patches.cutting import Cutting, cut_scene
+from fcd.patches.cutting import Cutting, cut_scene, pixel_size_of
 from fcd.patches.sources import PreparedPatches
 from tests.conftest import draw, write_scene
 
@@ -49,6 +50,7 @@ def test_all_invalid_patches_are_skipped_and_test_scenes_stay_whole(tmp_path):
     (scene,) = find_scenes(tmp_path / "s")
     record = cut_scene(scene, tmp_path / "p", "train", Cutting(16, 16))
     assert len(record["clear"]) + len(record["cloudy"]) == 3
+    assert record["pixel_size"] == pixel_size_of(tmp_path / "p") == 30
     record = cut_scene(scene, tmp_path / "q", "test", Cutting(16, 16))
     assert record["clear"] == record["cloudy"] == []
     assert not (tmp_path / "q" / "test").exists() or not any(
@@ -120,3 +122,45 @@ def test_a_folder_keeps_to_its_bands(scene_root, tmp_path, call):
     with pytest.raises(UserError, match=r"image\.tif has 4 bands, the records in scenes name B1, "):
         _ = PatchDataset(out, "train").kind
     assert call(prepare_landsat8_biome, *flags, "--bands", "B2-B12")[0] == 2
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_scene_whose_thermal_bands_are_fill_is_named(tmp_path, split):
+    dn, truth = draw(16, 16, 1)
+    dn[8:] = 0
+    write_scene(tmp_path / "s" / "S1", "S1", dn, truth)
+    (scene,) = find_scenes(tmp_path / "s")
+    with pytest.raises(
+        MissingBand, match=r"scene S1 in .*: band B10, B11 is fill .* --bands B1-B9$"
+    ):
+        cut_scene(scene, tmp_path / "p", split, Cutting(16, 16))
+    assert not cutting.record_path(tmp_path / "p", scene).exists()
+    without = Cutting(16, 16, bands="B1,B2,B3,B4,B5,B6,B7,B9")
+    assert cut_scene(scene, tmp_path / "p", split, without)["scene"] == "S1"
+
+
+def test_what_files_of_a_scene_mark_is_invalid(tmp_path):
+    dn, truth = np.full((10, 16, 16), 9000, np.uint16), np.full((16, 16), 128, np.uint8)
+    dn[2, 3, 4] = 65535
+    write_scene(tmp_path / "s" / "S1", "S1", dn, truth)
+    for band in range(1, 12):
+        if (path := tmp_path / f"s/S1/S1_B{band}.TIF").exists():
+            with rasterio.open(path, "r+") as dataset:
+                dataset.nodata = 65535
+    cut_scene(find_scenes(tmp_path / "s")[0], tmp_path / "p", "train", Cutting(16, 16))
+    (mask,) = (tmp_path / "p").rglob("mask.tif")
+    assert np.argwhere(tifffile.imread(mask) == 0).tolist() == [[3, 4]]
+
+
+def test_manual_masks_of_other_codes(tmp_path):
+    dn, truth = draw(32, 32, 1)
+    other = np.where(truth > 128, 255, 0).astype(np.uint8)
+    write_scene(tmp_path / "s" / "S1", "S1", dn, other)
+    found = find_scenes(tmp_path / "s")
+    with pytest.raises(UserError, match="no pixel of their masks is clear"):
+        cutting.prepare(found, tmp_path / "p", Cutting(16, 16), None, 0, False, 1)
+    scenes = find_scenes(tmp_path / "s", labels.truth_decoder("0=clear,255=cloud"))
+    cut_scene(scenes[0], tmp_path / "q", "train", Cutting(32, 32))
+    (mask,) = (tmp_path / "q").rglob("mask.tif")
+    expected = np.where(dn.any(axis=0), np.where(other, 2, 1), 0)
+    assert (tifffile.imread(mask) == expected).all()

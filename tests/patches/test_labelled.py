@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import rasterio
+import torch
 
 from data_loader import PatchDataset
 from fcd.cli import commands
@@ -247,3 +248,30 @@ def test_patches_keep_the_names_of_the_bands(tmp_path, images):
     told = r"i7\.tif has 2 bands .B5, slope. of uint16.* that of line 2 has 2 bands .B5, elevation."
     with pytest.raises(UserError, match=told):
         labelled.read_labels(tmp_path / "labels.csv")
+
+
+def test_masks_of_other_codes_and_hidden_pixels(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    hidden = np.zeros((16, 16), bool)
+    hidden[:, :5] = True
+    for number in range(4):
+        image = rng.integers(0, 255, (4, 16, 16)).astype(np.uint8)
+        image[3] = np.where(hidden, 0, 255)  # alpha, by the default of GDAL
+        write_tif(tmp_path / f"images/i{number}.tif", image)
+        mask = np.zeros((1, 16, 16), np.uint8)
+        mask[:, :4] = 255 * (number % 2)
+        write_tif(tmp_path / f"images/i{number}_mask.tif", mask)
+    write_labels(tmp_path, [(f"images/i{n}.tif", "") for n in range(4)])
+    with pytest.raises(UserError, match=r"the images of .*labels\.csv: no pixel of their masks"):
+        run(tmp_path, "--patch_size", "8")
+    run(tmp_path, "--patch_size", "8", "--mask_codes", "0=clear,255=cloud", "--val_share", "0")
+    assert "train: 12 clear, 4 cloudy patches" in capsys.readouterr().out
+    # What is written has the usual codes, three bands and a mask of its own.
+    dataset = PatchDataset(RasterPatches(tmp_path / "p"), "train", "mask.tif")
+    assert dataset.kind.bands == ("1", "2", "3")
+    for sample in dataset:
+        row, column = map(int, sample["name"].removesuffix(".tif").split("_")[1:])
+        gone = hidden[row : row + 8, column : column + 8]
+        assert (torch.isnan(sample["image"].float()).numpy() == gone).all()
+        assert ((sample["mask"] == 0).numpy() == gone).all()
+        assert ((sample["mask"] == 2).any() == (sample["label"] == 1)).all()

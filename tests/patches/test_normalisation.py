@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -84,3 +85,13 @@ def test_names_of_bands_come_from_the_patches():
         image = np.arange(18, dtype=dtype).reshape(2, 3, 3)
         data = Kind(("B9", "B2"), 3, dtype, None)
         assert normalization(kind, data, lambda image=image: [image]).bands == ("B9", "B2")
+
+
+def test_checkpoints_of_earlier_versions_know_the_pixels_of_landsat_alone():
+    for learned, expected in ((Normalization.paper(10), 30), (Normalization.paper(3), None)):
+        state = learned.state()
+        del state["pixel_size"]
+        assert Normalization.from_state(state).pixel_size == expected
+        for wrong in (0, -1, math.inf, math.nan):
+            with pytest.raises(ValueError, match="pixels of"):
+                Normalization.from_state(state | {"pixel_size": wrong})

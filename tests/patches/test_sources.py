@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+import rasterio
 import torch
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
 from data_loader import (
@@ -16,8 +19,8 @@ from fcd.cli.settings import nodata_from
 from fcd.errors import SceneError, UserError
 from fcd.landsat import labels
 from fcd.landsat.rasters import Grid, write_raster
-from fcd.patches.normalisation import FILL, VALID_MIN, Normalization
-from fcd.patches.sources import RasterPatches
+from fcd.patches.normalisation import FILL, VALID_MIN, Kind, Normalization, value_ranges
+from fcd.patches.sources import PreparedPatches, RasterPatches
 from tests.conftest import write_tif
 
 SIDE = 8
@@ -145,10 +148,13 @@ def test_nodata_of_the_image_is_invalid_in_the_mask(tmp_path):
     mask = PatchDataset(RasterPatches(tmp_path), "train", "mask.tif")[3]["mask"]
     assert (mask[5, 5], mask[6, 6], mask[5, 6]) == (labels.INVALID, labels.INVALID, labels.CLEAR)
     assert (mask == labels.INVALID).sum() == 2
-    ignoring = PatchDataset(RasterPatches(tmp_path, "none"), "train", "mask.tif")[3]["mask"]
+    ignoring = PatchDataset(RasterPatches(tmp_path, ()), "train", "mask.tif")[3]["mask"]
     assert (ignoring == labels.INVALID).sum() == 1  # NaN stays nodata
-    other = RasterPatches(tmp_path, 3)
+    other = RasterPatches(tmp_path, (3,))
     assert PatchDataset(other, "train").kind.nodata == 3
+    both = PatchDataset(RasterPatches(tmp_path, (3, -1)), "train", "mask.tif")
+    assert both.kind.nodata == (3, -1)
+    assert (both[3]["mask"] == labels.INVALID).sum() == 2
 
 
 def use(root, **other):
@@ -227,6 +233,42 @@ def test_folders_without_patches_and_names_there_twice(tmp_path):
     refuse(r"p0\.tiff and p0\.tif have one name", tmp_path)
 
 
+def test_the_line_says_what_is_there_instead(tmp_path):
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training.csv").touch()
+    refuse(rf"{tmp_path} holds training/, \.csv", tmp_path)
+    (tmp_path / "train" / "Clear").mkdir(parents=True)
+    refuse(r"train holds Clear/", tmp_path)
+    (tmp_path / "train" / "clear").mkdir()
+    refuse(r"clear holds nothing", tmp_path)
+    for number in range(3):
+        (tmp_path / "train" / "clear" / f"{number}.PNG").touch()
+    refuse(r"train,val./.clear,cloudy.; .*clear holds 3 \.png", tmp_path)
+
+
+def test_hidden_files_are_no_patches(tmp_path):
+    for folder in ("train/clear/a", "train/cloudy/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / ".." / ".DS_Store").touch()
+    source = PreparedPatches(tmp_path)
+    assert [path.name for path in source.find("train", "clear")] == ["a"]
+    assert PatchDataset(source, "train").labels.tolist() == [0, 1]
+
+
+def test_the_size_of_pixels_is_that_of_the_patches_if_they_agree(tmp_path):
+    write_set(tmp_path)
+    dataset = PatchDataset(RasterPatches(tmp_path), "train")
+    assert dataset.kind.pixel_size == 10
+    normalization = training_normalization("paper", dataset)
+    assert normalization.pixel_size == 10
+    assert Normalization.from_state(normalization.state()).pixel_size == 10
+    tuned = Normalization.paper(3, "uint8", None).for_training(normalization, "x.pt", None)
+    assert tuned.pixel_size == 10
+    place = Grid(SIDE, SIDE, CRS.from_epsg(32616), Affine(30, 0, 452_475, 0, -30, 3_408_645))
+    write_raster(tmp_path / "train/clear/p0.tif", draw("uint8", 0), place, None)
+    assert PatchDataset(RasterPatches(tmp_path), "train").kind.pixel_size is None
+
+
 def test_without_masks_choices_are_made_without_and_this_is_said(tmp_path, capsys):
     write_set(tmp_path, masks=True)
     source = RasterPatches(tmp_path)
@@ -271,37 +313,39 @@ class TestNodataOfARaster:
 
     def test_the_type_must_be_that_of_training(self):
         with pytest.raises(SceneError, match=r"x\.tif holds uint16, the network was .* on uint8"):
-            Normalization.paper(3, "uint8", None).of("uint16", None, "x.tif")
+            Normalization.paper(3, "uint8", None).of("uint16", [None] * 3, "x.tif")
 
     def test_what_a_file_marks_counts_where_training_had_none(self):
         plain = Normalization.paper(3, "uint8", None)
-        assert plain.of("uint8", 255, "x.tif").nodata == 255
-        assert plain.of("uint8", None, "x.tif") == plain
+        assert plain.of("uint8", [255] * 3, "x.tif").nodata == 255
+        assert plain.of("uint8", [None] * 3, "x.tif") == plain
 
-    def test_another_value_is_refused(self):
-        landsat = Normalization.paper(10)
-        assert landsat.of("uint16", None, "x") == landsat.of("uint16", 0, "x") == landsat
+    def test_another_value_is_refused_and_the_advice_works(self):
+        black = Normalization.paper(3, "uint8", 0)
+        assert black.of("uint8", [None] * 3, "x") == black.of("uint8", [0] * 3, "x") == black
         with pytest.raises(
-            SceneError, match=r"x marks 65535 as nodata, .* have 0; say by --nodata"
+            SceneError, match=r"x marks 255 as nodata, .* have 0; .*such as --nodata 0 255$"
         ):
-            landsat.of("uint16", 65535, "x")
+            black.of("uint8", [255] * 3, "x")
+        both = black.of("uint8", [255] * 3, "x", (0, 255))
+        dn = np.array([0, 7, 255, 9], np.uint8).reshape(1, 1, 4).repeat(3, 0)
+        assert both.is_valid(dn).tolist() == [[False, True, False, True]]
+        assert (both.normalize(torch.from_numpy(dn)[None])[0, 0, 0] == FILL).tolist() == [
+            True, False, True, False,
+        ]  # fmt: skip
+        assert Normalization.from_state(both.state()) == both
 
-    def test_each_band_has_its_own(self):
-        marked = Normalization.paper(3, "uint8", None).of("uint8", (0, None, 255), "x")
-        dn = np.array([[0, 1, 9, 255], [0, 1, 255, 9], [0, 255, 9, 9]], np.uint8).reshape(3, 1, 4)
-        assert marked.is_valid(dn).tolist() == [[False, False, True, True]]
-        fill = marked.normalize(torch.from_numpy(dn)[None]) == FILL
-        assert fill.nonzero().tolist() == [[0, 0, 0, 0], [0, 2, 0, 1]]
-        unit = Normalization("paper", (0.0,) * 2, (1.0,) * 2, None, "float32")
-        marked = unit.of("float32", (-9999.9, 0.1), "x")
-        dn = np.array([[-9999.9, 0.1, 0.1], [0.5, 0.5, 0.1]], np.float32).reshape(2, 3, 1)
-        assert marked.is_valid(dn)[:, 0].tolist() == [False, True, False]
+    def test_dn_0_of_landsat_always_counts(self):
+        for trained in (Normalization.paper(10), Normalization.paper(10, nodata=None)):
+            assert trained.of("uint16", [None] * 10, "x").nodata == 0
+            assert trained.of("uint16", [65535] * 10, "x", ()).nodata == 0
+            assert trained.of("uint16", [0] * 10, "x", (65535,)).nodata == (0, 65535)
 
-    def test_one_band_alone_may_mark_the_value_of_training(self):
-        landsat = Normalization.paper(10)
-        assert landsat.of("uint16", (0, *[None] * 9), "x") == landsat
+    def test_what_single_bands_mark_is_not_that_of_all(self):
+        black = Normalization.paper(3, "uint8", 0)
+        assert black.of("uint8", (0, None, 255), "x") == black
         with pytest.raises(SceneError, match=r"x marks 7 as nodata, .* have 0; say by --nodata"):
-            landsat.of("uint16", (0, 7, *[None] * 8), "x")
+            black.of("uint8", (7, None, None), "x")
 
 
 def test_is_nodata_of_arrays_and_tensors():
@@ -330,3 +374,122 @@ def test_generated_masks_are_clear_where_the_label_is(tmp_path):
     assert dataset[0]["mask"][:: SIDE // 2, :: SIDE // 2].tolist() == [[0, 1], [1, 1]]
     assert dataset[1]["mask"][:: SIDE // 2, :: SIDE // 2].tolist() == [[0, 1], [2, 2]]
     assert '"image_labels": 2' in (tmp_path / "generated_mask.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "normalize"), [("uint8", "stretch"), ("uint16", "paper"), ("float32", "paper")]
+)
+def test_what_a_file_hides_is_nodata_and_an_alpha_band_is_not_learned(tmp_path, dtype, normalize):
+    images = write_set(tmp_path, dtype, masks=True)
+    hidden = np.zeros((SIDE, SIDE), bool)
+    hidden[4:, 3:] = True
+    opaque = {"uint8": 255, "uint16": 65535, "float32": 1}[dtype]
+    image = images["train", "cloudy", 1]
+    path = tmp_path / "train/cloudy/p1.tif"
+    write_raster(path, image, Grid(SIDE, SIDE, None, Affine.identity()), None, hidden=hidden)
+    path = tmp_path / "train/cloudy/p2.tif"
+    alpha = np.where(hidden, 0, opaque).astype(dtype)
+    write_tif(path, np.concatenate([images["train", "cloudy", 2], alpha[None]]))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = [*dataset.colorinterp[:3], ColorInterp.alpha]
+    dataset = PatchDataset(RasterPatches(tmp_path), "train", "mask.tif")
+    assert (dataset.num_channels, dataset.kind.dtype, dataset.kind.nodata) == (3, dtype, None)
+    normalization = training_normalization(normalize, dataset)
+    batch = next(iter(get_loader(dataset, 6, 0)))
+    fill = (normalization.normalize(batch["image"]) == FILL).numpy()
+    expected = np.zeros_like(fill)
+    expected[4:] = hidden
+    assert (fill == expected).all()
+    assert ((batch["mask"] == labels.INVALID).numpy()[4:] == hidden).all()
+    there = np.where(expected[4], np.nan, image)
+    assert np.array_equal(batch["image"][4].numpy(), there, equal_nan=True)
+    plain = [images["train", label, n] for label in ("clear", "cloudy") for n in range(3)]
+    known = np.where(expected, np.nan, np.stack(plain).astype(np.float64))
+    if normalize == "paper" and dtype == "float32":
+        assert normalization.low == pytest.approx(np.nanmin(known, axis=(0, 2, 3)), abs=1e-6)
+    if normalize == "stretch":
+        for band, low in enumerate(normalization.low):
+            assert low == np.nanquantile(known[:, band], 0.001, method="inverted_cdf")
+
+
+def test_an_alpha_band_is_said(tmp_path, capsys):
+    for label in ("clear", "cloudy"):
+        write_tif(tmp_path / f"train/{label}/p.tif", draw("uint8", 1, 4))
+    assert PatchDataset(RasterPatches(tmp_path), "train").num_channels == 3
+    out = capsys.readouterr().out
+    assert "band 4 of patches such as" in out
+    assert "gdal_edit.py -colorinterp_4 undefined" in out
+
+
+def test_dn_0_of_landsat_and_what_files_mark_are_both_nodata(tmp_path):
+    for number, label in enumerate(("clear", "cloudy")):
+        dn = np.full((2, SIDE, SIDE), 9000, np.uint16)
+        dn[0, 0], dn[1, 1] = 0, 65535
+        path = tmp_path / f"train/{label}/p.tif"
+        write_raster(path, dn, Grid(SIDE, SIDE, None, Affine.identity()), [None, 65535][number],
+                     ("B2", "B10"))  # fmt: skip
+    found = [(RasterPatches(tmp_path), [1, 2]), (RasterPatches(tmp_path, (65535,)), [2, 2])]
+    for source, rows in found:
+        dataset = PatchDataset(source, "train")
+        assert dataset.kind.nodata == 0
+        normalization = training_normalization("paper", dataset)
+        valid = [normalization.is_valid(sample["image"].numpy()) for sample in dataset]
+        assert [(~one).sum() // SIDE for one in valid] == rows
+
+
+@pytest.mark.parametrize("value", [-9999, 1e37, -3.4028235e38])
+@pytest.mark.parametrize("normalize", ["paper", "stretch"])
+def test_a_value_that_rules_the_range_is_named(tmp_path, value, normalize):
+    images = write_set(tmp_path, "float32")
+    image = images["train", "cloudy", 1]
+    image[1, :2] = value
+    write_tif(tmp_path / "train/cloudy/p1.tif", image)
+    share = 2 * SIDE / (6 * SIDE * SIDE)
+    with pytest.raises(UserError, match="band 2 of the training patches is ") as told:
+        training_normalization(normalize, PatchDataset(RasterPatches(tmp_path), "train"))
+    message = str(told.value)
+    assert f" in {100 * share:.2g} % of its pixels" in message
+    asked = message.rpartition("--nodata ")[2].split()
+    source = RasterPatches(tmp_path, tuple(map(nodata_from, asked)))
+    normalization = training_normalization(normalize, PatchDataset(source, "train"))
+    train = np.stack([image for (split, *_), image in images.items() if split == "train"])
+    known = np.where(train == np.float32(value), np.nan, train)
+    assert normalization.low == pytest.approx(np.nanmin(known, axis=(0, 2, 3)), abs=1e-4)
+    assert normalization.high == pytest.approx(np.nanmax(known, axis=(0, 2, 3)), abs=1e-4)
+
+
+def test_two_values_rule_a_range_and_what_is_spread_does_not():
+    data = Kind(("a",), 4, "float32", -1)
+    rng = np.random.default_rng(0)
+    images = [rng.normal(0, 1, (1, 4, 4)).astype(np.float32) for _ in range(4)]
+    assert value_ranges(images, data)[:, 0].tolist() == [np.min(images), np.max(images)]
+    images[1][0, 0, 0], images[3][0, 1] = 1e37, -9999
+    with pytest.raises(UserError, match=r"in 7\.8 % .* give --nodata -1 -9999 1e\+37$"):
+        value_ranges(images, data)
+    two = np.array([[[0, 1], [1, 0]]], np.float32)  # a band of two values
+    assert value_ranges([two], data)[:, 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("label", ["clear", "cloudy"])
+def test_masks_of_0_and_255_are_told_or_read_as_the_user_says(tmp_path, label):
+    write_set(tmp_path)
+    for path in [*tmp_path.rglob("p*.tif")]:
+        mask = np.zeros((1, SIDE, SIDE), np.uint8)
+        mask[:, :2] = 255 * (path.parent.name == "cloudy")
+        write_tif(path.with_name(f"{path.stem}_mask.tif"), mask)
+    message = r"the train patches of .*: no pixel of their masks is clear; .* 0=clear,255=cloud"
+    source = RasterPatches(tmp_path)
+    for how in ({}, {"keep_ratio": 0.2}, {"only": label}):
+        with pytest.raises(UserError, match=message):
+            PatchDataset(source, "train", "mask.tif", **how)
+    PatchDataset(source, "train")  # without masks
+    with pytest.raises(UserError, match=r"the val patches of .* 0=clear,255=cloud"):
+        validation_set(PatchDataset(source, "train"), "pixel")
+    with pytest.raises(UserError, match=r"the val patches of .* 0=clear,255=cloud"):
+        source.scenes("val", "", masked=True)
+    source = RasterPatches(tmp_path, mask_codes="0=clear,255=cloud")
+    mask = PatchDataset(source, "train", "mask.tif", only="cloudy")[0]["mask"]
+    assert [(mask == code).sum() for code in (0, 1, 2)] == [0, 48, 16]
+    scene = source.scenes("val", "", masked=True)[-1]
+    with scene.open() as reader:
+        assert (reader.truth() == mask.numpy()).all()

@@ -55,3 +55,10 @@ def test_split_file_there_and_back_and_its_errors(tmp_path):
     path.write_text("a,b\n")
     with pytest.raises(UserError, match="must name the columns"):
         splits.read_split(path)
+    for saved in ("scene;split\r\nA;train\r\n".encode("utf-8-sig"), "scene;split".encode("utf-16")):
+        path.write_bytes(saved)
+        with pytest.raises(UserError, match="columns scene,split; it is 'scene;split'"):
+            splits.read_split(path)
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_bytes("scene,split\r\nA,train\r\n".encode(encoding))
+        assert splits.read_split(path) == {"A": "train"}

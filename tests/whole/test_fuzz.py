@@ -33,9 +33,10 @@ from fcd.cli.settings import GANTraining
 from fcd.errors import UserError
 from fcd.landsat import archives
 from fcd.landsat.bands import band_names
+from fcd.landsat.mtl import parse_mtl
 from fcd.landsat.products import expand, scene_from
 from fcd.landsat.reference import QA, TRUTH, Collection, Reference, mask_from_qa
-from fcd.landsat.scenes import find_scenes, parse_mtl
+from fcd.landsat.scenes import find_scenes
 from fcd.masks import thresholds
 from fcd.patches import cutting, generated, splits, store
 from fcd.patches.normalisation import Normalization

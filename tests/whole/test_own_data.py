@@ -235,7 +235,12 @@ def test_nodata_by_file_and_by_flag(walk, monkeypatch):
     image[:, :5] = 0
     image[0, 5:9] = 255
     write_tif(walk / "tagged.tif", image, 0)
-    for flags, rows in ([], 5), (["--nodata", "255"], 4), (["--nodata", "none"], 0):
+    for flags, rows in (
+        ([], 5),
+        (["--nodata", "255"], 4),
+        (["--nodata", "none"], 0),
+        (["--nodata", "0", "255"], 9),
+    ):
         assert call(monkeypatch, supervised_main, "--mode", "predict", "--device", "cpu",
                     "--scenes", "tagged.tif", "--output_dir", "tagged", *flags) == 0  # fmt: skip
         with rasterio.open(walk / "tagged/tagged_mask.tif") as dataset:
@@ -278,7 +283,7 @@ def test_a_threshold_belongs_to_what_counts_as_nodata(walk, tmp_path, monkeypatc
     monkeypatch.setattr(
         thresholds, "histogram", lambda *args: counted.append(count(*args)) or counted[-1]
     )
-    for nodata in (None, 7, 7, None):
+    for nodata in (None, (7,), (7,), None):
         solver.choose_threshold("otsu", RasterPatches(walk / "p", nodata), 100, 8)
     assert len(counted) == 3  # once more for another value, not for the same
 

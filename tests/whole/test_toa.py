@@ -172,9 +172,12 @@ def test_what_does_not_go_with_reflectance_is_refused(walk, call):
     assert "takes reflectance (--normalize toa), and an ONNX file of DN knows no sun" in err
     write_stack(walk / "n.tif", seen(ground(32, 3), 25.0), SUN_ELEVATION="25.0")
     predict = ["--mode", "predict", *DATA[4:], "--threshold", "0.1", "--output_dir", "n"]
-    code, err, _ = call(main, *predict, "--scenes", "n.tif", "--nodata", "7")
-    assert code == 1
-    assert "scene n has nodata 7; for a network that takes reflectance it is 0 or none" in err
+    with rasterio.open(walk / "n.tif") as dataset:
+        first = dataset.read(1)
+    given = str(first[4, 4])
+    assert call(main, *predict, "--scenes", "n.tif", "--nodata", given)[0] == 0
+    with rasterio.open(walk / "n/n_mask.tif") as dataset:
+        assert (dataset.read(1) == 0)[first == first[4, 4]].all()
     write_stack(walk / "q/train/clear/a.tif", np.ones((3, 32, 32), np.uint16))
     write_stack(walk / "q/train/cloudy/b.tif", np.ones((3, 32, 32), np.uint16))
     with pytest.raises(SceneError, match=r"a\.tif: nothing says .* give --sun_elevation DEGREES"):
@@ -182,8 +185,8 @@ def test_what_does_not_go_with_reflectance_is_refused(walk, call):
     given = RasterPatches(walk / "q", sun_elevation=30.0)
     image = PatchDataset(given, "train", bands=("B10", "B2"), toa=True)[0]["image"]
     assert image[:, 0, 0].tolist() == [1, 1]  # reflectance below -0.1 is the darkest there is
-    with pytest.raises(UserError, match=r"--normalize toa needs DN of Landsat-8 .*nodata 5"):
-        PatchDataset(RasterPatches(walk / "q", 5, 30.0), "train", toa=True)
+    one = PatchDataset(RasterPatches(walk / "q", (1,), 30.0), "train", toa=True)
+    assert not one[0]["image"].any()  # what is nodata becomes fill
 
 
 def test_weights_of_reflectance_are_not_gone_on_with_on_dn():
