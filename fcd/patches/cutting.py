@@ -139,12 +139,16 @@ def cutting_of(record: Record) -> Cutting:
     return Cutting(**record["cutting"])
 
 
-def cuttings(image_dir: Path | str) -> set[Cutting]:
-    """How the scenes in `image_dir` were cut."""
-    return {cutting_of(record) for record in _records(image_dir)}
+def cuttings(image_dir: Path | str) -> dict[Cutting, float | None]:
+    """How the scenes in `image_dir` were cut, and how large a pixel of one cut so is, metres.
+
+    As large as Landsat's if it does not say, as records of earlier versions do not.
+    """
+    records = _records(image_dir)
+    return {cutting_of(record): record.get("pixel_size", PIXEL_SIZE) for record in records}
 
 
-def reference_of(image_dir: Path | str, known: set[Cutting] | None = None) -> str:
+def reference_of(image_dir: Path | str, known: Iterable[Cutting] | None = None) -> str:
     """What the patches in `image_dir` have their labels and their mask.tif from: `TRUTH` or `QA`.
 
     known: its `cuttings`, if they are read already. Raises `UserError` if these differ in it.
@@ -158,7 +162,9 @@ def reference_of(image_dir: Path | str, known: set[Cutting] | None = None) -> st
     return found.pop() if found else TRUTH
 
 
-def bands_of(image_dir: Path | str, known: set[Cutting] | None = None) -> tuple[str, ...] | None:
+def bands_of(
+    image_dir: Path | str, known: Iterable[Cutting] | None = None
+) -> tuple[str, ...] | None:
     """The bands of the patches in `image_dir`; None if no record says.
 
     known: see `reference_of`. Raises `UserError` if the records of the scenes differ.
@@ -171,15 +177,6 @@ def bands_of(image_dir: Path | str, known: set[Cutting] | None = None) -> tuple[
             "own (--output_dir)"
         )
     return found.pop() if found else None
-
-
-def pixel_size_of(image_dir: Path | str) -> float | None:
-    """The side of a pixel of the patches in `image_dir`, metres, by the record of one scene.
-
-    That of Landsat if it does not say, as those of earlier versions do not.
-    """
-    record = next(iter(sorted(Path(image_dir, RECORDS).glob("*.json"))), None)
-    return _checked(record).get("pixel_size", PIXEL_SIZE) if record else PIXEL_SIZE
 
 
 def radiometries(image_dir: Path | str, bands: Sequence[str]) -> dict[str, Radiometry]:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from fcd.errors import UserError
 from fcd.files import is_hidden
 from fcd.landsat import labels
-from fcd.landsat.bands import FILL_DN, band_names, is_landsat
+from fcd.landsat.bands import FILL_DN, PIXEL_SIZE, band_names, is_landsat
 from fcd.landsat.radiometry import SUN_ELEVATION, Radiometry
 from fcd.landsat.rasters import (
     SAME_PIXELS,
@@ -52,7 +52,6 @@ from fcd.patches.cutting import (
     Cutting,
     bands_of,
     cuttings,
-    pixel_size_of,
     radiometries,
     reference_of,
     scenes_of_split,
@@ -91,8 +90,8 @@ class PreparedPatches:
         return f"run python prepare_landsat8_biome.py --output_dir {self.root}"
 
     @cached_property
-    def _cuttings(self) -> set[Cutting]:
-        """How the scenes were cut; their records are read once."""
+    def _cuttings(self) -> dict[Cutting, float | None]:
+        """How the scenes were cut, see `cuttings`; their records are read once."""
         return cuttings(self.root)
 
     @cached_property
@@ -153,7 +152,7 @@ class PreparedPatches:
                     )
                 names = bands or band_names(len(image))
                 form = (image.shape[-1], image.dtype.name, FILL_DN)
-                return Kind(names, *form, pixel_size_of(self.root))
+                return Kind(names, *form, next(iter(self._cuttings.values()), PIXEL_SIZE))
         raise UserError(f"every patch is damaged, such as {found[0]}")
 
     def radiometries(self, found: list[Path], bands: Sequence[str]) -> dict[Path, Radiometry]:

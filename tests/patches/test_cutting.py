@@ -11,7 +11,7 @@ from fcd.errors import MissingBand, UserError
 from fcd.landsat import labels
 from fcd.landsat.scenes import find_scenes
 from fcd.patches import cutting
-from fcd.patches.cutting import Cutting, cut_scene, pixel_size_of
+from fcd.patches.cutting import Cutting, cut_scene, cuttings
 from fcd.patches.sources import PreparedPatches
 from tests.conftest import draw, write_scene
 
@@ -50,7 +50,7 @@ def test_all_invalid_patches_are_skipped_and_test_scenes_stay_whole(tmp_path):
     (scene,) = find_scenes(tmp_path / "s")
     record = cut_scene(scene, tmp_path / "p", "train", Cutting(16, 16))
     assert len(record["clear"]) + len(record["cloudy"]) == 3
-    assert record["pixel_size"] == pixel_size_of(tmp_path / "p") == 30
+    assert [record["pixel_size"]] == [*cuttings(tmp_path / "p").values()] == [30]
     record = cut_scene(scene, tmp_path / "q", "test", Cutting(16, 16))
     assert record["clear"] == record["cloudy"] == []
     assert not (tmp_path / "q" / "test").exists() or not any(
