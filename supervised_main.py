@@ -14,7 +14,7 @@ from fcd.errors import UserError
 from fcd.masks.cam import Method
 from fcd.patches import generated
 from fcd.patches.supervision import Supervision
-from fcd.training import augmentation, averaging
+from fcd.training import augmentation
 from fcd.training.run import Run
 from model import Encoder, Network, Task
 from solver import SupervisedSolver
@@ -169,27 +169,14 @@ def trained(settings: Settings, run: Run) -> SupervisedSolver:
     return solver
 
 
-def mean_of_two(settings: Settings, run: Run) -> SupervisedSolver:
-    """`trained`, its weights averaged with those of `--mean_with`, if that is given.
-
-    On kinds of ground that neither has seen the mean errs less than either (Wortsman et al. 2022,
-    arXiv 2203.05482). Raises `UserError` if the two are not alike.
-    """
-    solver, path = trained(settings, run), settings.mean_with
-    if path:
-        other = SupervisedSolver.load(run, path)
-        if (other.task, other.normalization) != (solver.task, solver.normalization):
-            raise UserError(
-                f"--mean_with {path} is another network, or takes other values; give the "
-                "checkpoint that this training began with"
-            )
-        averaging.follow(solver.network, other.network, 0.5)
-    return solver
+def pack(settings: Settings, run: Run) -> int:
+    """`--mode pack`."""
+    return modes.pack(settings, run, trained, settings.mean_with)
 
 
 MODES: dict[str, modes.Mode[Settings]] = {
     "train": train,
-    "pack": partial(modes.pack, load=mean_of_two),
+    "pack": pack,
     **modes.after_training(trained),
 }
 

@@ -95,6 +95,27 @@ def packed(state: dict[str, Any], scoring: str, threshold: dict[str, Any]) -> di
     return kept | {"threshold": {name: threshold[name] for name in told}}
 
 
+def mean_of(state: dict[str, Any], scoring: str, path: Path) -> dict[str, Any]:
+    """`state` in which the network `scoring` has the mean of its weights and those at `path`.
+
+    One of the two was trained from the other. On kinds of ground that neither has seen the mean
+    errs less than either (Wortsman et al. 2022, arXiv 2203.05482). Raises `UserError` if they are
+    not alike.
+    """
+    other = load(path, (scoring,))
+    if any(other.get(name) != state.get(name) for name in ("task", "normalization")):
+        raise UserError(
+            f"--mean_with {path} is another network, or takes other values; give the checkpoint "
+            "that this training began with"
+        )
+    name = averaging.name_of(scoring)
+    ours, theirs = (each.get(name, each[scoring]) for each in (state, other))
+    return state | {
+        name: {part: v.lerp(theirs[part], 0.5) if v.is_floating_point() else v
+               for part, v in ours.items()}
+    }  # fmt: skip
+
+
 def load(path: Path | str, needs: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 

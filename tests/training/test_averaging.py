@@ -136,3 +136,7 @@ def test_packed_weights_may_be_the_mean_of_two_trainings(image_dir, call):
     code, told, _ = call(supervised_main, *pack, str(other.run.folder.checkpoint("best")))
     assert code == 2
     assert "is another network, or takes other values" in told
+    pack[pack.index("0.5")] = "clear"
+    code, told, _ = call(supervised_main, *pack, str(began))
+    assert code == 2
+    assert "none is chosen for the mean" in told
