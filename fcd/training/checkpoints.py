@@ -20,6 +20,7 @@ from fcd.errors import UserError, first_line
 from fcd.files import replacing
 from fcd.landsat.bands import default_rgb
 from fcd.landsat.reference import QA
+from fcd.patches.normalisation import Normalization
 from fcd.training import averaging
 
 MAX_IMAGE_SIZE = 16_384  # of a checkpoint that is believed, pixels
@@ -102,8 +103,9 @@ def mean_of(state: dict[str, Any], scoring: str, path: Path) -> dict[str, Any]:
     errs less than either (Wortsman et al. 2022, arXiv 2203.05482). Raises `UserError` if they are
     not alike.
     """
-    other = load(path, (scoring,))
-    if any(other.get(name) != state.get(name) for name in ("task", "normalization")):
+    other = load(path, (scoring, "normalization"))
+    values = (Normalization.from_state(each["normalization"]) for each in (state, other))
+    if other.get("task") != state.get("task") or next(values) != next(values):
         raise UserError(
             f"--mean_with {path} is another network, or takes other values; give the checkpoint "
             "that this training began with"
