@@ -70,13 +70,6 @@ class Settings(CommandSettings):
         "learn nothing from the mask of a cloudy patch in which a smaller share is cloud: it "
         "contradicts the label (0: learn every mask)",
     ] = 0.0
-    mean_with: Annotated[
-        Path | None,
-        Flag(metavar="FILE"),
-        MAY_CHANGE,
-        "--mode pack: the mean of the weights and of those in this checkpoint, one of which was "
-        "trained from the other",
-    ] = None
     run: RunSettings = field(default_factory=lambda: RunSettings(experiment_name="FCD+"))
     training: SupervisedTraining = field(default_factory=SupervisedTraining)
     net: NetworkSettings = field(default_factory=NetworkSettings)
@@ -169,14 +162,9 @@ def trained(settings: Settings, run: Run) -> SupervisedSolver:
     return solver
 
 
-def pack(settings: Settings, run: Run) -> int:
-    """`--mode pack`."""
-    return modes.pack(settings, run, trained, settings.mean_with)
-
-
 MODES: dict[str, modes.Mode[Settings]] = {
     "train": train,
-    "pack": pack,
+    "pack": partial(modes.pack, load=trained),
     **modes.after_training(trained),
 }
 

@@ -31,7 +31,7 @@ say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 --experim
     "${masks[@]}" "${extra[@]}"
 
 # Drawn scenes teach grounds and skies that the real ones lack, and leave the network unsure of real
-# cloud; more training on the real ones mends that and forgets grounds. Their mean does neither.
+# cloud; a few epochs on the real ones as they are mend that. The threshold: docs/weights.md.
 make() { # NAME BANDS
     local real=("${unet[@]}" --train_bands "$2" "${learned[@]}")
     train_row supervised_main.py "$1" "$seeds" "${real[@]}" "${along[@]}" --n_epochs 8 \
@@ -39,7 +39,7 @@ make() { # NAME BANDS
     train_row supervised_main.py "$1-real" "$seeds" "${real[@]}" --augment d4 --ema 0.05 \
         --n_epochs 5 --lr 5e-4 --model_weights "outputs/$1/models/best.pt" "${more_unet[@]}"
     say "$root/supervised_main.py" --mode pack "${data[@]}" --experiment_name "$1-real" \
-        --mean_with "outputs/$1/models/best.pt" --threshold 0.5
+        --threshold 0.15
     mkdir -p "$root/weights"
     cp "outputs/$1-real/models/best-packed.pt" "$root/weights/$1.pt"
 }

@@ -238,21 +238,13 @@ def export(settings: S, run: Run, load: Load[S]) -> int:
     return 0
 
 
-def pack(settings: S, run: Run, load: Load[S], mean_with: Path | None = None) -> int:
-    """`--mode pack`: the checkpoint as small weights for others; return the exit code.
-
-    mean_with: another checkpoint, see `fcd.training.checkpoints.mean_of`; then `--threshold` must
-    be a number, since none is chosen for the mean.
-    """
-    if mean_with and isinstance(settings.whole_scenes.threshold, str):
-        raise UserError("--mean_with takes a number as --threshold: none is chosen for the mean")
+def pack(settings: S, run: Run, load: Load[S]) -> int:
+    """`--mode pack`: the checkpoint as small weights for others; return the exit code."""
     solver = load(settings, replace(run, device=torch.device("cpu")))
     solver.scorer().check_exportable()
     path = run.folder.models / f"{settings.run.checkpoint}-packed.pt"
-    record, state = chosen_threshold(settings, solver), solver.state()
-    if mean_with:
-        state = checkpoints.mean_of(state, solver.scoring, mean_with)
-    checkpoints.save(path, checkpoints.packed(state, solver.scoring, record))
+    record = chosen_threshold(settings, solver)
+    checkpoints.save(path, checkpoints.packed(solver.state(), solver.scoring, record))
     print(f"packed: {path}, {path.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -20,7 +20,6 @@ from fcd.errors import UserError, first_line
 from fcd.files import replacing
 from fcd.landsat.bands import default_rgb
 from fcd.landsat.reference import QA
-from fcd.patches.normalisation import Normalization
 from fcd.training import averaging
 
 MAX_IMAGE_SIZE = 16_384  # of a checkpoint that is believed, pixels
@@ -94,28 +93,6 @@ def packed(state: dict[str, Any], scoring: str, threshold: dict[str, Any]) -> di
     kept[scoring] = {name: v.half() if v.is_floating_point() else v for name, v in network.items()}
     told = ("threshold", "pixel_labels", "chosen_by")
     return kept | {"threshold": {name: threshold[name] for name in told}}
-
-
-def mean_of(state: dict[str, Any], scoring: str, path: Path) -> dict[str, Any]:
-    """`state` in which the network `scoring` has the mean of its weights and those at `path`.
-
-    One of the two was trained from the other. On kinds of ground that neither has seen the mean
-    errs less than either (Wortsman et al. 2022, arXiv 2203.05482). Raises `UserError` if they are
-    not alike.
-    """
-    other = load(path, (scoring, "normalization"))
-    values = (Normalization.from_state(each["normalization"]) for each in (state, other))
-    if other.get("task") != state.get("task") or next(values) != next(values):
-        raise UserError(
-            f"--mean_with {path} is another network, or takes other values; give the checkpoint "
-            "that this training began with"
-        )
-    name = averaging.name_of(scoring)
-    ours, theirs = (each.get(name, each[scoring]) for each in (state, other))
-    return state | {
-        name: {part: v.lerp(theirs[part], 0.5) if v.is_floating_point() else v
-               for part, v in ours.items()}
-    }  # fmt: skip
 
 
 def load(path: Path | str, needs: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -113,30 +113,3 @@ def test_packed_weights_are_the_average_in_half_precision(image_dir, call):
         torch.testing.assert_close(value, average[name], atol=1e-3, rtol=1e-3)
     assert loaded.predictor().threshold == 0.4
     assert loaded.seen == solver.seen
-
-
-def test_packed_weights_may_be_the_mean_of_two_trainings(image_dir, call):
-    settings = SupervisedTraining(batch_size=4, n_epochs=1)
-    train_set = PatchDataset(image_dir, "train", "mask.tif")
-    first, other = unet("a"), unet("c", target="label")
-    first.train(settings, train_set, None)
-    began = first.run.folder.checkpoint("best")
-    second = unet("b")
-    second.start_from(began, encoder_only=False)
-    second.train(settings, train_set, None)
-    other.train(settings, train_set, None)
-    pack = ["--mode", "pack", "--l8biome_image_dir", str(image_dir), "--threshold", "0.5"]
-    pack += ["--experiment_name", "b", "--mean_with"]
-    assert call(supervised_main, *pack, str(began))[0] == 0
-    mean = load_solver(second.run.folder.checkpoint("best-packed"), "cpu").network.state_dict()
-    one, two = (solver.network.state_dict() for solver in (first, second))
-    for name, value in mean.items():
-        if value.is_floating_point():
-            torch.testing.assert_close(value, (one[name] + two[name]) / 2, atol=1e-3, rtol=1e-3)
-    code, told, _ = call(supervised_main, *pack, str(other.run.folder.checkpoint("best")))
-    assert code == 2
-    assert "is another network, or takes other values" in told
-    pack[pack.index("0.5")] = "clear"
-    code, told, _ = call(supervised_main, *pack, str(began))
-    assert code == 2
-    assert "none is chosen for the mean" in told
