@@ -32,18 +32,18 @@ say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 --experim
 
 # Drawn scenes teach grounds and skies that the real ones lack, and leave the network unsure of real
 # cloud; a few epochs on the real ones as they are mend that. The threshold: docs/weights.md.
-make() { # NAME BANDS
+make() { # NAME BANDS THRESHOLD
     local real=("${unet[@]}" --train_bands "$2" "${learned[@]}")
     train_row supervised_main.py "$1" "$seeds" "${real[@]}" "${along[@]}" --n_epochs 8 \
         "${more_unet[@]}"
     train_row supervised_main.py "$1-real" "$seeds" "${real[@]}" --augment d4 --ema 0.05 \
         --n_epochs 5 --lr 5e-4 --model_weights "outputs/$1/models/best.pt" "${more_unet[@]}"
     say "$root/supervised_main.py" --mode pack "${data[@]}" --experiment_name "$1-real" \
-        --threshold 0.15
+        --threshold "$3"
     mkdir -p "$root/weights"
     cp "outputs/$1-real/models/best-packed.pt" "$root/weights/$1.pt"
 }
-make starter-thermal B2-B7,B9,B10
-make starter B2-B7,B9
+make starter-thermal B2-B7,B9,B10 0.15
+make starter B2-B7,B9 0.4
 echo
 echo "weights: $root/weights"

@@ -220,12 +220,12 @@ def _scene(walk, name):
 def test_of_another_type_or_number_of_bands_one_line(walk, monkeypatch, capsys):
     monkeypatch.chdir(walk)
     write_tif(walk / "wide.tif", np.ones((3, 40, 40), np.uint16))
-    write_tif(walk / "four.tif", np.ones((4, 40, 40), np.uint8))
+    write_tif(walk / "five.tif", np.ones((5, 40, 40), np.uint8))
     assert call(monkeypatch, supervised_main, "--mode", "predict", "--device", "cpu", "--scenes",
-                "wide.tif", "four.tif", "--output_dir", "bad") == 1  # fmt: skip
+                "wide.tif", "five.tif", "--output_dir", "bad") == 1  # fmt: skip
     err = capsys.readouterr().err
     assert re.search("scene wide holds uint16, the network was trained on uint8", err)
-    assert re.search(r"four\.tif has 4 bands, the network takes 3", err)
+    assert re.search(r"five\.tif has 5 bands, the network takes 3", err)
     assert {path.name for path in (walk / "bad").iterdir()} == {".lock", "summary.csv"}
 
 
