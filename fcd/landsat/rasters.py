@@ -71,21 +71,29 @@ class Grid:
         return cls(dataset.height, dataset.width, dataset.crs, dataset.transform)
 
     @property
-    def pixel_size(self) -> float | None:
-        """Side of a pixel on the ground at the centre, metres, to two digits; None if unknown."""
+    def ground(self) -> np.ndarray | None:
+        """(2, 2): a column and a row on, at the centre -> metres east and north; None if unknown.
+
+        North is that of the meridian, whatever the unit of the CRS, and wherever it stretches.
+        """
         if self.crs is None:
             return None
         a, b, c, d, e, f = self.transform[:6]
         x = c + (a * self.width + b * self.height) / 2
         y = f + (d * self.width + e * self.height) / 2
         try:
-            # Whatever the unit of the CRS, and wherever it stretches.
             xs, ys = [x, x + a, x + b], [y, y + d, y + e]
             lon, lat = np.radians(warp.transform(self.crs, _LONGITUDE_LATITUDE, xs, ys))
         except (CRSError, RasterioError, CPLE_BaseError):
             return None
-        east, north = (lon[1:] - lon[0]) * np.cos(lat[0]), lat[1:] - lat[0]
-        side = _EARTH_RADIUS * math.sqrt(abs(east[0] * north[1] - east[1] * north[0]))
+        return _EARTH_RADIUS * np.stack([(lon[1:] - lon[0]) * np.cos(lat[0]), lat[1:] - lat[0]])
+
+    @property
+    def pixel_size(self) -> float | None:
+        """Side of a pixel on the ground at the centre, metres, to two digits; None if unknown."""
+        if (ground := self.ground) is None:
+            return None
+        side = math.sqrt(abs(np.linalg.det(ground)))
         return float(f"{side:.2g}") if 0 < side < math.inf else None
 
     def is_at(self, other: "Grid") -> bool:

@@ -10,7 +10,6 @@ from typing import Annotated
 import cv2
 import numpy as np
 from annotated_types import Ge, Interval
-from rasterio.warp import transform
 
 from fcd.errors import MissingBand, SceneError
 from fcd.landsat.rasters import Grid
@@ -19,7 +18,6 @@ from fcd.masks import shadows
 from fcd.metrics import BUFFER, CLEAR, CLOUD, SHADOW
 
 _ROWS = 1024  # that are worked on at a time
-_METRES = 111_195.0  # of a degree of latitude
 _VIEW_STEP = 64  # pixels
 
 
@@ -179,27 +177,10 @@ def geometry_of(
 
 
 def _pixels_per_metre(grid: Grid, told: str) -> np.ndarray:
-    """(2, 2): metres east and north at the middle of `grid` -> rows and columns.
-
-    North is that of the meridian, as azimuths are counted, not that of the projection.
-    """
-    if grid.crs is None:
+    """(2, 2): metres east and north at the middle of `grid` -> rows and columns."""
+    if (ground := grid.ground) is None:
         raise SceneError(
             f"{told}: it has no position, by which its north and the size of its pixels are known; "
             "leave --shadow out, or give it one, such as by gdal_translate -a_srs -a_ullr"
         )
-    a, b, left, d, e, top = grid.transform[:6]
-    x, y = (
-        left + (a * grid.width + b * grid.height) / 2,
-        top + (d * grid.width + e * grid.height) / 2,
-    )
-    ((longitude,), (latitude,)) = transform(grid.crs, "EPSG:4326", [x], [y])
-    degree = 1000 / _METRES
-    east = longitude + degree / np.cos(np.radians(latitude))
-    xs, ys = transform(
-        "EPSG:4326", grid.crs, [longitude, east, longitude], [latitude, latitude, latitude + degree]
-    )
-    # Columns: where a metre to the east and one to the north lead.
-    moved = np.array([np.subtract(xs[1:], xs[0]), np.subtract(ys[1:], ys[0])]) / 1000
-    columns_rows = np.linalg.solve(np.array([[a, b], [d, e]]), moved)
-    return columns_rows[::-1]
+    return np.linalg.inv(ground)[::-1]
