@@ -33,15 +33,16 @@ class Sky:
     temperature: float  # mean of the ground, K
     air: float  # K, at the ground
     altitude: float  # of the ground, km
-    vapour: float  # optical depth of B9 down to the sea and up again
+    vapour: float  # optical depth of B9 down to the sea and up again, to the power 1 / growth
     haze: float  # beside `SKY`
     veil: float  # B9 reflectance above all that is drawn
     ozone: float = 0.0  # atm-cm down and up again
+    growth: float = 1.0  # the optical depth of B9 grows as this power of the amount of vapour
 
     def cirrus_transmission(self, height: float) -> float:
         """Share of the light in B9 that comes back from `height` km above ground, in [0, 1]."""
         above = np.exp(-(self.altitude + height) / VAPOUR_SCALE_HEIGHT)
-        return float(np.exp(-self.vapour * above))
+        return float(np.exp(-((self.vapour * above) ** self.growth)))
 
 
 def draw_sky(biome: Biome, rng: np.random.Generator, sun: tuple[float, float] | None = None) -> Sky:

@@ -26,6 +26,10 @@ from fcd.synthetic.surface import fractal
 # Masks drawn by hand take blobs with their rims: this share of the ground is hidden, or is so that
 # many pixels away.
 THINNEST, MOST_RIM = 0.06, 2
+# Optical depth of B9 per root of cm of water: its lines are strong, so what little vapour there is
+# above middle clouds hides much of them (square-root law, Goody and Yung 1989, section 4.2).
+STRONG_LINES = 5.0
+DRIEST = 0.12  # relative humidity
 SOFT = (0.4, 1.6)  # pixels over which the sensor and the air blur a cloud's border
 GLASSY = 8.0  # km above ground: about there clouds are of ice
 RAYLEIGH_SCALE_HEIGHT = 8.0  # km
@@ -36,10 +40,12 @@ def wide_sky(sky: Sky, rng: np.random.Generator) -> Sky:
     sine = np.sin(np.radians(sky.sun_elevation))
     hazy = rng.uniform(1, 2.5) if rng.random() < 0.25 else 1.0
     air = sky.temperature - rng.uniform(-4, 6)
-    wettest = VAPOUR_ABSORPTION * most_vapour(air) * (1 + 1 / sine)
+    wettest = most_vapour(air) * float(np.exp(sky.altitude / VAPOUR_SCALE_HEIGHT)) * (1 + 1 / sine)
+    vapour = np.clip(sky.vapour / VAPOUR_ABSORPTION, DRIEST * wettest, wettest)
     return replace(
         sky,
-        vapour=min(sky.vapour, wettest * float(np.exp(sky.altitude / VAPOUR_SCALE_HEIGHT))),
+        vapour=STRONG_LINES**2 * float(vapour),
+        growth=0.5,
         air=air,
         haze=min(rng.uniform(0.6, 1.2) * hazy * 0.85 / sine, 4.0),
         veil=float(np.exp(rng.uniform(*np.log((0.0005, 0.015))))),
@@ -99,7 +105,7 @@ def _layer(
 def _overcast(sky: Sky, system: np.ndarray, cover: float, rng: np.random.Generator) -> Clouds:
     """Stratus, altostratus or the anvil of a storm, over the whole view."""
     del cover
-    thickness = rng.uniform(1.0, 5.0) * np.exp(np.float32(rng.uniform(0, 0.4)) * system)
+    thickness = np.exp(rng.uniform(*np.log((0.5, 5)))) * np.exp(np.float32(rng.uniform(0, 0.4)) * system)
     opacity = 1 - np.exp(-thickness.astype(np.float32))
     return _layer(sky, opacity, rng.uniform(0.3, 11.5), rng, rough=(0.005, 0.2))
 
@@ -125,7 +131,8 @@ def _fog(sky: Sky, system: np.ndarray, cover: float, rng: np.random.Generator) -
 def _broken(sky: Sky, system: np.ndarray, cover: float, rng: np.random.Generator) -> Clouds:
     """Cumulus of any size, some altocumulus."""
     scale = float(np.exp(rng.uniform(*np.log((5, 45)))))
-    opacity = cells(system, rng, cover, scale=scale, gain=rng.uniform(1, 7))
+    gain = float(np.exp(rng.uniform(*np.log((0.4, 7)))))
+    opacity = cells(system, rng, cover, scale=scale, gain=gain)
     return _layer(sky, opacity, rng.uniform(0.5, 4.5), rng, rough=(0.03, 0.2))
 
 

@@ -86,15 +86,27 @@ def test_cold_air_is_dry_and_b9_sees_the_snow_of_plateaus():
     assert weather.most_vapour(273.15) == pytest.approx(0.97, rel=0.01)
     assert weather.most_vapour(220) < 0.01
 
-    def ground_seen(**more):
+    def seen(height=0.0, **more):
         sky = weather.wide_sky(Sky(**{**vars(SKY), **more}), np.random.default_rng(0))
-        return sky.cirrus_transmission(0)
+        return sky.cirrus_transmission(height)
 
-    assert ground_seen(temperature=220, altitude=3) > 0.9
-    assert ground_seen(temperature=220, altitude=0) == pytest.approx(
-        ground_seen(temperature=220, altitude=3), rel=1e-6
+    assert seen(temperature=220, altitude=3) > 0.35
+    assert seen(temperature=220, altitude=0) == pytest.approx(
+        seen(temperature=220, altitude=3), rel=1e-6
     )  # what the air there can hold lies above the ground
-    assert ground_seen() == pytest.approx(np.exp(-SKY.vapour))
+
+
+def test_b9_sees_no_warm_ground_however_dry_the_air_and_high_clouds_more_than_middle_ones():
+    def seen(height, **more):
+        sky = weather.wide_sky(Sky(**{**vars(SKY), **more}), np.random.default_rng(0))
+        return sky.cirrus_transmission(height)
+
+    assert seen(0, vapour=0.0, temperature=315) < 1e-3
+    # 1 cm of water above the sea, three times on the way; e-fold every 2 km; square-root law.
+    expected = [np.exp(-5 * np.sqrt(3 * np.exp(-height / 2))) for height in (0, 5, 9)]
+    one = 2.2 * 1.0 * 3
+    assert [seen(h, vapour=one) for h in (0, 5, 9)] == pytest.approx(expected, rel=1e-3)
+    assert expected[1] < 0.15 < 0.35 < expected[2]
 
 
 def test_wide_scenes_are_the_same_again_and_the_default_stays_plain():
