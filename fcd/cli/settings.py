@@ -178,11 +178,12 @@ class DataSettings:
         "1,2,3 of three bands, 3,2,1 of more; kept in the checkpoint",
     ] = None
     normalize: Annotated[
-        Literal["paper", "stretch", "toa"],
+        Literal["paper", "stretch", "root", "toa"],
         "paper: DN / 65535, of uint8 / 255, of float32 each band from its least to its greatest "
-        "value; stretch: each band from its 0.1 to 99.9 percentile in the training patches; toa: "
-        "the same of reflectance (Landsat) at the top of the atmosphere, the sun's elevation taken "
-        "out, and radiance of thermal bands; a run that begins with other weights takes theirs",
+        "value; stretch: each band from its 0.1 to 99.9 percentile in the training patches; "
+        "root: the square root of that in all but thermal bands; toa: stretch of reflectance "
+        "(Landsat) at the top of the atmosphere, the sun's elevation taken out, and of radiance of "
+        "thermal bands; a run that begins with other weights takes theirs",
     ] = "paper"
     skip_bad: Annotated[
         bool,

@@ -15,6 +15,7 @@ from fcd.landsat.bands import (
     BANDS,
     FILL_DN,
     PIXEL_SIZE,
+    SENSORS,
     are_named,
     band_names,
     described,
@@ -29,7 +30,9 @@ FILL = -1.0  # what a fill pixel becomes, exactly
 # The smallest value a valid pixel can take, that of DN 1 in `paper` normalisation: a dark
 # valid pixel must stay distinct from fill, which the generator leaves untouched.
 VALID_MIN = 2 / DN_MAX - 1
+ROOT = "root"
 TOA = "toa"  # the kind of `Normalization` that takes standard DN
+THERMAL = SENSORS["TIRS"]
 BINS = 65536  # of the range of a float32 band, to find its percentiles
 # Of a float32 band, the range of all other values, up to which a gap beside one value is an outlier
 # that rules the range: these others would share a quarter of [-1, 1].
@@ -92,15 +95,17 @@ class Kind:
 
 @dataclass(frozen=True)
 class Normalization:
-    """Linear map of each band from [low, high] in DN to [-1, 1]; values beyond are clipped.
+    """Map of each band from [low, high] in DN to [-1, 1]; values beyond are clipped.
 
-    Nodata becomes exactly -1; in floating-point sources NaN and infinity are nodata, too.
+    It is linear but for ``root``. Nodata becomes exactly -1; in floating-point sources NaN and infinity are nodata, too.
 
     ``paper``: DN / 65535, then (x - 0.5) / 0.5, the same for every band; of uint8 DN / 255, of
     float32 each band from the least to the greatest value in the training split.
     ``stretch``: from the 0.1 to the 99.9 percentile of the band in the training split; thin
     cloud, a tenth of the DN range, then takes a far larger share of [-1, 1].
-    ``toa``: the same of standard DN (`fcd.landsat.radiometry`), which is what then is mapped.
+    ``root``: the same, and the square root of it in all but thermal bands: haze and cirrus, which
+    are faint in light units, then differ from clear ground as much as bright clouds do.
+    ``toa``: as ``stretch`` of standard DN (`fcd.landsat.radiometry`), which is what then is mapped.
 
     dtype: of `DTYPES`. bands: their names, by default those of `band_names`. pixel_size: see
     `Kind`. These three are not part of `repr`, which tells trained weights apart, those of earlier
@@ -198,6 +203,11 @@ class Normalization:
         """Number of bands."""
         return len(self.low)
 
+    def _rooted(self, like: torch.Tensor) -> torch.Tensor:
+        """The bands whose square root is taken, (C, 1, 1) bool."""
+        rooted = [self.kind == ROOT and band not in THERMAL for band in self.bands]
+        return to_device(torch.tensor(rooted), like.device).view(-1, 1, 1)
+
     @property
     def is_toa(self) -> bool:
         """Whether what is mapped are standard DN, reflectance and radiance."""
@@ -282,7 +292,10 @@ class Normalization:
         low, high = self._bounds(x)
         nodata = self.is_nodata(x, integers=not dn.is_floating_point())
         # In place: what is computed here waits for memory.
-        x.sub_(low).mul_(2 / (high - low)).sub_(1).clamp_(VALID_MIN, 1.0)
+        x.sub_(low).mul_(2 / (high - low))
+        if self.kind == ROOT:
+            x = torch.where(self._rooted(x), (2 * x).clamp_(min=0).sqrt_(), x)
+        x.sub_(1).clamp_(VALID_MIN, 1.0)
         return x.masked_fill_(nodata, FILL)
 
     def is_valid(self, dn: np.ndarray) -> np.ndarray:
@@ -294,7 +307,10 @@ class Normalization:
         """Network values (N, C, H, W) in [-1, 1] -> DN as float32; fill becomes `nodata` or NaN."""
         low, high = self._bounds(x)
         nodata = next(iter(values_of(self.nodata)), math.nan)
-        dn = (x + 1) / 2 * (high - low) + low
+        share = (x + 1) / 2
+        if self.kind == ROOT:
+            share = torch.where(self._rooted(x), share.square(), share)
+        dn = share * (high - low) + low
         return torch.where(x == FILL, nodata, dn)
 
 
@@ -307,7 +323,7 @@ def to_device(dn: torch.Tensor, device: torch.device) -> torch.Tensor:
 def normalization(
     kind: str, data: Kind, images: Callable[[], Iterable[np.ndarray]]
 ) -> Normalization:
-    """`paper`, `stretch` or `toa`, from what patches hold if more than their type's range counts.
+    """`paper`, `stretch`, `root` or `toa`, from what patches hold if more than their type's range counts.
 
     images: gives the patches (C, H, W) one by one, the same ones at each call; of `toa` standard
     DN.
@@ -323,7 +339,8 @@ def _measured(kind: str, data: Kind, images: Callable[[], Iterable[np.ndarray]])
         measured = Normalization("paper", low, high, **alike).varying()
         if kind == "paper":
             return measured
-        return Normalization.stretch(*binned_counts(images(), measured), **alike)
+        stretch = Normalization.stretch(*binned_counts(images(), measured), **alike)
+        return replace(stretch, kind=kind)
     if kind == "paper":
         return Normalization.paper(data.num_channels, **alike)
     return replace(Normalization.stretch(dn_counts(images(), data.dtype), **alike), kind=kind)

@@ -39,6 +39,16 @@ def test_stretch_takes_percentiles_of_valid_pixels():
     assert (x == -1).sum() == 2  # fill alone is exactly -1
 
 
+def test_root_takes_the_square_root_of_all_but_thermal_bands():
+    root = Normalization("root", (5000.0, 5000.0), (15000.0, 15000.0), bands=("B9", "B10"))
+    dn = torch.tensor([0.0, 4000.0, 5100.0, 7500.0, 15000.0, 20000.0]).view(1, 1, 1, 6)
+    x = root.normalize(dn.expand(1, 2, 1, 6))
+    share = torch.tensor([0, 0.01, 0.25, 1.0, 1.0])  # of the range, clipped
+    assert x[0, 0, 0, 1:].tolist() == pytest.approx((2 * share.sqrt() - 1).tolist(), abs=1e-4)
+    assert x[0, 1, 0, 1:].tolist() == pytest.approx((2 * share - 1).tolist(), abs=1e-4)
+    assert (x == -1).nonzero()[:, 3].tolist() == [0, 0]  # fill, which is not the dark pixel
+
+
 def test_stretch_of_a_constant_band_is_refused():
     counts = np.zeros((1, 65536), np.int64)
     counts[0, 500] = 10
@@ -51,6 +61,7 @@ def test_stretch_of_a_constant_band_is_refused():
     [
         Normalization.paper(2, bands=("B5", "B2")),
         Normalization("stretch", (5000.0, 6000.0), (30000.0, 20000.0)),
+        Normalization("root", (5000.0, 6000.0), (30000.0, 20000.0), bands=("B9", "B10")),
     ],
 )
 def test_denormalise_undoes_normalise_and_state_survives(normalization):
