@@ -301,12 +301,17 @@ def validation_set(
 
 
 def threshold_patches(source: Source, choice: str, **how: Any) -> PatchDataset:
-    """The training patches from whose scores a threshold is chosen: see `thresholds.choose`.
+    """The patches from whose scores a threshold is chosen: see `thresholds.choose`.
+
+    They are training patches, for `image` val patches if there are some.
 
     how: more arguments of `PatchDataset`.
     """
     if choice == "clear":
         return PatchDataset(source, "train", only="clear", **how)
+    if choice == "image":
+        split = "val" if (source.root / "val").is_dir() else "train"
+        return PatchDataset(source, split, **how)
     if choice == "otsu":
         how["masks_optional"] = True
     return PatchDataset(source, "train", "mask.tif", only="cloudy", **how)

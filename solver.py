@@ -205,7 +205,8 @@ class Solver(Resumable):
             found = threshold_patches(source, str(choice), skip_bad=skip_bad, **like)
             chosen = Subset(found, thresholds.sample(len(found), sample))
             score = self.autocast(amp)(scorer.score)
-            return self._histogram(chosen, batch_size, score, thresholds.mask_of), len(chosen)
+            how = thresholds.judged(str(choice), score)
+            return self._histogram(chosen, batch_size, *how), len(chosen)
 
         asked = {
             "checkpoint": asdict(self.choice),

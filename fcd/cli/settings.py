@@ -35,7 +35,7 @@ IMAGE_DIR, SCENE_DIR = "data/L8Biome", "data/landsat8-biome"
 Split = Literal["train", "val", "test"]
 UNIT = Interval(ge=0, le=1)
 NO_NODATA = "none"
-CHOICES, KNOWN = ("f1", "clear", "otsu"), "known"  # of a threshold
+CHOICES, KNOWN = ("f1", "clear", "image", "otsu"), "known"  # of a threshold
 # Settings of several commands, sentence and all.
 PatchSize = Annotated[int, Ge(1), "patch side in pixels"]
 Stride = Annotated[
@@ -361,7 +361,9 @@ class SceneSettings:
         MAY_CHANGE,
         "of the score: f1 (best macro F1 on masks of cloudy training patches, as the paper: uses "
         "pixel labels), clear (what 99.9 % of the pixels of clear training patches do not exceed: "
-        "no pixel label), otsu (no pixel label), known (the one chosen before) or a number in "
+        "no pixel label), image (best macro F1 on the image-level labels of the val patches, else "
+        "of the training patches, of which one is cloudy if more than 5 % of it are: no pixel "
+        "label), otsu (no pixel label), known (the one chosen before) or a number in "
         "[0, 1]; None: 0.5 for a U-Net, f1 for the others, without masks clear; in --mode predict "
         "known",
     ] = None

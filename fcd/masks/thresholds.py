@@ -14,6 +14,7 @@ from fcd.errors import UserError
 from fcd.files import read_json, write_json
 from fcd.landsat.reference import TRUTH
 from fcd.masks.scoring import Scorer
+from fcd.masks.tiling import Score
 from fcd.patches.normalisation import FILL
 from fcd.processes import Processes
 
@@ -21,6 +22,9 @@ SAMPLE_SEED = 42
 # `clear` calls this share of the pixels of clear patches clear. Not all: a patch is called clear
 # with some pixels of cloud, and single pixels of bright ground differ most.
 CLEAR_SHARE = 0.999
+# `image` calls a patch cloudy if more than this share of its pixels are: between the margins of
+# patches labelled by their masks (`fcd.patches.cutting.MARGINS`).
+CLOUDY_SHARE = 0.05
 Record = dict[str, Any]
 """A threshold in [0, 1], `chosen_by` in words, `pixel_labels` it took, and what it holds for."""
 
@@ -61,6 +65,17 @@ def label_of(batch: dict, _: Tensor) -> np.ndarray:
     return np.array([metrics.CLEAR, metrics.CLOUD])[batch["label"][:, 0].long().numpy()]
 
 
+def judged(choice: str, score: Score) -> tuple[Score, Callable[[dict, Tensor], np.ndarray]]:
+    """What `histogram` is of for a `choice`: of a batch the score, and the truth about it.
+
+    For `image` they are of whole patches, (N,): the score that `CLOUDY_SHARE` of the pixels exceed
+    says up to which threshold the patch is called cloudy.
+    """
+    if choice != "image":
+        return score, mask_of
+    return lambda x: score(x).float().flatten(1).quantile(1 - CLOUDY_SHARE, dim=1), label_of
+
+
 def require_pixels(counts: np.ndarray, which: str) -> None:
     """Raise `UserError` if `counts`, those of the patches called `which`, are all zero."""
     if not counts.any():
@@ -90,8 +105,9 @@ def choose(
 
     choice: `f1` (the paper's: best macro F1 on the masks of cloudy training patches; those of QA
     bands count as no pixel label), `otsu` (Otsu's on the same patches, without any mask), `clear`
-    (what `CLEAR_SHARE` of the pixels of clear training patches do not exceed, without any mask), or
-    a number in [0, 1]. asked: what else the threshold depends on (`reference` among it). measured:
+    (what `CLEAR_SHARE` of the pixels of clear training patches do not exceed, without any mask),
+    `image` (best macro F1 of whole patches against their labels, see `judged`), or a number in
+    [0, 1]. asked: what else the threshold depends on (`reference` among it). measured:
     the `histogram` of the patches of that choice, and how many they are. The result is kept in
     threshold.json and used again while weights, choice and `asked` stay the same.
     """
@@ -104,9 +120,9 @@ def choose(
         record = asked | fixed(choice)
     else:
         counts, count = measured()
-        which = "clear" if choice == "clear" else "cloudy"
-        require_pixels(counts, f"{which} training")
-        where = f"the scores of {count} {which} training patches"
+        which = {"clear": "clear training", "image": "labelled"}.get(choice, "cloudy training")
+        require_pixels(counts, which)
+        where = f"the scores of {count} {which} patches"
         if choice == "clear":
             by = f"{100 * CLEAR_SHARE:g} percentile of {where}"
             chosen = {"pixel_labels": 0, "threshold": clear_threshold(counts), "chosen_by": by}
@@ -115,8 +131,10 @@ def choose(
             chosen = {"pixel_labels": 0, "threshold": value, "chosen_by": f"Otsu on {where}"}
         else:
             value, f1 = metrics.best_threshold(counts)
-            manual = asked["reference"] == TRUTH
+            manual = asked["reference"] == TRUTH and choice == "f1"
             against = "pixel labels" if manual else "scenes' QA bands"
+            if choice == "image":
+                against = "image-level labels"
             chosen = {
                 "pixel_labels": int(counts.sum()) if manual else 0,
                 "threshold": value,

@@ -105,7 +105,9 @@ def _layer(
 def _overcast(sky: Sky, system: np.ndarray, cover: float, rng: np.random.Generator) -> Clouds:
     """Stratus, altostratus or the anvil of a storm, over the whole view."""
     del cover
-    thickness = np.exp(rng.uniform(*np.log((0.5, 5)))) * np.exp(np.float32(rng.uniform(0, 0.4)) * system)
+    thickness = np.exp(rng.uniform(*np.log((0.5, 5)))) * np.exp(
+        np.float32(rng.uniform(0, 0.4)) * system
+    )
     opacity = 1 - np.exp(-thickness.astype(np.float32))
     return _layer(sky, opacity, rng.uniform(0.3, 11.5), rng, rough=(0.005, 0.2))
 

@@ -1,8 +1,11 @@
 """Thresholds and checkpoints that take no pixel label, and what they are chosen from."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 from data_loader import PatchDataset
 from fcd.errors import UserError
@@ -43,6 +46,29 @@ def test_clear_is_the_percentile_of_the_scores_of_clear_patches(image_dir):
         mask.write_bytes(b"no mask")
     (solver.run.folder.results / "threshold.json").unlink()
     assert solver.choose_threshold("clear", source, 100, 4) == record
+
+
+def test_image_parts_the_labels_of_held_out_patches(image_dir):
+    solver, source = gan("FCD"), PreparedPatches(image_dir)
+    for split, folder in (("val", image_dir / "val"), ("train", image_dir / "train")):
+        record = solver.choose_threshold("image", source, 100, 4)
+        of_all = scores(solver, PatchDataset(source, split))
+        truth = [label for *_, label in of_all]
+
+        def macro_f1(threshold, of_all=of_all, truth=truth):
+            called = [(score > threshold).mean() > 0.05 for score, _, _ in of_all]
+            return f1_score(truth, called, average="macro")
+
+        best = max(map(macro_f1, np.linspace(0, 1, 2001)))
+        assert macro_f1(record["threshold"]) == pytest.approx(best)
+        assert record["macro_f1"] == pytest.approx(best)
+        assert record["pixel_labels"] == 0
+        assert record["chosen_by"] == (
+            f"best macro F1 on the scores of {len(truth)} labelled patches, against their "
+            "image-level labels"
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        (solver.run.folder.results / "threshold.json").unlink()
 
 
 def test_patches_are_told_apart_by_the_share_above_the_threshold_of_clear_ones(image_dir):
