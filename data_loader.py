@@ -338,7 +338,7 @@ def summaries(train_set: PatchDataset, val_set: PatchDataset | None) -> dict[str
 
 
 def training_normalization(kind: str, dataset: PatchDataset) -> Normalization:
-    """`paper`, or `stretch`, `root` and `toa` from the statistics of at most `MEASURED` of the patches."""
+    """`paper`, or the others from the statistics of at most `MEASURED` of the patches."""
     order = np.random.default_rng(SUBSET_SEED).permutation(len(dataset))[:MEASURED]
     return normalization(
         kind, dataset.kind, lambda: (dataset[int(index)]["image"].numpy() for index in order)

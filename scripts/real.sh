@@ -22,13 +22,14 @@ maps=(--threshold 0.2) # of their maximum: that of CAM's paper
 masks=(--threshold known --unsure_from 0.8 --unsure_to 1.15)
 # FCD+ averages its weights over much of the training: what it makes of ground that it has never seen
 # differs from one step to the next.
-unet=(--encoder slim18 --normalize stretch --batch_size 16 --augment randomise --ema 0.25)
+unet=(--encoder slim18 --normalize root --batch_size 8 --augment randomise --ema 0.25)
 tuned=("${unet[@]}" --n_epochs 40 --lr 1e-4 "${more_unet[@]}")
 unet+=(--n_epochs 10 --lr 1e-3 "${more_unet[@]}")
 learned=(--train_mask_file generated_mask.tif --least_cloud 0.1)
-along=(--drawn_patches patches/drawn --n_epochs 7 "${more_unet[@]}") # and these are twice as many
+of_drawn=(--ema 0.1 --n_epochs 3 --lr 2e-3 "${more_unet[@]}") # eight times as many patches
+after_drawn=(--n_epochs 4 --lr 5e-4 "${more_unet[@]}")
 of_maps=("${unet[@]}" --n_epochs 3 "${more_unet[@]}")
-drawn=(--scenes_per_biome 20 --size 256 --seed 7 --variety wide)
+drawn=(--scenes_per_biome 80 --size 256 --seed 7 --variety wide)
 
 cut_patches() { # CSV FOLDER SIZE STRIDE: patches labelled by the masks
     local tree=$2

@@ -86,7 +86,9 @@ class Fold:
     crops: Annotated[
         Path, Flag(metavar="DIR", positional=True), f"folder of {IMAGES}/, {MASKS}/ and {LIST}"
     ]
-    output_dir: Annotated[Path, "folder of fold-0.csv, … and all.csv (no test)"]
+    output_dir: Annotated[
+        Path, "folder of fold-0.csv, held-0.csv (its tested scenes), … and all.csv (no test)"
+    ]
     folds: Annotated[int, Ge(2), "in how many each scene is tested once"] = 4
     seed: Annotated[int, Ge(0), "seed of the folds"] = 0
 

@@ -63,7 +63,8 @@ def _deal(counts: np.ndarray, folds: int, seed: str) -> tuple[list[int], int]:
 def write_folds(folder: Path, output_dir: Path, folds: int, seed: int) -> list[Path]:
     """Write the csv of each fold for `fcd.patches.labelled`; return their paths.
 
-    ``fold-<n>.csv`` tests the scenes of fold n and trains on the others; ``all.csv`` trains on all.
+    ``fold-<n>.csv`` tests the scenes of fold n and trains on the others, ``held-<n>.csv`` holds the
+    tested ones alone, as val; ``all.csv`` trains on all.
     Raises `UserError` if an image is missing, and what `choose_folds` and reading a mask raise.
     """
     crops = read_list(folder / LIST)
@@ -77,16 +78,18 @@ def write_folds(folder: Path, output_dir: Path, folds: int, seed: int) -> list[P
             "path": [os.path.relpath(image_path(folder, crop), output_dir) for crop in crops],
             "mask": [os.path.relpath(mask_path(folder, crop), output_dir) for crop in crops],
             "label": "",
-            "split": "train",
+            "split": "",
             "biome": [crop.biome for crop in crops],
             "scene": [crop.scene for crop in crops],
             "sun_elevation": [crop.sun_elevation for crop in crops],
         }
     )
-    written = []
-    for name, tested in [(f"fold-{n}", n) for n in range(folds)] + [("all", None)]:
-        table["split"] = np.where(table["scene"].map(chosen) == tested, "test", "train")
-        written.append(output_dir / f"{name}.csv")
-        with replacing(written[-1]) as temporary:
-            table.to_csv(temporary, index=False, lineterminator="\n")
-    return written
+    fold_of, tables = table["scene"].map(chosen), {}
+    for n in range(folds):
+        tables[f"fold-{n}"] = table.assign(split=np.where(fold_of == n, "test", "train"))
+        tables[f"held-{n}"] = table[fold_of == n].assign(split="val")
+    tables["all"] = table.assign(split="train")
+    for name, rows in tables.items():
+        with replacing(output_dir / f"{name}.csv") as temporary:
+            rows.to_csv(temporary, index=False, lineterminator="\n")
+    return [output_dir / f"{name}.csv" for name in tables]

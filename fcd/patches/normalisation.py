@@ -97,7 +97,8 @@ class Kind:
 class Normalization:
     """Map of each band from [low, high] in DN to [-1, 1]; values beyond are clipped.
 
-    It is linear but for ``root``. Nodata becomes exactly -1; in floating-point sources NaN and infinity are nodata, too.
+    It is linear but for ``root``. Nodata becomes exactly -1; in floating-point sources NaN and
+    infinity are nodata, too.
 
     ``paper``: DN / 65535, then (x - 0.5) / 0.5, the same for every band; of uint8 DN / 255, of
     float32 each band from the least to the greatest value in the training split.
@@ -323,7 +324,7 @@ def to_device(dn: torch.Tensor, device: torch.device) -> torch.Tensor:
 def normalization(
     kind: str, data: Kind, images: Callable[[], Iterable[np.ndarray]]
 ) -> Normalization:
-    """`paper`, `stretch`, `root` or `toa`, from what patches hold if more than their type's range counts.
+    """As `kind` says, from what patches hold if more than their type's range counts.
 
     images: gives the patches (C, H, W) one by one, the same ones at each call; of `toa` standard
     DN.

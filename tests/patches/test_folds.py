@@ -68,6 +68,10 @@ def test_each_crop_is_tested_once_and_paths_hold_from_the_csvs_folder(tmp_path, 
     assert set(tested.values()) == {1}
     assert len(tested) == len(crops)
     assert set(pd.read_csv(tmp_path / "out/all.csv").split) == {"train"}
+    for n in range(4):
+        fold, held = (pd.read_csv(tmp_path / f"out/{name}-{n}.csv") for name in ("fold", "held"))
+        assert set(held.split) == {"val"}
+        assert set(held.scene) == set(fold.scene[fold.split == "test"])
     (tmp_path / "d/images/Water7_1.tif").unlink()
     with pytest.raises(UserError, match=r"Water7_1\.tif is missing, which patches\.csv lists"):
         commands.fold(arguments)
