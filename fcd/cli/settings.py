@@ -264,7 +264,8 @@ class TrainingSettings:
         float,
         UNIT,
         "score, validate and choose by a moving average of the weights, whose half-life is this "
-        "share of the training steps (0.02 to 0.05); 0: by the weights themselves",
+        "share of the training steps (0.02 to 0.05; 0.5 to keep some of --model_weights); 0: by "
+        "the weights themselves",
     ] = 0.0
     select: Annotated[
         Select,
