@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
 
 
 def measured(
-    solver: Solver, tiles: Tiles, mpixel: float, flags: Settings, limit: float
+    solver: Solver, tiles: Tiles, mpixel: float, flags: Settings, limit: float | None = None
 ) -> Comparison:
     """Both ways of masking a square scene of `mpixel`; limit: Mpixel/s the hardware could do."""
     kind = ("bf16" if flags.amp else "float32") + ", compiled" * flags.compile

@@ -13,13 +13,12 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from fcd.cli.parser import MAY_CHANGE, Flag, number
+from fcd.cli.prediction import PredictionSettings
 from fcd.errors import UserError
 from fcd.landsat.bands import band_numbers, listed_bands
 from fcd.landsat.labels import MEANINGS
 from fcd.landsat.rasters import nodata_value
 from fcd.landsat.sparcs import SPARCS
-from fcd.masks.postprocessing import PostProcessing
-from fcd.masks.prediction import Contents, Scores
 from fcd.masks.runtime import Runtime
 from fcd.masks.scoring import Tta, Views
 from fcd.patches.normalisation import TOA
@@ -376,42 +375,6 @@ class SceneSettings:
     def views(self) -> Views:
         """How tiles are looked at."""
         return Views(self.tta, self.context)
-
-
-@dataclass(frozen=True)
-class PredictionSettings:
-    """Prediction (--mode predict)."""
-
-    scenes: Annotated[
-        list[str] | None,
-        Flag(metavar="PATH"),
-        MAY_CHANGE,
-        "scene folders, .tar or .tar.gz archives, MTL files, GeoTIFFs, folders of such, globs, or "
-        "text files with a path a line",
-    ] = None
-    output_dir: Annotated[Path, MAY_CHANGE, "folder of masks and summary.csv"] = Path("masks")
-    bands: Annotated[
-        str | None,
-        MAY_CHANGE,
-        "how to read what is no Landsat Level-1 scene and does not name its bands as training did; "
-        "of a GeoTIFF the bands in the order of training, such as 1-7,9-11; of a folder or archive "
-        "the ends of the files' names, such as SR_B1,SR_B2",
-    ] = None
-    allow_pixel_size: Annotated[
-        bool, MAY_CHANGE, "do not warn of scenes whose pixels have another size than in training"
-    ] = False
-    write_score: Annotated[
-        Scores, MAY_CHANGE, "score beside the mask: uint8 (0 nodata, 1 to 255 for 0 to 1), float32"
-    ] = "none"
-    write_bands: Annotated[
-        Contents,
-        MAY_CHANGE,
-        "bands of the mask's file; mask,score: the score, as uint8, in the same file",
-    ] = "mask"
-    stac: Annotated[
-        bool, MAY_CHANGE, "write a STAC item beside each mask (needs the library pystac)"
-    ] = False
-    postprocessing: PostProcessing = field(default_factory=PostProcessing)
 
 
 @dataclass(frozen=True)

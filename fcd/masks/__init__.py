@@ -8,7 +8,9 @@ tiling       a raster of any size in bounded memory
 runtime      networks as ONNX files, scores by ONNX Runtime
 cam          class activation maps
 thresholds   chosen, written down, found again
+outputs      files of a mask and its score: what is in them, whether they are there
 prediction   masks of any scenes, as files
+fleet        the same by the workers of a cluster
 summary      summary.csv, and the names of outputs
 postprocessing  finished masks: small clouds, buffer, shadow
 shadows      shadows of clouds by geometry
