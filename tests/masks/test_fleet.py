@@ -321,7 +321,7 @@ def test_workers_killed_at_random(tmp_path):
 def test_the_command_with_all_its_options(tmp_path):
     """Several weights, and everything that the workers have to be told."""
     asked = ["--scenes", *draw_kinds(tmp_path / "s"), "--model_weights", "starter"]
-    asked += ["--device", "cpu", "--nodata", "0", "65535", "--tta", "flip", "--context", "4"]
+    asked += ["--device", "cpu", "--nodata", "0", "65535", "--overlap", "8"]
     asked += ["--min_cloud", "3", "--cloud_buffer", "2", "--shadow", "True", "--stac", "True"]
     asked += ["--write_score", "uint8", "--write_bands", "mask,score", "--sun_elevation", "50"]
     command = [sys.executable, ROOT / "supervised_main.py", "--mode", "predict", *asked]
