@@ -35,7 +35,7 @@ from fcd.landsat.rasters import SAME_PIXELS, WRITTEN_BY, Grid, opened, raster_wr
 from fcd.landsat.scenes import Scene
 from fcd.masks import stac_item
 from fcd.masks.postprocessing import AS_SCORED, PostProcessing
-from fcd.masks.scoring import ArrayScene, Prediction, Scorer, Tiles, predictions
+from fcd.masks.scoring import PLAIN, ArrayScene, Prediction, Scorer, Tiles, Way, predictions
 from fcd.masks.summary import add_row, named, rows_of
 from fcd.metrics import BUFFER, CLOUD, SHADOW
 from fcd.patches.normalisation import as_nodata, in_words
@@ -58,7 +58,8 @@ Contents = Literal["mask", "mask,score"]
 _SCORE_IN_BYTES = (1 / 254, -1 / 254)  # scale and offset that undo 1 to 255
 _COLUMNS = (
     "scene", "path", "cloud_fraction", "shadow_fraction", "buffer_fraction", "valid_fraction",
-    "nodata_fraction", "pixel_size", "threshold", "weights", "seconds", "status", "reason",
+    "nodata_fraction", "pixel_size", "threshold", "weights", "precision", "seconds", "status",
+    "reason",
 )  # fmt: skip
 
 
@@ -95,6 +96,7 @@ class Predictor:
     weights: str = ""  # the file they are from
     dtype: str = "uint16"  # of the DN
     pixel_size: float | None = None  # of training, metres; None: unknown
+    way: Way = PLAIN  # how scores are computed
 
 
 def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
@@ -107,7 +109,8 @@ def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
         "FCD_BANDS": ",".join(scorer.normalization.bands),
         "FCD_THRESHOLD": repr(threshold),
         # How many tiles are scored at a time does not matter.
-        "FCD_TILES": f"{tiles.size} pixels, overlap {tiles.overlap}" + ", bf16" * tiles.amp,
+        "FCD_TILES": f"{tiles.size} pixels, overlap {tiles.overlap}",
+        "FCD_PRECISION": scorer.way.tag,
     }
     if tiles.nodata is not None:
         tags["FCD_NODATA"] = in_words(as_nodata(tiles.nodata))
@@ -121,6 +124,7 @@ def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
         scorer.checkpoint.name,
         scorer.normalization.dtype,
         scorer.normalization.pixel_size,
+        scorer.way,
     )
 
 
@@ -264,7 +268,7 @@ def predict_scene(
     outputs: Outputs = OUTPUTS,
     allow_pixel_size: bool = False,
 ) -> dict[str, str]:
-    """Write the files of one scene; return its fractions, threshold, weights, seconds and status.
+    """Write the files of one scene; return its fractions, threshold, weights, precision, …
 
     `<name>_mask.tif`: Cloud-Optimised GeoTIFF on the scene's grid, 0 nodata, 128 clear, 255 cloud,
     64 shadow, 254 buffer; `<name>_score.tif`: the score, on the same grid; `<name>_quicklook.png`:
@@ -280,7 +284,9 @@ def predict_scene(
     image = pictures.Shrunk(step)
     mask_tif, score_tif = (output_dir / f"{scene.name}_{kind}.tif" for kind in ("mask", "score"))
     pixels = _pixels(scene, grid, predictor, allow_pixel_size)
-    tags = outputs.tags(predictor.tags) | ({"FCD_PIXEL_SIZE": pixels} if pixels else {})
+    # Neither is asked for, so neither makes a mask another one.
+    told = {"FCD_PIXEL_SIZE": pixels, "FCD_PRECISION_WHY": predictor.way.why}
+    tags = outputs.tags(predictor.tags) | {name: text for name, text in told.items() if text}
     finish = outputs.postprocessing.finishing(scene, outputs.sun_elevation)
     describe = stac_item.describing(scene, grid) if outputs.stac else None
     how = (grid, tags, outputs.write_score, outputs.write_bands)
@@ -307,6 +313,7 @@ def predict_scene(
         "pixel_size": pixels,
         "threshold": f"{predictor.threshold:.4f}",
         "weights": predictor.weights,
+        "precision": predictor.way.told,
         "seconds": f"{time.monotonic() - began:.1f}",
         "status": "done" if finished.any() else "no valid pixel",
         "reason": "" if finished.any() else "no pixel has data in all bands",
