@@ -33,16 +33,19 @@ from fcd.masks.quantisation import (
 from fcd.masks.runtime import ONNX, PYTORCH, Runtime, libraries, onnx_score
 from fcd.masks.scoring import PLAIN, Precision, Scorer, Tiles, Way, sampled
 from fcd.masks.tiling import Score
+from fcd.processes import Processes
 
 AUTO: Literal["auto"] = "auto"
 FLOAT32: Precision = "float32"
 BFLOAT16: Precision = "bfloat16"
 INT8: Precision = "int8"
 Choice = Literal["auto", "float32", "bfloat16", "int8"]
+_Way = tuple[Precision, Runtime]
+_By = Callable[[Precision, Runtime], Scorer]
 KEPT = "precision.json"
 LOOKED_AT = 4  # scenes from which tiles are taken, at most
 MEASURED = 1 << 16  # pixels that are scored to measure
-BUDGET = 3.0  # seconds that measuring may take, but for a tile or two
+LOOK, BUDGET = 0.5, 2.5  # seconds for a look at float32 alone, and for all ways
 ROUNDS = 7  # at most
 HOPELESS = 3.0  # times as slow as float32: not measured any further
 GAIN = 1.05  # times as fast as float32 at least, or it is left for nothing
@@ -74,7 +77,7 @@ class Asked:
         if precision == BFLOAT16 and runtime == ONNX:
             raise UserError(f"--runtime {ONNX} computes in float32 or int8, not in {BFLOAT16}")
         if precision == INT8 and runtime == PYTORCH:
-            raise UserError(f"--precision {INT8} is computed by --runtime {ONNX}: leave it out")
+            raise UserError(f"--precision {INT8} is computed by ONNX Runtime: leave --runtime out")
         if precision is None:
             precision = BFLOAT16 if amp else FLOAT32 if runtime else default
         return cls(precision, runtime)
@@ -119,10 +122,10 @@ def in_precision(scorer: Scorer, asked: Asked, tiles: Tiles, threshold: float, j
     again while weights, score, threshold and tiles stay the same. Raises `UserError` if it cannot
     score so.
     """
-    by = cache(partial(_scorer, scorer, tiles, threshold, job))
+    by, processes = cache(partial(_scorer, scorer, tiles, threshold, job)), scorer.processes
     if asked.precision != AUTO:
-        runtime = ONNX if asked.precision == INT8 else asked.runtime or PYTORCH
-        return by(asked.precision, runtime)
+        way = Way(asked.precision, ONNX if asked.precision == INT8 else asked.runtime or PYTORCH)
+        return _shared(by, way, processes)
     same = {
         "weights": scorer.fingerprint,
         "score": scorer.name,
@@ -131,13 +134,21 @@ def in_precision(scorer: Scorer, asked: Asked, tiles: Tiles, threshold: float, j
         "asked_runtime": asked.runtime,
     }
     kept = _kept(job.folder, same)
-    if kept is None and scorer.processes.first:
+    if kept is None and processes.first:
         kept = _measured(scorer, asked, tiles, threshold, job, by)
         _keep(job.folder, same, kept)
-    way = scorer.processes.broadcast(kept) or PLAIN
+    way = processes.broadcast(kept) or PLAIN
     print(f"precision: {way.told}")
-    chosen = by(way.precision, way.runtime)
-    return replace(chosen, way=replace(chosen.way, why=way.why))
+    return _shared(by, way, processes)
+
+
+def _shared(by: _By, way: Way, processes: Processes) -> Scorer:
+    """The scorer of `way`, whose files the first process writes before the others look for them."""
+    if processes.first:
+        by(way.precision, way.runtime)
+    processes.wait()
+    scorer = by(way.precision, way.runtime)
+    return replace(scorer, way=replace(scorer.way, why=way.why))
 
 
 def _scorer(
@@ -165,15 +176,23 @@ def _scorer(
 
 
 def _tiles(
-    scorer: Scorer, tiles: Tiles, job: Job, pixels: int
-) -> Iterator[list[tuple[Tensor, np.ndarray]]]:
-    """See `sampled`: of each of the first scenes, those that cannot be read left out.
+    scorer: Scorer, tiles: Tiles, job: Job, scenes: int, count: int
+) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """See `sampled`: at most `count` tiles of one size, from so many `scenes` if these have enough.
 
-    Why they cannot is said when they are masked.
+    Else from further ones. What cannot be read is left out: why, is said when it is masked.
     """
-    for scene in islice(job.scenes(), LOOKED_AT):
-        with suppress(UserError):
-            yield list(sampled(scorer, scene, tiles, pixels))
+    side, each = 0, -(-count // max(1, min(scenes, job.count)))
+
+    def drawn() -> Iterator[tuple[Tensor, np.ndarray]]:
+        for scene in islice(job.scenes(), LOOKED_AT):
+            with suppress(UserError):
+                yield from sampled(scorer, scene, tiles, each * tiles.size**2)
+
+    for x, valid in islice(drawn(), count):
+        side = side or len(valid)
+        if len(valid) == side:
+            yield x, valid
 
 
 def _samples(scorer: Scorer, tiles: Tiles, job: Job) -> Samples:
@@ -183,34 +202,12 @@ def _samples(scorer: Scorer, tiles: Tiles, job: Job) -> Samples:
             return job.patches()
 
     def draw(count: int) -> Iterator[tuple[Tensor, np.ndarray, None]]:
-        each = -(-count // max(1, min(LOOKED_AT, job.count))) * tiles.size**2
-        found = [tile for some in _tiles(scorer, tiles, job, each) for tile in some]
-        side = max((len(valid) for _, valid in found), default=0)
-        whole = ((x, valid, None) for x, valid in found if len(valid) == side)
-        return islice(whole, count)
+        return ((x, valid, None) for x, valid in _tiles(scorer, tiles, job, LOOKED_AT, count))
 
     return Samples(draw, "tiles of the scenes", of_training=False)
 
 
-def _few_tiles(scorer: Scorer, tiles: Tiles, job: Job) -> tuple[Tensor, np.ndarray]:
-    """Tiles (N, C, s, s) of the first scenes, and where they are valid (N, s, s); N may be 0."""
-    found: list[tuple[Tensor, np.ndarray]] = []
-    for some in _tiles(scorer, tiles, job, MEASURED):
-        found += some
-        if sum(valid.size for _, valid in found) >= MEASURED // 2:
-            break
-    side = max((len(valid) for _, valid in found), default=0)
-    whole = [(x, valid) for x, valid in found if len(valid) == side]
-    if not whole:
-        return torch.empty(0), np.empty(0)
-    x, valid = zip(*whole, strict=True)
-    return torch.stack(x).to(scorer.device), np.stack(valid)
-
-
 # --- measured ------------------------------------------------------------------------------------
-
-
-_Way = tuple[Precision, Runtime]
 
 
 @torch.inference_mode()
@@ -220,7 +217,7 @@ def _measured(
     tiles: Tiles,
     threshold: float,
     job: Job,
-    by: Callable[[Precision, Runtime], Scorer],
+    by: _By,
 ) -> Way:
     """The fastest way whose masks agree with those in float32 on a few tiles, and why."""
     first: _Way = (FLOAT32, asked.runtime or PYTORCH)
@@ -230,18 +227,20 @@ def _measured(
     pixels = _pixels(job)
     if pixels < SMALL:
         return replace(plain, why="auto: too few pixels to measure")
-    x, valid = _few_tiles(scorer, tiles, job)
-    if not len(x):
+    found = list(_tiles(scorer, tiles, job, 1, max(1, MEASURED // tiles.size**2)))
+    if not found:
         return replace(plain, why="auto: no tile to measure on")
+    x = torch.stack([x for x, _ in found]).to(scorer.device)
+    valid = np.stack([valid for _, valid in found])
     scores = {first: by(*first).score}
     computed = pixels * (tiles.size / (tiles.size - tiles.overlap)) ** 2
-    work = computed * timed(scores, x[:1], scorer.multiple)[first][0]
+    work = computed * timed(scores, x[:1], scorer.multiple, LOOK)[first][0]
     if work < WORTH_MEASURING:
         return replace(plain, why="auto: too little work to measure")
     for way in _ways(scorer, asked.runtime, prepared=work >= WORTH_PREPARING):
         with suppress(UserError):  # of a network whose masks in int8 differ
             scores[way] = by(*way).score
-    took = timed(scores, x, scorer.multiple)
+    took = timed(scores, x, scorer.multiple, BUDGET)
     masks = {
         way: labels.patch_from_score(values, valid[: len(values)], threshold)
         for way, (_, values) in took.items()
@@ -263,9 +262,8 @@ def _measured(
 def _pixels(job: Job) -> int:
     """Of all scenes, if they are as large as the first that can be read."""
     for scene in islice(job.scenes(), LOOKED_AT):
-        with suppress(UserError):
-            grid = scene.grid()
-            return grid.height * grid.width * job.count
+        with suppress(UserError), scene.open() as reader:
+            return reader.grid.height * reader.grid.width * job.count
     return 0
 
 
@@ -288,11 +286,11 @@ def _name(way: _Way) -> str:
 
 
 def timed(
-    scores: Mapping[_Way, Score], x: Tensor, multiple: int
+    scores: Mapping[_Way, Score], x: Tensor, multiple: int, budget: float
 ) -> dict[_Way, tuple[float, np.ndarray]]:
     """Seconds a pixel that each of `scores` takes, by turns, and what it makes of x (N, C, s, s).
 
-    In `BUDGET` seconds: of x as many tiles as these allow. What takes more than `HOPELESS` times as
+    In `budget` seconds: of x as many tiles as these allow. What takes more than `HOPELESS` times as
     long as the first is left out. multiple: of the sides that the networks take.
     """
     began = time.monotonic()
@@ -311,7 +309,7 @@ def timed(
         if seconds <= HOPELESS * next(iter(tried.values()), seconds):
             tried[way] = seconds
     tile = sum(tried.values()) * x[0, 0].numel()
-    left = BUDGET - (time.monotonic() - began)
+    left = budget - (time.monotonic() - began)
     batch = x[: max(1, int(left / tile))]
     rounds = min(ROUNDS, max(1, int(left / (tile * len(batch)))))
     made = [{way: taken(scores[way], batch) for way in tried} for _ in range(rounds)]

@@ -93,7 +93,7 @@ def quantised(
     """
     check_quantisable(scorer)
     beside = scorer.checkpoint.with_suffix(SUFFIX)
-    places = [beside, folder / beside.name]
+    inside = folder / beside.name
     made_for = {
         "weights": scorer.fingerprint,
         "score": scorer.name,
@@ -101,9 +101,10 @@ def quantised(
         "reduce_range": str(reduces_range()),
     }
     wanted = made_for | ({"calibration": samples.told} if samples.of_training else {})
-    for path in places:
+    for path in (beside, inside):
         if digest := _digest(path, wanted):
             return load_score(path), digest
+    print(f"int8: calibrating {scorer.checkpoint} on {samples.told}, about a minute")
     with TemporaryDirectory() as temporary:
         held_back: list[Sample] = []
         made = Path(temporary, beside.name)
@@ -112,10 +113,10 @@ def quantised(
         score = load_score(made)
         check_agreement(scorer, score, held_back, threshold)
         properties = made_for | {"calibration": samples.told}
-        for path in places if samples.of_training else places[1:]:
+        if samples.of_training:
             with suppress(OutputError):
-                return score, _write(made, path, properties)
-    raise OutputError(f"{places[1]} cannot be written")
+                return score, _write(made, beside, properties)
+        return score, _write(made, inside, properties)
 
 
 def _calibrating(samples: Iterator[Sample], held_back: list[Sample]) -> Iterator[Tensor]:

@@ -313,7 +313,7 @@ def _as_trained(
 def sampled(
     scorer: Scorer, scene: Scene | ArrayScene, tiles: Tiles, pixels: int
 ) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
-    """Tiles spread over a scene, of about so many `pixels` in all, always the same ones.
+    """Tiles spread over a scene, of at most so many `pixels` in all, always the same ones.
 
     Each as network input (C, s, s) on the CPU, and where it is valid (s, s) bool; s is the tiles'
     side, or less where the scene is smaller. Those without a valid pixel are left out, and all of a
@@ -326,7 +326,7 @@ def sampled(
             return
         read, normalization = _as_trained(scorer, reader, f"scene {scene.key}", tiles)
         # As many rows as columns of them, spread evenly; few of each row are wanted.
-        most = math.ceil(math.sqrt(max(1, pixels // side**2)))
+        most = max(1, math.isqrt(pixels // side**2))
         for row in _spread(height - side, most):
             dn = read(row, row + side)
             for column in _spread(width - side, most):

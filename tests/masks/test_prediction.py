@@ -33,6 +33,7 @@ from fcd.landsat import labels
 from fcd.landsat.bands import BANDS, RGB_BANDS
 from fcd.landsat.products import expand, scene_from
 from fcd.landsat.scenes import find_scenes
+from fcd.masks.precision import Asked, Job, in_precision
 from fcd.masks.prediction import Predictor, predict_array, predict_scenes
 from fcd.masks.scoring import Prediction, Tiles, strips
 from fcd.masks.summary import named
@@ -481,11 +482,13 @@ def test_bfloat16_is_close(runs, monkeypatch):
     monkeypatch.chdir(root)
     solver = load_solver("outputs/FCDPlus/models/best.pt", "cpu")
     scene = scene_from("scene")
+    scorer, tiles = solver.scorer(), Tiles.of(solver.scorer())
+    job = Job(root, lambda: iter([scene]), 1)
     exact, near = (
         np.concatenate(
-            [s.score for s in strips(solver.scorer(), scene, Tiles.of(solver.scorer(), amp=amp))]
+            [s.score for s in strips(in_precision(scorer, asked, tiles, 0.5, job), scene, tiles)]
         )
-        for amp in (False, True)
+        for asked in (Asked("float32"), Asked("bfloat16"))
     )
     assert near.dtype == np.float32
     assert 0 < np.abs(exact - near).max() < 0.02
