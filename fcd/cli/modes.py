@@ -1,6 +1,6 @@
 """What the commands of both networks do, whatever was trained: start, test, predict, export."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ from fcd.landsat.scenes import Scene
 from fcd.landsat.sparcs import SPARCS, find_sparcs
 from fcd.masks import scoring, thresholds
 from fcd.masks.precision import AUTO, BFLOAT16, FLOAT32, Asked, Job, in_precision
-from fcd.masks.prediction import predict_scenes, predictor_of
+from fcd.masks.prediction import Predictor, made_writable, predict_scenes, predictor_of
 from fcd.masks.quantisation import Samples
 from fcd.masks.scoring import Scorer, Tiles
 from fcd.patches.normalisation import Normalization
@@ -225,19 +225,12 @@ def predict(settings: S, run: Run, load: Load[S], patches: Patches | None) -> in
     A threshold is chosen only if `--threshold` says how; else it is the one chosen before. Of
     several weights each scene takes those whose bands it has, the most.
     """
-    asked, given = settings.prediction, settings.whole_scenes.threshold
+    asked = settings.prediction
     if not asked.scenes:
         raise UserError("--mode predict needs --scenes PATH …: folders, archives or GeoTIFFs")
-    paths, predictors = expand(asked.scenes), []
-    for path in all_weights(settings, run):
-        one = replace(settings, run=replace(settings.run, model_weights=path))
-        solver = load(one, run)
-        scorer = solver.scorer()
-        used_tiles = tiles(settings, scorer)
-        threshold = given if isinstance(given, float) else _threshold(one, solver, scorer)
-        job = Job(asked.output_dir, partial(_scenes_of, paths, scorer, asked.bands), len(paths))
-        scorer = in_asked_precision(one, scorer, used_tiles, threshold, job, patches)
-        predictors.append(predictor_of(scorer, used_tiles, threshold))
+    paths = expand(asked.scenes)
+    made_writable(asked.output_dir)  # before anything is kept there
+    predictors = predictors_of(settings, run, load, patches, paths)
     failed = predict_scenes(
         paths,
         predictors,
@@ -255,15 +248,35 @@ def predict(settings: S, run: Run, load: Load[S], patches: Patches | None) -> in
     return int(failed > 0)
 
 
+def predictors_of(
+    settings: S, run: Run, load: Load[S], patches: Patches | None, paths: Sequence[str]
+) -> list[Predictor]:
+    """What masks the scenes at `paths`, of each of the checkpoints to use."""
+    asked, predictors = settings.prediction, []
+    for path in all_weights(settings, run):
+        one = replace(settings, run=replace(settings.run, model_weights=path))
+        solver = load(one, run)
+        scorer = solver.scorer()
+        used_tiles = tiles(settings, scorer)
+        threshold = _threshold(one, solver, scorer)
+        job = Job(asked.output_dir, partial(_scenes_of, paths, scorer, asked.bands), len(paths))
+        scorer = in_asked_precision(one, scorer, used_tiles, threshold, job, patches)
+        predictors.append(predictor_of(scorer, used_tiles, threshold))
+    return predictors
+
+
 def _threshold(settings: CommandSettings, solver: Trained, scorer: Scorer) -> float:
-    """That chosen as --threshold says, or the one chosen before."""
-    if settings.whole_scenes.threshold is not None:
+    """The number that --threshold is, that chosen as it says, or the one chosen before."""
+    given = settings.whole_scenes.threshold
+    if isinstance(given, str):
         return chosen_threshold(settings, solver)["threshold"]
+    if given is not None:
+        return given
     amp = precision_of(settings).precision == BFLOAT16
     return thresholds.known(scorer, amp)["threshold"]
 
 
-def _scenes_of(paths: list[str], scorer: Scorer, bands: str | None) -> Iterator[Scene]:
+def _scenes_of(paths: Sequence[str], scorer: Scorer, bands: str | None) -> Iterator[Scene]:
     """The scenes at `paths` that there are and that have the bands of the network."""
     for path in paths:
         with suppress(UserError):

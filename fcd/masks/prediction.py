@@ -203,7 +203,7 @@ def predict_scenes(
     `allow_pixel_size`. progress: show a bar. processes: each masks its share of the scenes; what is
     returned counts those of all. Raises `UserError` if `output_dir` cannot be written to.
     """
-    output_dir, asked = _made_writable(Path(output_dir)), Outputs(**outputs)
+    output_dir, asked = made_writable(Path(output_dir)), Outputs(**outputs)
     if asked.stac:
         stac_item.library()
     failed, skipped, claim = 0, 0, processes.claims()
@@ -240,7 +240,8 @@ def predict_scenes(
     return failed
 
 
-def _made_writable(folder: Path) -> Path:
+def made_writable(folder: Path) -> Path:
+    """`folder`, made if need be; `UserError` if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()

@@ -63,7 +63,7 @@ def written_once(starter, monkeypatch):
 def tiles_of(starter, change=lambda number, x: x):
     def draw(count):
         tiles = Tiles.of(starter.scorer)
-        found = sampled(starter.scorer, starter.scene, tiles, count * tiles.size**2)
+        found = sampled(starter.scorer, starter.scene, tiles, min(count, 25) * tiles.size**2)
         for number, (x, valid) in enumerate(islice(found, count)):
             yield change(number, x), valid, None
 
