@@ -196,7 +196,8 @@ def check_agreement(scorer: Scorer, int8: Score, samples: list[Sample], threshol
 
 def differing(agreement: np.ndarray) -> float:
     """Share of the pixels in which two masks differ; agreement: their `fcd.metrics.confusion`."""
-    return 1 - float(np.trace(agreement) / max(1, agreement.sum()))
+    pixels = int(agreement.sum())
+    return (pixels - int(np.trace(agreement))) / max(1, pixels)
 
 
 def _write(made: Path, path: Path, properties: dict[str, str]) -> str:

@@ -159,7 +159,7 @@ def test_int8_that_is_calibrated_badly_is_refused(starter, written_once, tmp_pat
         quantised(starter.scorer, Samples(lambda _: iter(()), "", False), 0.4, tmp_path)
 
 
-def test_half_a_percent_of_pixels_or_a_fifth_of_a_point_of_f1(monkeypatch):
+def test_half_a_percent_of_pixels_or_a_fifth_of_a_point_of_f1():
     """A tile of 1000 pixels, of which int8 calls some cloud that are clear in float32."""
     valid, x = np.ones((10, 100), bool), torch.zeros(7, 10, 100)
     exact = torch.zeros(1, 10, 100)
