@@ -323,10 +323,11 @@ def _kept(folder: Path, same: dict[str, Any]) -> Way | None:
     """The choice kept in `folder` that holds for `same`; `UserError` if there is no telling."""
     for entry in _entries(folder):
         if same.items() <= entry.items():
-            precision, runtime = entry.get("precision"), entry.get("runtime")
+            told: list[Any] = [entry.get(name) for name in ("precision", "runtime", "why")]
+            precision, runtime, why = told
             if precision not in get_args(Precision) or runtime not in get_args(Runtime):
                 raise _damaged(folder)
-            return Way(precision, runtime, str(entry.get("why")))
+            return Way(precision, runtime, str(why))
     return None
 
 
