@@ -229,7 +229,6 @@ def predict(settings: S, run: Run, load: Load[S], patches: Patches | None) -> in
     if not asked.scenes:
         raise UserError("--mode predict needs --scenes PATH …: folders, archives or GeoTIFFs")
     paths = expand(asked.scenes)
-    made_writable(asked.output_dir)  # before anything is kept there
     predictors = predictors_of(settings, run, load, patches, paths)
     failed = predict_scenes(
         paths,
@@ -259,7 +258,8 @@ def predictors_of(
         scorer = solver.scorer()
         used_tiles = tiles(settings, scorer)
         threshold = _threshold(one, solver, scorer)
-        job = Job(asked.output_dir, partial(_scenes_of, paths, scorer, asked.bands), len(paths))
+        scenes = partial(_scenes_of, paths, scorer, asked.bands)
+        job = Job(made_writable(asked.output_dir), scenes, len(paths))
         scorer = in_asked_precision(one, scorer, used_tiles, threshold, job, patches)
         predictors.append(predictor_of(scorer, used_tiles, threshold))
     return predictors
