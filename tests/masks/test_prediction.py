@@ -400,7 +400,7 @@ def test_the_command_equals_the_python_call(runs, monkeypatch, call):
     root, dn = runs
     monkeypatch.chdir(root)
     flags = ["--mode", "predict", "--scenes", "scene.tar", "--device", "cpu"]
-    flags += ["--output_dir", "command", "--write_score", "float32"]
+    flags += ["--output_dir", "command", "--write_score", "float32", "--precision", "float32"]
     assert call(supervised_main, *flags)[0] == 0
     predict_scenes(
         ["scene"], load_solver("outputs/FCDPlus/models/best.pt", "cpu").predictor(), "python"
