@@ -581,8 +581,8 @@ class SupervisedSolver(Solver):
         """
         state = checkpoints.load(path, ("network", "normalization", "supervision", "choice"))
         without = () if self.task.classifier_head else ("classification_head.",)
+        part, self.began_trained = "encoder." if encoder_only else "", not encoder_only
         network = self.network.encoder if encoder_only else self.network
-        part = "encoder." if encoder_only else ""
         learned_weights = state.get(averaging.name_of("network"), state["network"])
         weights = checkpoints.part_of(learned_weights, part, without, path)
         checkpoints.load_weights(network, weights, path)

@@ -107,17 +107,17 @@ def compare(
             before()
             gc.collect()
             _forget_peak()
-            _finish()
+            finish()
             began = time.perf_counter()
             ways[way]()
-            _finish()
+            finish()
             seconds[way].append(time.perf_counter() - began)
             peak[way] = max(peak[way], _peak_mib())
     done = {way: Way(statistics.median(seconds[way]), peak[way]) for way in ways}
     return Comparison(name, unit, amount, done.get("plain"), done["ours"], limit)
 
 
-def _finish() -> None:
+def finish() -> None:
     """Wait for what the current CUDA device, if one is used, has been asked to do."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
@@ -154,10 +154,10 @@ def matrix_product(dtype: torch.dtype, device: torch.device, size: int = 2048) -
         a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
         taken = []
         for _ in range(5):
-            _finish()
+            finish()
             began = time.perf_counter()
             a @ b
-            _finish()
+            finish()
             taken.append(time.perf_counter() - began)
         return statistics.median(taken[1:])
 

@@ -70,14 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     device = use_device(flags.device)
     run = Run(RunFolder("benchmark"), device, compile=compiles(flags.compile, device))
     solver = build(flags.network, SIZES[flags.size], run)
-    asked = Asked.of(flags.precision, flags.runtime, amp=False, default=flags.precision)
-    asked.check(solver.scorer())
     tiles = Tiles.of(solver.scorer(), flags.tile_size, flags.overlap, flags.batch_size)
     side = tiles.size
     work = measure.flops(lambda: solver.score(torch.zeros(1, 10, side, side, device=device)))
     dtype = torch.bfloat16 if flags.precision == BFLOAT16 else torch.float32
     limit = measure.matrix_product(dtype, device) * side**2 / work / 1e6
-    made = [measured(solver, tiles, mpixel, flags, asked, limit) for mpixel in flags.mpixel]
+    made = [measured(solver, tiles, mpixel, flags, limit) for mpixel in flags.mpixel]
     measure.show(made, flags.json)
     if flags.plot:
         write_plots(made, flags.mpixel, flags.plot)
@@ -85,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
 
 
 def measured(
-    solver: Solver, tiles: Tiles, mpixel: float, flags: Settings, asked: Asked, limit: float
+    solver: Solver, tiles: Tiles, mpixel: float, flags: Settings, limit: float | None = None
 ) -> Comparison:
     """Both ways of masking a square scene of `mpixel`; limit: Mpixel/s the hardware could do."""
     kind = flags.precision + ", compiled" * flags.compile
@@ -96,6 +94,8 @@ def measured(
         root = Path(folder)
         write_scene(root / "scene", length, length)
         (scene,) = find_scenes(root / "scene")
+        asked = Asked.of(flags.precision, flags.runtime, amp=False, default=flags.precision)
+        asked.check(solver.scorer())
         scorer = in_asked_precision(solver.scorer(), asked, scene, tiles, root)
         threshold = median_score(solver, scene, tiles)
         plainly, ours = ways_of(solver, scorer, scene, threshold, tiles, root)

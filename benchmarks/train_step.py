@@ -21,6 +21,7 @@ from model import GANSize, Task
 from solver import FCDSolver, SupervisedSolver
 
 LR = 1e-4
+Cycle = Callable[[], list[dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -84,50 +85,58 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     return measure.show(made, flags.json)
 
 
-Cycle = Callable[[], list[dict[str, Tensor]]]
-
-
 def gan_ways(size: Size, batch_size: int, run: Run, amp: bool) -> tuple[Cycle, Cycle]:
     """Plain and our way of `size.n_critic` steps, from the same weights: the loss parts of each."""
-    solver = FCDSolver(run, size.gan, size.image_size, Normalization.paper(10))
+    solver, ours = gan_cycle(size, batch_size, run, amp)
     plain_step = plain.GANStep(copy.deepcopy(solver.G), copy.deepcopy(solver.D), LR, size.n_critic)
+    patches = _gan_patches(size, batch_size, run.device)
+    return lambda: [plain_step(*patches) for _ in range(size.n_critic)], ours
+
+
+def gan_cycle(size: Size, batch_size: int, run: Run, amp: bool) -> tuple[FCDSolver, Cycle]:
+    """A solver with random weights, and `size.n_critic` of its steps: the loss parts of each."""
+    solver = FCDSolver(run, size.gan, size.image_size, Normalization.paper(10))
     settings = GANTraining(n_critic=size.n_critic, g_lr=LR, d_lr=LR, amp=amp)
     solver.start_optimizers(settings)
-    x, _, c_org = _patches(size, batch_size, run.device)
-    c_trg, alpha = c_org.roll(1, 0), torch.rand(batch_size, 1, 1, 1, device=run.device)
+    patches = _gan_patches(size, batch_size, run.device)
 
-    def ours() -> dict[str, Tensor]:
+    def step() -> dict[str, Tensor]:
         solver.step += 1
-        return solver.learn(settings, x, c_org, c_trg, alpha)
+        return solver.learn(settings, *patches)
 
-    def cycle(step: Callable[[], dict[str, Tensor]]) -> Cycle:
-        return lambda: [step() for _ in range(size.n_critic)]
-
-    return cycle(lambda: plain_step(x, c_org, c_trg, alpha)), cycle(ours)
+    return solver, lambda: [step() for _ in range(size.n_critic)]
 
 
 def unet_ways(size: Size, batch_size: int, run: Run, amp: bool) -> tuple[Cycle, Cycle]:
     """Plain and our way of a step of FCD+, from the same weights: the loss parts of each."""
+    solver, ours = unet_cycle(size, batch_size, run, amp)
+    plain_step = plain.UNetStep(copy.deepcopy(solver.network).train(), LR)
+    patches = _patches(size, batch_size, run.device)
+
+    def seeded(cycle: Cycle) -> Cycle:
+        def work() -> list[dict[str, Tensor]]:
+            torch.manual_seed(0)  # of dropout
+            return cycle()
+
+        return work
+
+    return seeded(lambda: [plain_step(*patches)]), seeded(ours)
+
+
+def unet_cycle(size: Size, batch_size: int, run: Run, amp: bool) -> tuple[SupervisedSolver, Cycle]:
+    """A solver with random weights, and one step of its FCD+: the loss parts."""
     task = Task(encoder=size.encoder, classifier_head=True)
     solver = SupervisedSolver(run, task, size.image_size, Normalization.paper(10))
-    network = copy.deepcopy(solver.network).train()
-    plain_step = plain.UNetStep(network, LR)
     settings = SupervisedTraining(lr=LR, amp=amp)
     solver.start_optimizers(settings)
-    x, mask, label = _patches(size, batch_size, run.device)
+    patches, part = _patches(size, batch_size, run.device), Part(batch_size)
+    return solver, lambda: [solver.learn(settings, *patches, part)]
 
-    def seeded(step: Callable[[], dict[str, Tensor]]) -> Cycle:
-        def cycle() -> list[dict[str, Tensor]]:
-            torch.manual_seed(0)  # of dropout
-            return [step()]
 
-        return cycle
-
-    part = Part(batch_size)
-    return (
-        seeded(lambda: plain_step(x, mask, label)),
-        seeded(lambda: solver.learn(settings, x, mask, label, part)),
-    )
+def _gan_patches(size: Size, count: int, device: torch.device) -> tuple[Tensor, ...]:
+    """What `FCDSolver.learn` takes: images, both domains (N, 1) and alpha (N, 1, 1, 1)."""
+    x, _, c_org = _patches(size, count, device)
+    return x, c_org, c_org.roll(1, 0), torch.rand(count, 1, 1, 1).to(device)
 
 
 def _patches(size: Size, count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,6 +21,10 @@ class MissingBand(SceneError):
     """A scene that is sound, but lacks a band that the network takes."""
 
 
+class FleetError(UserError):
+    """Workers of a cluster that cannot mask any scene: no such cluster, other weights or code."""
+
+
 class OutputError(UserError):
     """A file that cannot be written: a full disk, a folder one may not write to."""
 

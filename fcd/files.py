@@ -36,10 +36,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.partial-{_HOST}-{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(".*.partial-*"):
-            name = rf"\.{re.escape(path.stem)}\.partial-{_HOST}-(\d+)\..*"
-            if (match := re.fullmatch(name, left.name)) and not _is_running(int(match[1])):
-                left.unlink(missing_ok=True)
+        sweep(path.parent, path.stem)
         try:
             yield temporary
             os.replace(temporary, path)
@@ -49,6 +46,14 @@ def replacing(path: Path | str) -> Iterator[Path]:
         raise OutputError(
             f"{path} cannot be written ({error.strerror or error}); what was there before is kept"
         ) from error
+
+
+def sweep(folder: Path, stem: str | None = None) -> None:
+    """Remove what killed processes of this machine have left of the files `stem`; None: of all."""
+    name = rf"\.{'.*' if stem is None else re.escape(stem)}\.partial-{_HOST}-(\d+)\..*"
+    for left in folder.glob(".*.partial-*"):
+        if (match := re.fullmatch(name, left.name)) and not _is_running(int(match[1])):
+            left.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:

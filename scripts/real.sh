@@ -27,7 +27,7 @@ tuned=("${unet[@]}" --n_epochs 40 --lr 1e-4 "${more_unet[@]}")
 unet+=(--n_epochs 10 --lr 1e-3 "${more_unet[@]}")
 learned=(--train_mask_file generated_mask.tif --least_cloud 0.1)
 of_drawn=(--ema 0.1 --n_epochs 3 --lr 2e-3 "${more_unet[@]}") # eight times as many patches
-after_drawn=(--n_epochs 4 --lr 5e-4 "${more_unet[@]}")
+after_drawn=(--n_epochs 4 --lr 5e-4 --ema 0.5 "${more_unet[@]}")
 of_maps=("${unet[@]}" --n_epochs 3 "${more_unet[@]}")
 drawn=(--scenes_per_biome 80 --size 256 --seed 7 --variety wide)
 

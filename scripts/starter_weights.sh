@@ -30,18 +30,17 @@ use patches/64-all
 say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 --experiment_name FCD \
     "${masks[@]}" "${extra[@]}"
 
-# Drawn scenes teach grounds and skies that the real ones lack, and leave the network unsure of real
-# cloud; a few epochs on the real ones as they are mend that. The threshold: docs/weights.md.
+# Drawn scenes teach grounds and skies that the real ones lack; a few epochs on the real ones then
+# teach what clouds look like. The threshold: docs/weights.md.
 make() { # NAME BANDS THRESHOLD
-    local real=("${unet[@]}" --train_bands "$2" "${learned[@]}")
-    train_row supervised_main.py "$1" "$seeds" "${real[@]}" "${along[@]}" --n_epochs 8 \
-        "${more_unet[@]}"
-    train_row supervised_main.py "$1-real" "$seeds" "${real[@]}" --augment d4 --ema 0.05 \
-        --n_epochs 5 --lr 5e-4 --model_weights "outputs/$1/models/best.pt" "${more_unet[@]}"
-    say "$root/supervised_main.py" --mode pack "${data[@]}" --experiment_name "$1-real" \
-        --threshold "$3"
+    use patches/drawn
+    train_row supervised_main.py "Drawn-$1" "$seeds" "${unet[@]}" --train_bands "$2" "${of_drawn[@]}"
+    use patches/64-all
+    train_row supervised_main.py "$1" "$seeds" "${unet[@]}" --train_bands "$2" "${learned[@]}" \
+        "${after_drawn[@]}" --model_weights "outputs/Drawn-$1/models/best.pt"
+    say "$root/supervised_main.py" --mode pack "${data[@]}" --experiment_name "$1" --threshold "$3"
     mkdir -p "$root/weights"
-    cp "outputs/$1-real/models/best-packed.pt" "$root/weights/$1.pt"
+    cp "outputs/$1/models/best-packed.pt" "$root/weights/$1.pt"
 }
 make starter-thermal B2-B7,B9,B10 0.15
 make starter B2-B7,B9 0.4

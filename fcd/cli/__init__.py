@@ -5,6 +5,7 @@ It stands on all rooms; the top level alone may enter.
 
 parser       the fields of a frozen dataclass as flags
 settings     the settings that commands share
+prediction   those of --mode predict
 run_folder   config.json, and how a run may go on
 modes        test, predict, export, whatever was trained
 entry        the device, errors -> one line and an exit code

@@ -1,7 +1,8 @@
 """What the commands of both networks do, whatever was trained: start, test, predict, export."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,19 +14,21 @@ from fcd.cli.entry import compiles, use_device
 from fcd.cli.run_folder import git_commit, run_config
 from fcd.cli.settings import KNOWN, CommandSettings
 from fcd.errors import UserError
+from fcd.files import sweep
 from fcd.landsat.products import expand, scene_from
 from fcd.landsat.reference import TRUTH
 from fcd.landsat.scenes import Scene
 from fcd.landsat.sparcs import SPARCS, find_sparcs
 from fcd.masks import scoring, thresholds
+from fcd.masks.fleet import fleet
 from fcd.masks.precision import AUTO, BFLOAT16, FLOAT32, Asked, Job, in_precision
-from fcd.masks.prediction import Predictor, made_writable, predict_scenes, predictor_of
+from fcd.masks.prediction import HERE, Predictor, made_writable, predict_scenes, predictor_of
 from fcd.masks.quantisation import Samples
 from fcd.masks.scoring import Scorer, Tiles
 from fcd.patches.normalisation import Normalization
 from fcd.patches.sources import Source
 from fcd.patches.supervision import Supervision
-from fcd.processes import joined
+from fcd.processes import Processes, joined
 from fcd.report.evaluation import Evaluation, evaluate
 from fcd.training import checkpoints
 from fcd.training.run import Run, RunFolder
@@ -61,13 +64,20 @@ Patches = Callable[[Source, Normalization], Samples]
 
 def carry_out(settings: S, modes: Mapping[str, Mode[S]]) -> int:
     """Carry out the mode that `settings` name, on their device; return the exit code."""
-    asked = settings.run
-    folder, device = RunFolder(asked.experiment_name), use_device(asked.device)
+    # Some modes have no network to speed up, and where a cluster works this process does not.
+    idle = settings.mode == "predict" and settings.prediction.cluster is not None
+    device = use_device("cpu" if idle else settings.run.device)
+    compiled = settings.run.compile and settings.mode not in ("export", "cfmask") and not idle
     with joined(device) as processes:
-        # Some modes have no network to speed up.
-        compiled = compiles(asked.compile and settings.mode not in ("export", "cfmask"), device)
-        how = (asked.seed, asked.num_workers, asked.log_step, asked.profile, processes, compiled)
-        return modes[settings.mode](settings, Run(folder, device, *how))
+        return modes[settings.mode](settings, _run(settings, device, processes, compiled))
+
+
+def _run(
+    settings: CommandSettings, device: torch.device, processes: Processes, compiled: bool
+) -> Run:
+    asked = settings.run
+    how = (asked.seed, asked.num_workers, asked.log_step, asked.profile, processes)
+    return Run(RunFolder(asked.experiment_name), device, *how, compiles(compiled, device))
 
 
 def all_weights(settings: CommandSettings, run: Run) -> list[Path]:
@@ -133,7 +143,10 @@ def tiles(settings: CommandSettings, scorer: Scorer) -> Tiles:
 
 def precision_of(settings: CommandSettings) -> Asked:
     """In what precision scenes are to be scored; `UserError` if flags contradict one another."""
-    asked, default = settings.whole_scenes, AUTO if settings.mode == "predict" else FLOAT32
+    asked = settings.whole_scenes
+    # What is fast here need not be so where workers are.
+    measured = settings.mode == "predict" and settings.prediction.cluster is None
+    default = AUTO if measured else FLOAT32
     return Asked.of(asked.precision, asked.runtime, settings.training.amp, default)
 
 
@@ -225,25 +238,43 @@ def predict(settings: S, run: Run, load: Load[S], patches: Patches | None) -> in
     A threshold is chosen only if `--threshold` says how; else it is the one chosen before. Of
     several weights each scene takes those whose bands it has, the most.
     """
-    asked = settings.prediction
+    asked, given = settings.prediction, settings.whole_scenes.threshold
     if not asked.scenes:
         raise UserError("--mode predict needs --scenes PATH …: folders, archives or GeoTIFFs")
+    if asked.cluster is not None and run.processes.count > 1:
+        raise UserError("--cluster has workers of its own: leave torchrun out")
     paths = expand(asked.scenes)
     predictors = predictors_of(settings, run, load, patches, paths)
-    failed = predict_scenes(
-        paths,
-        predictors,
-        asked.output_dir,
-        bands=asked.bands,
-        write_score=asked.write_score,
-        write_bands=asked.write_bands,
-        stac=asked.stac,
-        postprocessing=asked.postprocessing,
-        sun_elevation=settings.data.sun_elevation,
-        overwrite=settings.run.overwrite,
-        allow_pixel_size=asked.allow_pixel_size,
-        processes=run.processes,
-    )
+    with ExitStack() as stack:
+        where = HERE
+        if asked.cluster is not None:
+            # What was chosen is known from here on, and which scenes there are is the workers'
+            # affair one by one.
+            chosen = KNOWN if isinstance(given, str) else given
+            told = replace(
+                settings,
+                whole_scenes=replace(settings.whole_scenes, threshold=chosen),
+                prediction=replace(asked, scenes=None),
+            )
+            build = partial(_on_a_worker, told, load)
+            stack.callback(sweep, asked.output_dir)  # what workers leave that are ended
+            workers = fleet(asked.cluster, build, asked.attempts, asked.cluster_options)
+            where = stack.enter_context(workers)
+        failed = predict_scenes(
+            paths,
+            predictors,
+            asked.output_dir,
+            bands=asked.bands,
+            write_score=asked.write_score,
+            write_bands=asked.write_bands,
+            stac=asked.stac,
+            postprocessing=asked.postprocessing,
+            sun_elevation=settings.data.sun_elevation,
+            overwrite=settings.run.overwrite,
+            allow_pixel_size=asked.allow_pixel_size,
+            processes=run.processes,
+            where=where,
+        )
     return int(failed > 0)
 
 
@@ -281,6 +312,17 @@ def _scenes_of(paths: Sequence[str], scorer: Scorer, bands: str | None) -> Itera
     for path in paths:
         with suppress(UserError):
             yield scene_from(path, scorer.normalization.bands, bands)
+
+
+def _on_a_worker(settings: S, load: Load[S], name: object) -> list[Predictor]:
+    """`predictors_of` in the worker `name` of a cluster, on its own device."""
+    device = settings.run.device
+    if device in ("auto", "cuda") and isinstance(name, int) and torch.cuda.device_count() > 1:
+        device = f"cuda:{name % torch.cuda.device_count()}"  # workers of one machine
+    # What is said and written once is the command's affair.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        run = _run(settings, use_device(device), Processes(rank=1), settings.run.compile)
+        return predictors_of(settings, run, load, None, ())
 
 
 def export(settings: S, run: Run, load: Load[S]) -> int:

@@ -13,14 +13,13 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 
 from fcd.cli.parser import MAY_CHANGE, Flag, number
+from fcd.cli.prediction import PredictionSettings
 from fcd.errors import UserError
 from fcd.landsat.bands import band_numbers, listed_bands
 from fcd.landsat.labels import MEANINGS
 from fcd.landsat.rasters import nodata_value
 from fcd.landsat.sparcs import SPARCS
-from fcd.masks.postprocessing import PostProcessing
 from fcd.masks.precision import Choice
-from fcd.masks.prediction import Contents, Scores
 from fcd.masks.runtime import Runtime
 from fcd.masks.scoring import Tta, Views
 from fcd.patches.normalisation import TOA
@@ -265,7 +264,8 @@ class TrainingSettings:
         float,
         UNIT,
         "score, validate and choose by a moving average of the weights, whose half-life is this "
-        "share of the training steps (0.02 to 0.05); 0: by the weights themselves",
+        "share of the training steps (0.02 to 0.05; 0.5 to keep some of --model_weights); 0: by "
+        "the weights themselves",
     ] = 0.0
     select: Annotated[
         Select,
@@ -355,8 +355,8 @@ class SceneSettings:
         MAY_CHANGE,
         "what scenes are scored in; auto: measured on tiles of the first scene, the fastest whose "
         "masks agree with those in float32; float32; bfloat16: what --amp True takes; int8: U-Nets "
-        "by ONNX Runtime; None: as --amp and --runtime say, else auto in --mode predict and "
-        "float32 in others",
+        "by ONNX Runtime; None: as --amp and --runtime say, else auto in --mode predict without "
+        "--cluster and float32 in others",
     ] = None
     runtime: Annotated[
         Runtime | None,
@@ -385,42 +385,6 @@ class SceneSettings:
     def views(self) -> Views:
         """How tiles are looked at."""
         return Views(self.tta, self.context)
-
-
-@dataclass(frozen=True)
-class PredictionSettings:
-    """Prediction (--mode predict)."""
-
-    scenes: Annotated[
-        list[str] | None,
-        Flag(metavar="PATH"),
-        MAY_CHANGE,
-        "scene folders, .tar or .tar.gz archives, MTL files, GeoTIFFs, folders of such, globs, or "
-        "text files with a path a line",
-    ] = None
-    output_dir: Annotated[Path, MAY_CHANGE, "folder of masks and summary.csv"] = Path("masks")
-    bands: Annotated[
-        str | None,
-        MAY_CHANGE,
-        "how to read what is no Landsat Level-1 scene and does not name its bands as training did; "
-        "of a GeoTIFF the bands in the order of training, such as 1-7,9-11; of a folder or archive "
-        "the ends of the files' names, such as SR_B1,SR_B2",
-    ] = None
-    allow_pixel_size: Annotated[
-        bool, MAY_CHANGE, "do not warn of scenes whose pixels have another size than in training"
-    ] = False
-    write_score: Annotated[
-        Scores, MAY_CHANGE, "score beside the mask: uint8 (0 nodata, 1 to 255 for 0 to 1), float32"
-    ] = "none"
-    write_bands: Annotated[
-        Contents,
-        MAY_CHANGE,
-        "bands of the mask's file; mask,score: the score, as uint8, in the same file",
-    ] = "mask"
-    stac: Annotated[
-        bool, MAY_CHANGE, "write a STAC item beside each mask (needs the library pystac)"
-    ] = False
-    postprocessing: PostProcessing = field(default_factory=PostProcessing)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ quantisation U-Nets in int8: calibrated, compared with float32
 precision    float32, bfloat16 or int8: asked for, or measured and kept
 cam          class activation maps
 thresholds   chosen, written down, found again
+outputs      files of a mask and its score: what is in them, whether they are there
 prediction   masks of any scenes, as files
+fleet        the same by the workers of a cluster
 summary      summary.csv, and the names of outputs
 postprocessing  finished masks: small clouds, buffer, shadow
 shadows      shadows of clouds by geometry

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from fcd.landsat import labels
 from fcd.landsat.rasters import Grid
 from fcd.landsat.scenes import Scene
-from fcd.masks.prediction import has_tags, mask_files, predictor_of
+from fcd.masks.outputs import has_tags, mask_files
+from fcd.masks.prediction import predictor_of
 from fcd.masks.scoring import ArrayScene, Scorer, Tiles, strips
 from fcd.patches import generated
 

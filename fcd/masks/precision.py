@@ -166,10 +166,16 @@ def _scorer(
         score, network = quantised(scorer, samples, threshold, job.folder)
         way = replace(way, network=network)
     elif precision == BFLOAT16:
-        score = torch.autocast(scorer.device.type, torch.bfloat16)(score)
+        return in_bfloat16(scorer)
     elif runtime == ONNX:
         score = onnx_score(scorer.module, scorer.multiple)
     return replace(scorer, score=score, way=way)
+
+
+def in_bfloat16(scorer: Scorer) -> Scorer:
+    """`scorer`, computing in bfloat16 where that is safe."""
+    score = torch.autocast(scorer.device.type, torch.bfloat16)(scorer.score)
+    return replace(scorer, score=score, way=Way(BFLOAT16))
 
 
 # --- tiles of the scenes ------------------------------------------------------------------------

@@ -12,77 +12,43 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from math import nan
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioIOError
 from tqdm import tqdm
 
 import fcd
 from fcd import pictures
-from fcd.errors import MissingBand, OutputError, UserError
+from fcd.errors import FleetError, MissingBand, OutputError, UserError
 from fcd.landsat import labels
 from fcd.landsat.bands import positions
 from fcd.landsat.products import scene_from
-from fcd.landsat.rasters import SAME_PIXELS, WRITTEN_BY, Grid, opened, raster_writer
+from fcd.landsat.rasters import SAME_PIXELS, WRITTEN_BY, Grid
 from fcd.landsat.scenes import Scene
 from fcd.masks import stac_item
-from fcd.masks.postprocessing import AS_SCORED, PostProcessing
+from fcd.masks.outputs import OUTPUTS, Outputs, mask_files
 from fcd.masks.scoring import PLAIN, ArrayScene, Prediction, Scorer, Tiles, Way, predictions
-from fcd.masks.summary import add_row, named, rows_of
+from fcd.masks.summary import Names, Row, add_rows, paths_in
 from fcd.metrics import BUFFER, CLOUD, SHADOW
 from fcd.patches.normalisation import as_nodata, in_words
 from fcd.processes import ALONE, Processes
 
 QUICKLOOK_SIZE = 1024  # longest side of each of the two pictures, pixels
 GDAL_CACHE = 128 << 20  # bytes of blocks that GDAL keeps; a share of all memory unless it is told
-COLOURS = {
-    labels.TIF_NODATA: (0, 0, 0, 0),  # transparent
-    labels.TIF_CLEAR: (*pictures.MASK_COLOURS["clear"], 255),
-    labels.TIF_CLOUD: (*pictures.MASK_COLOURS["cloud"], 255),
-    labels.TIF_SHADOW: (*pictures.FINISHED_COLOURS["shadow"], 255),
-    labels.TIF_BUFFER: (*pictures.FINISHED_COLOURS["buffer"], 255),
-}
-Scores = Literal["none", "uint8", "float32"]
-"""How the score is written beside the mask: not at all; 0 nodata, 1 to 255 for 0 to 1; NaN nodata,
-0 to 1."""
-Contents = Literal["mask", "mask,score"]
-"""The bands of the file of a mask: it alone, or also the score as uint8, 1 to 255 for 0 to 1."""
-_SCORE_IN_BYTES = (1 / 254, -1 / 254)  # scale and offset that undo 1 to 255
 _COLUMNS = (
     "scene", "path", "cloud_fraction", "shadow_fraction", "buffer_fraction", "valid_fraction",
     "nodata_fraction", "pixel_size", "threshold", "weights", "precision", "seconds", "status",
     "reason",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What is written of a scene beside its mask, and what is done to that."""
-
-    write_score: Scores = "none"
-    write_bands: Contents = "mask"
-    stac: bool = False
-    postprocessing: PostProcessing = AS_SCORED
-    sun_elevation: float | None = None  # of scenes that do not say, degrees
-
-    def tags(self, method: dict[str, str]) -> dict[str, str]:
-        """Those of a mask that is made by a method with the tags `method`."""
-        return method | {
-            "FCD_CONTENTS": self.write_bands,
-            "FCD_POSTPROCESSING": self.postprocessing.told,
-            "FCD_CODES": "0 nodata, 64 shadow, 128 clear, 254 cloud buffer, 255 cloud",
-        }
-
-
-OUTPUTS = Outputs()
+_FAILED = "failed"
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -179,6 +145,31 @@ def _typed(dn: np.ndarray, dtype: str) -> np.ndarray:
     return np.ma.array(typed, mask=~there) if same else dn
 
 
+class Here:
+    """Where scenes are masked: in this process, one after the other. See also `fcd.masks.fleet`."""
+
+    def each(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[list[R]]:
+        """What `function` returns for each of `items`, those together that are done together.
+
+        `items` are drawn one after the other, in their order, and not long before they are needed.
+        """
+        return ([function(item)] for item in items)
+
+    def mask(
+        self,
+        scene: Scene,
+        predictor: Predictor,
+        output_dir: Path,
+        outputs: Outputs,
+        warn: Callable[[str], object],
+    ) -> Row:
+        """See `predict_scene`."""
+        return predict_scene(scene, predictor, output_dir, outputs, warn)
+
+
+HERE = Here()
+
+
 def predict_scenes(
     paths: Sequence[str],
     predictor: Predictor | Sequence[Predictor],
@@ -189,6 +180,7 @@ def predict_scenes(
     allow_pixel_size: bool = False,
     progress: bool = True,
     processes: Processes = ALONE,
+    where: Here = HERE,
     **outputs: Any,
 ) -> int:
     """Write mask, quicklook and, if asked, score of each scene; return how many failed.
@@ -201,39 +193,28 @@ def predict_scenes(
     and settings, is skipped unless `overwrite`. A scene that cannot be read is told on stderr and
     in summary.csv; so is one whose pixels are of another size than those of training, unless
     `allow_pixel_size`. progress: show a bar. processes: each masks its share of the scenes; what is
-    returned counts those of all. Raises `UserError` if `output_dir` cannot be written to.
+    returned counts those of all. where: `HERE`, or the workers of a `fcd.masks.fleet.Fleet`. Raises
+    `UserError` if `output_dir` cannot be written to, or workers cannot work.
     """
     output_dir, asked = made_writable(Path(output_dir)), Outputs(**outputs)
     if asked.stac:
         stac_item.library()
-    failed, skipped, claim = 0, 0, processes.claims()
-
-    def mask(row: dict[str, str], predictor: Predictor) -> bool:
-        """Mask the scene of `row` and fill it in; whether that was done before."""
-        read = partial(scene_from, needed=predictor.bands, bands=bands)
-        scene = named(read(row["path"]), row["path"], output_dir, claim, read)
-        if scene is None:
-            return True
-        row["scene"] = scene.name
-        done = not overwrite and _is_done(scene.name, predictor.tags, output_dir, asked)
-        how = (output_dir, asked, allow_pixel_size)
-        row.update({} if done else predict_scene(scene, predictor, *how))
-        return done
-
+    several = [predictor] if isinstance(predictor, Predictor) else predictor
+    names = Names(output_dir, processes.claims(), paths_in(output_dir))
+    most_first = sorted(several, key=lambda one: -len(one.bands))
+    warn = _say_nothing if allow_pixel_size else _say
+    batch = _Batch(most_first, names, asked, bands, overwrite, warn, where)
     own, silent = processes.share(paths), not (progress and processes.first)
-    for path in tqdm(own, "predicting", unit="scene", dynamic_ncols=True, disable=silent):
-        row = {"scene": "", "path": path}
-        try:
-            if _with_first_fitting(predictor, partial(mask, row)):
-                skipped += 1
-                continue
-        except OutputError:
-            raise  # the next scene would fare no better
-        except UserError as error:
-            failed += 1
-            tqdm.write(f"error: {error}", file=sys.stderr)
-            row |= {"status": "failed", "reason": str(error)}
-        add_row(output_dir, row, _COLUMNS)
+    failed, skipped = 0, 0
+    with tqdm(
+        total=len(own), desc="predicting", unit="scene", dynamic_ncols=True, disable=silent
+    ) as bar:
+        for rows in where.each(batch.mask, map(batch.look, own)):
+            bar.update(len(rows))
+            made = [row for row in rows if row is not None]
+            skipped += len(rows) - len(made)
+            failed += sum(map(_tell_failure, made))
+            add_rows(output_dir, made, _COLUMNS)
     skipped, failed = processes.sum_counts(np.array([skipped, failed])).tolist()
     done = len(paths) - failed - skipped
     print(f"{done} scenes masked, {skipped} were there already, {failed} failed: {output_dir}")
@@ -250,16 +231,90 @@ def made_writable(folder: Path) -> Path:
     return folder
 
 
-def _with_first_fitting(
-    predictor: Predictor | Sequence[Predictor], attempt: Callable[[Predictor], bool]
-) -> bool:
-    """What `attempt` returns for that with the most bands of which the scene lacks none."""
-    several = [predictor] if isinstance(predictor, Predictor) else predictor
-    *others, last = sorted(several, key=lambda one: -len(one.bands))
-    for one in others:
-        with suppress(MissingBand):
-            return attempt(one)
-    return attempt(last)
+def _tell_failure(row: Row) -> bool:
+    """Whether the scene of `row` has failed, which is told on stderr."""
+    if failed := row["status"] == _FAILED:
+        _say(f"error: {row['reason']}")
+    return failed
+
+
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
+
+
+def _say_nothing(text: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A scene to mask, the predictor that fits it, and its line of the summary so far."""
+
+    row: Row
+    scene: Scene
+    predictor: Predictor
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The scenes of a run: looked at in their order, which their names depend on, then masked."""
+
+    predictors: Sequence[Predictor]  # those of the most bands first
+    names: Names
+    outputs: Outputs
+    bands: str | None
+    overwrite: bool
+    warn: Callable[[str], object]
+    where: Here
+
+    def look(self, path: str) -> _Work | Row | None:
+        """The scene at `path`; the line of one that cannot be masked; None if it is done."""
+        row = {"scene": "", "path": path}
+        return self._first_fitting(self.predictors, row, partial(self._look, row))
+
+    def mask(self, found: _Work | Row | None) -> Row | None:
+        """The line of what `look` has found, once it is masked; None if it was done before."""
+        if not isinstance(found, _Work):
+            return found
+        fitting = self.predictors[self.predictors.index(found.predictor) :]
+        return self._first_fitting(fitting, found.row, partial(self._mask, found))
+
+    def _first_fitting(
+        self, predictors: Sequence[Predictor], row: Row, attempt: Callable[[Predictor], T]
+    ) -> T | Row:
+        """What `attempt` returns for the first of which the scene of `row` lacks no band.
+
+        Or else its line, which says what is wrong with it.
+        """
+        *others, last = predictors
+        try:
+            for one in others:
+                with suppress(MissingBand):
+                    return attempt(one)
+            return attempt(last)
+        except (OutputError, FleetError):
+            raise  # the next scene would fare no better
+        except UserError as error:
+            return row | {"status": _FAILED, "reason": str(error)}
+
+    def _look(self, row: Row, predictor: Predictor) -> _Work | None:
+        """Fills in the name."""
+        read = partial(scene_from, needed=predictor.bands, bands=self.bands)
+        scene = self.names.named(read(row["path"]), row["path"], read)
+        if scene is None:
+            return None
+        row["scene"] = scene.name
+        there = scene.name in self.names.listed and self.outputs.are_there(
+            scene.name, predictor.tags, self.names.folder
+        )
+        return None if there and not self.overwrite else _Work(row, scene, predictor)
+
+    def _mask(self, found: _Work, predictor: Predictor) -> Row | None:
+        work = found if predictor is found.predictor else self._look(found.row, predictor)
+        if work is None:
+            return None
+        how = (self.names.folder, self.outputs, self.warn)
+        return work.row | self.where.mask(work.scene, predictor, *how)
 
 
 def predict_scene(
@@ -267,16 +322,17 @@ def predict_scene(
     predictor: Predictor,
     output_dir: Path,
     outputs: Outputs = OUTPUTS,
-    allow_pixel_size: bool = False,
-) -> dict[str, str]:
+    warn: Callable[[str], object] = _say,
+) -> Row:
     """Write the files of one scene; return its fractions, threshold, weights, precision, …
 
     `<name>_mask.tif`: Cloud-Optimised GeoTIFF on the scene's grid, 0 nodata, 128 clear, 255 cloud,
     64 shadow, 254 buffer; `<name>_score.tif`: the score, on the same grid; `<name>_quicklook.png`:
     image, with clouds outlined, beside mask; `<name>_mask.json`: the STAC item. A pixel that is
     nodata in any band is nodata in all of them. Files appear when they are whole, the mask after
-    the score. Raises `SceneError` if the scene is incomplete or damaged, or lacks what `outputs`
-    need, `MissingBand` if it lacks a band or one of them is fill alone.
+    the score. warn: is told of pixels of another size than those of training. Raises `SceneError`
+    if the scene is incomplete or damaged, or lacks what `outputs` need, `MissingBand` if it lacks a
+    band or one of them is fill alone.
     """
     began = time.monotonic()
     grid = scene.check()
@@ -284,7 +340,7 @@ def predict_scene(
     step = -(-max(grid.height, grid.width) // QUICKLOOK_SIZE)
     image = pictures.Shrunk(step)
     mask_tif, score_tif = (output_dir / f"{scene.name}_{kind}.tif" for kind in ("mask", "score"))
-    pixels = _pixels(scene, grid, predictor, allow_pixel_size)
+    pixels = _pixels(scene, grid, predictor, warn)
     # Neither is asked for, so neither makes a mask another one.
     told = {"FCD_PIXEL_SIZE": pixels, "FCD_PRECISION_WHY": predictor.way.why}
     tags = outputs.tags(predictor.tags) | {name: text for name, text in told.items() if text}
@@ -335,19 +391,17 @@ def _written(parts: Iterable[Prediction], write: Callable[..., None]) -> Iterato
             writing.result()
 
 
-def _pixels(scene: Scene, grid: Grid, predictor: Predictor, silent: bool) -> str:
+def _pixels(scene: Scene, grid: Grid, predictor: Predictor, warn: Callable[[str], object]) -> str:
     """The size of its pixels, metres, and that of training if it is another, which is told."""
     own, learned = grid.pixel_size, predictor.pixel_size
     if own is None:
         return ""
     if learned is None or max(own / learned, learned / own) < SAME_PIXELS:
         return f"{own:g}"
-    if not silent:
-        told = (
-            f"warning: {scene.where} has pixels of {own:g} m, those of training are of "
-            f"{learned:g} m: its mask is worse than others (--allow_pixel_size True: not told)"
-        )
-        tqdm.write(told, file=sys.stderr)
+    warn(
+        f"warning: {scene.where} has pixels of {own:g} m, those of training are of {learned:g} m: "
+        "its mask is worse than others (--allow_pixel_size True: not told)"
+    )
     return f"{own:g} (trained on {learned:g})"
 
 
@@ -368,83 +422,3 @@ def _fractions(finished: np.ndarray) -> dict[str, str]:
     }
     whole = {"valid": valid / counts.sum(), "nodata": counts[labels.INVALID] / counts.sum()}
     return fractions | {f"{name}_fraction": f"{share:.4f}" for name, share in whole.items()}
-
-
-@contextmanager
-def mask_files(
-    mask: Path,
-    score: Path,
-    grid: Grid,
-    tags: dict[str, str],
-    scores: Scores,
-    contents: Contents = "mask",
-    *,
-    as_cog: bool = False,
-) -> Iterator[Callable[..., None]]:
-    """What writes rows of a mask and, unless `scores` is `none`, of its score to these files.
-
-    It takes the first row, patch codes (h, W), score (h, W) in [0, 1] or None, and, perhaps, where
-    the mask is left open though there is a score, (h, W) bool. contents: bands of `mask`. The
-    files appear when they are whole, the mask last: where it is, the score is too. Raises
-    `OutputError` if they cannot be written.
-    """
-    writer = partial(raster_writer, grid=grid, tags=tags, cloud_optimised=as_cog)
-    with ExitStack() as stack:
-        both = contents == "mask,score"
-        of_bands: dict[str, Any] = {"colormap": COLOURS}
-        if both:
-            scale, offset = _SCORE_IN_BYTES
-            of_bands = {"names": contents.split(","), "scale": (1, scale), "offset": (0, offset)}
-        mask_tif = stack.enter_context(
-            writer(mask, dtype="uint8", nodata=labels.TIF_NODATA, **of_bands)
-        )
-        if scores != "none":
-            # What is in bytes, scale and offset in the file undo.
-            whole = scores == "uint8"
-            nodata, scale, offset = (0, *_SCORE_IN_BYTES) if whole else (nan, 1, 0)
-            score_tif = stack.enter_context(
-                writer(score, dtype=scores, nodata=nodata, scale=scale, offset=offset)
-            )
-
-        def write(
-            row: int,
-            codes: np.ndarray,
-            values: np.ndarray | None,
-            left_open: np.ndarray | bool = False,
-        ) -> None:
-            window = ((row, row + len(codes)), (0, grid.width))
-            mask = np.where(left_open, labels.INVALID, codes)
-            mask_tif.write(labels.tif_from_patch(mask), 1, window=window)
-            if values is None or not (both or scores != "none"):
-                return
-            valid, in_bytes = codes != labels.INVALID, np.rint(values * 254) + 1
-            if both:
-                mask_tif.write(np.where(valid, in_bytes, 0).astype(np.uint8), 2, window=window)
-            if scores != "none":
-                values = np.where(valid, in_bytes if whole else values, nodata).astype(scores)
-                score_tif.write(values, 1, window=window)
-
-        yield write
-
-
-def has_tags(path: Path, tags: dict[str, str], dtype: str | None = None) -> bool:
-    """Whether the raster `path` is there, whole, and carries `tags` (and holds `dtype`)."""
-    if not path.exists():
-        return False
-    try:
-        with opened(path) as dataset:
-            return tags.items() <= dataset.tags().items() and dtype in (None, *dataset.dtypes)
-    except RasterioIOError:
-        return False  # damaged: to be made again
-
-
-def _is_done(name: str, method: dict[str, str], output_dir: Path, outputs: Outputs) -> bool:
-    files = {"mask": "uint8"} | (
-        {} if outputs.write_score == "none" else {"score": outputs.write_score}
-    )
-    tags = outputs.tags(method)
-    if outputs.stac and not stac_item.path_of(output_dir / f"{name}_mask.tif").exists():
-        return False
-    return all(
-        has_tags(output_dir / f"{name}_{kind}.tif", tags, dtype) for kind, dtype in files.items()
-    ) and name in {row["scene"] for row in rows_of(output_dir)}

@@ -5,9 +5,9 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,12 +28,12 @@ _ROWS_COMPARED = 16
 Row: TypeAlias = dict[str, str]
 
 
-def rows_of(folder: Path) -> list[Row]:
-    """The rows of the summary in `folder`; none if there is none, or none that can be read."""
+def paths_in(folder: Path) -> dict[str, str]:
+    """The path of each scene of the summary in `folder`, none if there is none that can be read."""
     try:
-        return _read(folder / SUMMARY)
+        return {row["scene"]: row["path"] for row in _read(folder / SUMMARY)}
     except ValueError:
-        return []
+        return {}
 
 
 def _read(path: Path) -> list[Row]:
@@ -53,37 +53,36 @@ def _read(path: Path) -> list[Row]:
     return [{name: value or "" for name, value in row.items() if name} for row in rows]
 
 
-def add_row(folder: Path, row: Row, columns: Sequence[str]) -> None:
-    """Put `row` into the summary in `folder`, in place of an earlier one of its path or scene.
+def add_rows(folder: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
+    """Put `rows` into the summary in `folder`, in place of earlier ones of their paths or scenes.
 
     columns: the first ones; those that others have added follow. A file of that name that is no
     summary is kept under another one, which is said.
     """
-    path, row = folder / SUMMARY, row | {"path": in_utf_8(row["path"])}
+    if not rows:
+        return
+    path, added = folder / SUMMARY, [row | {"path": in_utf_8(row["path"])} for row in rows]
+    paths, scenes = {row["path"] for row in added}, {row["scene"] for row in added} - {""}
     with locked(folder, wait=True):
         try:
-            rows = _read(path)
+            there = _read(path)
         except ValueError as error:
             aside = (folder / f"{path.stem}.kept-{n}.csv" for n in range(1, 1000))
             kept = next(name for name in aside if not name.exists())
             path.rename(kept)
             told = f"warning: {path} is no summary ({error}): kept as {kept.name}, begun anew"
             tqdm.write(told, file=sys.stderr)
-            rows = []
-        rows = [
-            other
-            for other in rows
-            if other["path"] != row["path"] and other["scene"] != (row["scene"] or None)
-        ]
-        rows = sorted([*rows, row], key=lambda other: (other["scene"], other["path"]))
-        names = dict.fromkeys([*columns, *(name for other in rows for name in other)])
+            there = []
+        there = [r for r in there if r["path"] not in paths and r["scene"] not in scenes]
+        there = sorted([*there, *added], key=lambda row: (row["scene"], row["path"]))
+        names = dict.fromkeys([*columns, *(name for row in there for name in row)])
         with (
             replacing(path) as temporary,
             temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
         ):
             writer = csv.DictWriter(stream, list(names), restval="", lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(there)
 
 
 def in_utf_8(path: str) -> str:
@@ -91,42 +90,41 @@ def in_utf_8(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
-def named(
-    scene: Scene,
-    path: str,
-    folder: Path,
-    claim: Callable[[str, str], str],
-    read: Callable[[str], Scene],
-) -> Scene | None:
-    """The scene at `path` under the name of its outputs in `folder`; None if it is masked already.
+@dataclass(frozen=True)
+class Names:
+    """What the outputs of the scenes of a run are called."""
 
-    That is its own unless another area has it, or had it in an earlier run: then what tells the
-    path apart is added. claim: of `fcd.processes.Processes.claims`. read: the scene at another path
-    of the same run; one that is there once more is masked once. Raises `SceneError` if the longer
-    name is taken, too.
-    """
-    names = [scene.name] * (not _is_held(scene, path, folder))
-    names.append(_longer_name(scene.name, path))
-    for name in names:
-        if (first := claim(name, path)) == path:
-            return replace(scene, name=name)
-        with suppress(SceneError):
-            if _are_equal(scene, read(first)):
-                tqdm.write(f"{path} is the scene of {first}: masked once")
-                return None
-    raise SceneError(f"{path} has the name {names[-1]}, as {first}; rename one")
+    folder: Path  # of the outputs
+    claim: Callable[[str, str], str]  # of `fcd.processes.Processes.claims`
+    listed: Mapping[str, str]  # `paths_in` the folder when the run began
 
+    def named(self, scene: Scene, path: str, read: Callable[[str], Scene]) -> Scene | None:
+        """The scene at `path` under the name of its outputs; None if it is masked already.
 
-def _is_held(scene: Scene, path: str, folder: Path) -> bool:
-    """Whether the mask of the scene's name is that of another path, and lies elsewhere."""
-    paths = {row["scene"]: row["path"] for row in rows_of(folder)}
-    if paths.get(scene.name) in (None, in_utf_8(path)):
-        return False
-    try:
-        with opened(folder / f"{scene.name}_mask.tif") as dataset:
-            return not Grid.of(dataset).is_same(scene.grid())
-    except RasterioIOError:
-        return False
+        That is its own unless another area has it, or had it in an earlier run: then what tells the
+        path apart is added. read: the scene at another path of the same run; one that is there once
+        more is masked once. Raises `SceneError` if the longer name is taken, too.
+        """
+        names = [scene.name] * (not self._is_held(scene, path))
+        names.append(_longer_name(scene.name, path))
+        for name in names:
+            if (first := self.claim(name, path)) == path:
+                return replace(scene, name=name)
+            with suppress(SceneError):
+                if _are_equal(scene, read(first)):
+                    tqdm.write(f"{path} is the scene of {first}: masked once")
+                    return None
+        raise SceneError(f"{path} has the name {names[-1]}, as {first}; rename one")
+
+    def _is_held(self, scene: Scene, path: str) -> bool:
+        """Whether the mask of the scene's name is that of another path, and lies elsewhere."""
+        if self.listed.get(scene.name) in (None, in_utf_8(path)):
+            return False
+        try:
+            with opened(self.folder / f"{scene.name}_mask.tif") as dataset:
+                return not Grid.of(dataset).is_same(scene.grid())
+        except RasterioIOError:
+            return False
 
 
 def _are_equal(one: Scene, other: Scene) -> bool:

@@ -10,7 +10,9 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 # The half-life is no longer than this share of the steps done: the first weights are forgotten (the
-# ramp-up of StyleGAN3, whose half-lives are far shorter).
+# ramp-up of StyleGAN3, whose half-lives are far shorter). Not where they were trained before: the
+# mean of weights before and after fine-tuning errs less on what the latter does not show (Wortsman
+# et al. 2022, arXiv 2109.01903).
 RAMP_UP = 0.4
 
 
@@ -24,12 +26,12 @@ def copy_of(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).requires_grad_(False).eval()
 
 
-def weight_of_new(step: int, half_life: float) -> float:
+def weight_of_new(step: int, half_life: float, *, ramp_up: bool = True) -> float:
     """What the weights after `step`, from 1, count in the average, in [0, 1].
 
-    half_life: in steps.
+    half_life: in steps. ramp_up: whether the first weights are to be forgotten.
     """
-    return 1 - 0.5 ** (1 / min(half_life, RAMP_UP * step))
+    return 1 - 0.5 ** (1 / (min(half_life, RAMP_UP * step) if ramp_up else half_life))
 
 
 @torch.no_grad()

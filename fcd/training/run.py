@@ -99,6 +99,7 @@ class Resumable:
         self.step = 0
         self.best = -math.inf
         self.choice = Choice("last step", 0)
+        self.began_trained = False  # with the weights of another run
         self.optimizers: dict[str, Any] = {}  # and the schedule, by their names in a checkpoint
         self.source = run.folder.checkpoint("best")  # the checkpoint the weights are from
 
@@ -135,7 +136,7 @@ class Resumable:
 
     def update_average(self, half_life: float) -> None:
         """Move the average to the weights as they are after this step; half_life: in steps."""
-        weight = averaging.weight_of_new(self.step, half_life)
+        weight = averaging.weight_of_new(self.step, half_life, ramp_up=not self.began_trained)
         averaging.follow(self.network, self.networks[self.scoring], weight)
 
     def digest(self, text: str) -> str:

@@ -36,7 +36,7 @@ from fcd.landsat.scenes import find_scenes
 from fcd.masks.precision import Asked, Job, in_precision
 from fcd.masks.prediction import Predictor, predict_array, predict_scenes
 from fcd.masks.scoring import Prediction, Tiles, strips
-from fcd.masks.summary import named
+from fcd.masks.summary import Names
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Processes
 from fcd.training.run import RunFolder
@@ -258,9 +258,10 @@ def test_a_copy_with_gaps_is_the_same_scene(tmp_path):
     for path, values in ((first, pixels), (copy, pixels), (other, pixels + 1)):
         write_tif(Path(path), values)
     read = partial(scene_from, needed=("1", "2"))
-    assert named(read(copy), copy, tmp_path, lambda *_: first, read) is None
+    names = Names(tmp_path, lambda *_: first, {})
+    assert names.named(read(copy), copy, read) is None
     with pytest.raises(SceneError, match="has the name x_c"):
-        named(read(other), other, tmp_path, lambda *_: first, read)
+        names.named(read(other), other, read)
 
 
 def test_a_summary_that_a_spreadsheet_has_saved(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import subprocess
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from benchmarks import levers, loader, measure, plain, prepare, scene, seam, train_step
+from benchmarks import gpu, levers, loader, measure, plain, prepare, scene, seam, train_step
 from benchmarks.scenes import unpack, write_scene
 from data_loader import PatchDataset, collate
 from fcd.landsat.scenes import find_scenes
@@ -23,6 +24,7 @@ from fcd.patches.cutting import Cutting
 from fcd.patches.normalisation import Normalization
 from fcd.report import plots
 from fcd.training.run import Run, RunFolder
+from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
 TINY = train_step.SIZES["tiny"]
@@ -217,6 +219,58 @@ def test_a_bad_flag_is_one_line(main, arguments, told, capsys):
     assert error.count("\n") == 1
     name = main.__module__
     assert error.endswith(f"(all flags: python -m {name} --help)\n")
+
+
+def test_what_a_gpu_has_to_show_runs_on_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "_product", lambda _: 64)
+    asked = ["--size", "tiny", "--device", "cpu", "--gan_batch", "2", "--unet_batch", "2"]
+    asked += ["--mpixel", "0.01", "--seconds", "0", "--parts", "agreement", "steps", "scenes"]
+    places = {kind: tmp_path / f"gpu.{kind}" for kind in ("json", "md")}
+    asked += ["--json", str(places["json"]), "--markdown", str(places["md"])]
+    rows = gpu.main(asked)
+    agreed = [row for row in rows if row.part == "agreement"]
+    assert len(agreed) == 2 * (2 * 2 + 2 * 2)
+    for row in agreed:
+        # Against itself float32 is exact.
+        assert row.value == 0 or row.way == "bfloat16", row
+        assert row.value <= row.limit, row
+    assert any(row.value > 0 for row in agreed)
+    assert gpu.sound(rows)
+    assert not gpu.sound([*rows, replace(agreed[0], value=1.0, limit=0.5)])
+    rates = [row for row in rows if row.part != "agreement"]
+    assert [row.part for row in rates] == ["steps"] * 4 + ["scenes"] * 10
+    assert all(row.value > 0 for row in rates)
+    written = json.loads(places["json"].read_text())
+    assert written["card"] == "none, CPU"
+    assert len(written["rows"]) == len(rows)
+    page = places["md"].read_text().splitlines()
+    assert len([line for line in page if line.startswith("| ")]) == len(rows) + 2
+
+
+def test_batches_in_flight_are_all_counted():
+    """The mean score of tiles that lie side by side is that of the scene."""
+    solver = scene.build("unet", TINY, RUN)
+    tiles = Tiles.of(solver.scorer(), 32, 0, 3)
+    dn = gpu._random_dn(128)
+    side_by_side = dn.reshape(10, 4, 32, 4, 32).transpose(1, 3, 0, 2, 4).reshape(16, 10, 32, 32)
+    x = solver.normalization.normalize(torch.from_numpy(side_by_side))
+    with torch.inference_mode():
+        expected = solver.score(x).mean().item()
+    assert gpu.in_flight(solver.scorer(), dn, tiles) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu(tmp_path):
+    script = ROOT / "benchmarks/gpu.sh"
+    asked = ["--size", "tiny", "--device", "cpu", "--seconds", "0", "--mpixel", "0.01"]
+    done = subprocess.run(
+        ["bash", script, "--output", tmp_path, *asked, "--gan_batch", "2", "--unet_batch", "2"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [row["unit"] for row in rows if row["part"] == "demo"] == ["s", ""] * 2
+    assert "| demo | FCD+, 2 epochs" in (tmp_path / "gpu.md").read_text()
 
 
 def test_the_seam_of_a_scene_smaller_than_the_picture(tmp_path, capsys):

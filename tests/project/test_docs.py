@@ -153,7 +153,7 @@ def test_the_readme_shows_the_nine_commands_verbatim():
 
 ERRORS = {
     "UserError", "SceneError", "DamagedCheckpoint", "DamagedPatch", "OutputError", "OSError", "of",
-    "ArgumentTypeError", "MissingBand",
+    "ArgumentTypeError", "MissingBand", "FleetError",
 }  # fmt: skip
 
 

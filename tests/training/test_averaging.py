@@ -33,6 +33,31 @@ def test_early_on_the_first_weights_are_soon_forgotten():
     assert left < 1e-3
 
 
+def test_weights_that_were_trained_before_are_kept_along(image_dir):
+    left = 1.0
+    for step in range(1, 101):
+        left *= 1 - averaging.weight_of_new(step, 50, ramp_up=False)
+    assert left == pytest.approx(0.25)  # after two half-lives
+    first = unet("first")
+    first.save("best")
+    solver, settings = unet("second"), SupervisedTraining(batch_size=4, n_epochs=1, ema=1.0, lr=0.1)
+    solver.start_from(first.run.folder.checkpoint("best"), encoder_only=False)
+    began = copy.deepcopy(solver.network.state_dict())
+    train_set = PatchDataset(image_dir, "train", "mask.tif")
+    steps = []
+    solver.step_on = lambda *args, learn=solver.step_on: (
+        steps.append(copy.deepcopy(solver.networks["network"].state_dict())) or learn(*args)
+    )
+    solver.train(settings, train_set, None)
+    name = "segmentation_head.0.weight"
+    weights = [state[name] for state in steps[1:]] + [solver.networks["network"].state_dict()[name]]
+    share = 0.5 ** (1 / len(weights))  # of the old, a step
+    expected = began[name]
+    for weight in weights:
+        expected = share * expected + (1 - share) * weight
+    torch.testing.assert_close(solver.network.state_dict()[name], expected)
+
+
 def test_weights_and_statistics_are_averaged_and_counters_copied():
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     average = averaging.copy_of(network)

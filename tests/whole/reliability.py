@@ -4,7 +4,7 @@
 
 An hour or two on two cores. The long parts can be run apart and handed in:
 --crashes FILE (python -m tests.whole.crashes --json FILE), --faults FILE
-(python -m tests.whole.faults --json FILE).
+(python -m tests.whole.faults --json FILE), --fleet FILE (python -m tests.whole.fleet --json FILE).
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.whole import crashes, faults
+from tests.whole import crashes, faults, fleet
 
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- figures: python -m tests.whole.reliability -->", "<!-- end of figures -->"
@@ -70,6 +70,19 @@ def measured(module: Any, arguments: list[str], given: Path | None) -> list[dict
         return json.loads(path.read_text())
 
 
+def fleet_table(rows: list[dict[str, Any]]) -> list[str]:
+    counted = ["scenes", "killed", "killed by the scene", "begun again", "equal"]
+    header = ["run", "scenes, one poisonous", "workers killed at random", "killed by the scene"]
+    return [
+        "**Workers of a cluster killed while they mask scenes**: `--cluster local`, the other "
+        "scenes compared with a run without a cluster, to the byte.\n",
+        table(
+            [*header, "scenes begun again", "masked, equal"],
+            [[number, *(row[name] for name in counted)] for number, row in enumerate(rows, 1)],
+        ),
+    ]
+
+
 def figures(flags: argparse.Namespace) -> str:
     killed = measured(crashes, ["--kills", str(flags.kills)], flags.crashes)
     parts = [
@@ -87,6 +100,7 @@ def figures(flags: argparse.Namespace) -> str:
             [[row["command"], row["injected"], row["handled"]] for row in disturbed],
         ),
     ]
+    parts += fleet_table(measured(fleet, [], flags.fleet))
     os.environ["FCD_FUZZ_EXAMPLES"] = str(flags.examples)
     suite("tests/whole/test_fuzz.py")
     counts = sys.modules["tests.whole.test_fuzz"].COUNTS
@@ -119,6 +133,7 @@ def run(arguments: list[str] | None = None) -> int:
     parser.add_argument("--examples", type=int, default=300)
     parser.add_argument("--crashes", type=Path)
     parser.add_argument("--faults", type=Path)
+    parser.add_argument("--fleet", type=Path)
     new = figures(parser.parse_args(arguments))
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}\n\n{new}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
