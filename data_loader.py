@@ -21,7 +21,9 @@ from fcd.landsat import labels
 from fcd.landsat.bands import positions
 from fcd.landsat.radiometry import Radiometry
 from fcd.landsat.rasters import plain
-from fcd.patches.normalisation import TOA, Kind, Normalization, normalization
+from fcd.masks import thresholds
+from fcd.masks.quantisation import Sample, Samples
+from fcd.patches.normalisation import FILL, TOA, Kind, Normalization, normalization
 from fcd.patches.sources import PreparedPatches, Source
 from fcd.patches.store import DamagedPatch
 from fcd.processes import Part, Processes
@@ -330,6 +332,26 @@ def threshold_choice(source: Source) -> str:
         "(--threshold clear)"
     )
     return "clear"
+
+
+def training_samples(source: Source, normalization: Normalization) -> Samples:
+    """The training patches, and their masks if there are any, to calibrate a network on.
+
+    Raises `UserError` if there are none, or they lack a band of the network.
+    """
+    how: dict[str, Any] = {"bands": normalization.bands, "toa": normalization.is_toa}
+    dataset = PatchDataset(source, "train", "mask.tif", masks_optional=True, **how)
+
+    def draw(count: int) -> Iterator[Sample]:
+        for index in thresholds.sample(len(dataset), count):
+            patch = dataset[index]
+            x = normalization.normalize(patch["image"][None])[0]
+            mask = patch["mask"].numpy() if "mask" in patch else None
+            yield x, (x != FILL).all(dim=0).numpy(), mask
+
+    summary = dataset.summary()
+    told = f"{summary['patches']} training patches {summary['fingerprint']} of {source.root}"
+    return Samples(draw, told, of_training=True)
 
 
 def summaries(train_set: PatchDataset, val_set: PatchDataset | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fcd.errors import UserError
 from fcd.files import write_json
 from fcd.landsat.reference import QA, collection_of, method_name
 from fcd.masks.generated import generate_masks
+from fcd.masks.precision import Job
 from fcd.masks.scoring import qa_predictions
 from fcd.patches import cutting, generated
 from fcd.patches.sources import RasterPatches
@@ -96,6 +97,8 @@ def mask_training_scenes(settings: Settings, run: Run) -> int:
     record = modes.chosen_threshold(settings, solver)
     if run.processes.first:
         write_json(folder / generated.PROVENANCE, asdict(solver.supervision(record)))
+    job = Job(folder, lambda: iter(scenes), len(scenes))
+    scorer = modes.in_asked_precision(settings, scorer, tiles, record["threshold"], job)
     unsure = (settings.unsure_from, settings.unsure_to)
     generate_masks(scorer, scenes, tiles, record["threshold"], folder, unsure)
     if isinstance(source, RasterPatches) and run.processes.first:

@@ -179,7 +179,7 @@ class Solver(Resumable):
         scorer = self.scorer()
         tiles = tiles or Tiles.of(scorer)
         if threshold is None:
-            threshold = thresholds.known(scorer, tiles.amp)["threshold"]
+            threshold = thresholds.known(scorer)["threshold"]
         return predictor_of(scorer, tiles, threshold)
 
     def choose_threshold(

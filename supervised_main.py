@@ -5,7 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from data_loader import PatchDataset, summaries, training_normalization, validation_set
+from data_loader import (
+    PatchDataset,
+    summaries,
+    training_normalization,
+    training_samples,
+    validation_set,
+)
 from fcd.cli import entry, modes
 from fcd.cli.parser import MAY_CHANGE, Flag, parse
 from fcd.cli.run_folder import carry_out
@@ -165,7 +171,7 @@ def trained(settings: Settings, run: Run) -> SupervisedSolver:
 MODES: dict[str, modes.Mode[Settings]] = {
     "train": train,
     "pack": partial(modes.pack, load=trained),
-    **modes.after_training(trained),
+    **modes.after_training(trained, training_samples),
 }
 
 

@@ -31,6 +31,7 @@ from fcd.cli import entry
 from fcd.cli.entry import compiles, use_device
 from fcd.errors import UserError, first_line
 from fcd.files import write_json, write_text
+from fcd.masks.precision import in_bfloat16
 from fcd.masks.scoring import ArrayScene, Scorer, Tiles, strips
 from fcd.patches.normalisation import to_device
 from fcd.training.run import Run, RunFolder
@@ -154,9 +155,10 @@ def _scores_agree(
     side = 2 * expected.image_size
     dn, scores = _random_dn(side), []
     for solver, amp in ((expected, False), (found, precision.amp)):
-        tiles = Tiles.of(solver.scorer(), batch_size=4, amp=amp)
+        scorer = in_bfloat16(solver.scorer()) if amp else solver.scorer()
+        tiles = Tiles.of(scorer, batch_size=4)
         with precision.used():
-            scored = list(strips(solver.scorer(), ArrayScene(dn), tiles))
+            scored = list(strips(scorer, ArrayScene(dn), tiles))
         scores.append(np.concatenate([strip.score for strip in scored]))
     furthest, half = float(np.abs(scores[0] - scores[1]).max()), np.median(scores[0])
     differ = float(np.mean((scores[0] > half) != (scores[1] > half)))
@@ -306,8 +308,8 @@ def scenes(flags: Settings, device: torch.device) -> Iterator[Row]:
     for network, name in scene.NAMES.items():
         solver = scene.build(network, SIZES[flags.size], _run(device))
         for precision in precisions(device):
-            scorer = solver.scorer()
-            tiles = Tiles.of(scorer, batch_size=64, amp=precision.amp)
+            scorer = in_bfloat16(solver.scorer()) if precision.amp else solver.scorer()
+            tiles = Tiles.of(scorer, batch_size=64)
             ways: dict[str, Callable[[], Any]] = {
                 "from memory": lambda scorer=scorer, tiles=tiles: _exhaust(
                     strips(scorer, ArrayScene(dn), tiles)
@@ -320,7 +322,8 @@ def scenes(flags: Settings, device: torch.device) -> Iterator[Row]:
                 for way, work in ways.items():
                     rate = _rate(work, side**2 / 1e6, flags.seconds, warm=1)
                     yield Row("scenes", name, f"{precision.name}, {way}", rate, "Mpixel/s")
-        asked = scene.Settings(1, network=network, size=flags.size, plain_up_to=0, amp=True)
+        how: dict[str, Any] = {"network": network, "size": flags.size, "precision": "bfloat16"}
+        asked = scene.Settings(1, plain_up_to=0, **how)
         done = scene.measured(solver, tiles, flags.mpixel, asked)
         yield Row("scenes", name, "bfloat16, file to file", done.row()["ours"], "Mpixel/s")
 
@@ -337,7 +340,6 @@ def in_flight(scorer: Scorer, dn: np.ndarray, tiles: Tiles) -> float:
         for row in range(0, dn.shape[1] - tiles.size + 1, stride)
         for column in range(0, dn.shape[2] - tiles.size + 1, stride)
     ]
-    score = torch.autocast(scorer.device.type, torch.bfloat16, tiles.amp)(scorer.score)
     pinned, waiting = scorer.device.type == "cuda", None
     for start in range(0, len(corners) + tiles.batch_size, tiles.batch_size):
         batch = [
@@ -349,7 +351,7 @@ def in_flight(scorer: Scorer, dn: np.ndarray, tiles: Tiles) -> float:
             host = torch.from_numpy(np.stack(batch))
             host = host.pin_memory() if pinned else host
             x = scorer.normalization.normalize(to_device(host, scorer.device))
-            coming = score(x).float().to("cpu", non_blocking=True)
+            coming = scorer.score(x).float().to("cpu", non_blocking=True)
             done = torch.cuda.Event() if pinned else None
             if done:
                 done.record()

@@ -3,6 +3,8 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 import torch
@@ -16,7 +18,8 @@ from benchmarks.train_step import SIZES, Size, SizeName
 from fcd.cli import entry
 from fcd.cli.entry import compiles, use_device
 from fcd.errors import UserError
-from fcd.masks.runtime import DNScore, onnx_score
+from fcd.masks.quantisation import quantise
+from fcd.masks.runtime import DNScore, load_score, onnx_score
 from fcd.patches.normalisation import VALID_MIN, Normalization
 from fcd.training.run import Run, RunFolder
 from solver import FCDSolver
@@ -164,6 +167,19 @@ def onnx(made: Networks) -> Iterator[Lever]:
         yield name, scores(module, dn), scores(onnx_score(module, scorer.multiple), dn)
 
 
+def int8(made: Networks) -> Iterator[Lever]:
+    """Scores in int8 by ONNX Runtime on the CPU; without it PyTorch, then ONNX Runtime."""
+    made = Networks(made.size, len(made.x), torch.device("cpu"))
+    scorer = made.unet.scorer()
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "int8.onnx")
+        quantise(path, scorer.module, scorer.multiple, iter(made.x))
+        score = load_score(path)
+    yield "probability of U-Net", scores(scorer.score, made.x), scores(score, made.x)
+    float32 = onnx_score(scorer.module, scorer.multiple)
+    yield "of what ONNX Runtime does", scores(float32, made.x), scores(score, made.x)
+
+
 def in_place(made: Networks) -> Iterator[Lever]:
     """Normalisation of uint16 without a new array a step."""
     normalization, (count, *shape) = Normalization.paper(10), made.x.shape
@@ -189,6 +205,7 @@ Name = Literal[
     "bfloat16",
     "compiled",
     "ONNX Runtime",
+    "int8",
     "in place",
 ]
 LEVERS: dict[Name, Callable[[Networks], Iterator[Lever]]] = {
@@ -199,6 +216,7 @@ LEVERS: dict[Name, Callable[[Networks], Iterator[Lever]]] = {
     "bfloat16": bfloat16,
     "compiled": compiled,
     "ONNX Runtime": onnx,
+    "int8": int8,
     "in place": in_place,
 }
 

@@ -3,7 +3,7 @@
 import copy
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,9 +23,11 @@ from fcd.cli.parser import Flag
 from fcd.files import write_text
 from fcd.landsat.labels import LABEL_CLOUDY, TIF_CLOUD
 from fcd.landsat.scenes import Scene, find_scenes
-from fcd.masks.prediction import predict_scene
-from fcd.masks.runtime import PYTORCH, Runtime
-from fcd.masks.scoring import ArrayScene, Tiles, strips
+from fcd.masks.precision import BFLOAT16, INT8, Asked, Job, in_precision
+from fcd.masks.prediction import predict_scene, predictor_of
+from fcd.masks.quantisation import quantise
+from fcd.masks.runtime import ONNX, Runtime, load_score
+from fcd.masks.scoring import ArrayScene, Precision, Scorer, Tiles, Way, sampled, strips
 from fcd.patches.normalisation import Normalization
 from fcd.report import plots
 from fcd.training.losses import difference_map
@@ -55,8 +57,8 @@ class Settings(measure.Settings):
     tile_size: Annotated[int | None, Ge(1), "None: the default"] = None
     overlap: Annotated[int | None, Ge(0), "None: the default"] = None
     batch_size: Annotated[int, Ge(1), "tiles at a time"] = 16
-    amp: Annotated[bool, "ours in bfloat16"] = False
-    runtime: Annotated[Runtime, "what computes the scores of ours"] = PYTORCH
+    precision: Annotated[Precision, "of the scores of ours"] = "float32"
+    runtime: Annotated[Runtime | None, "what computes the scores of ours"] = None
     compile: Annotated[bool, "ours with --compile True"] = False
     device: measure.Device = "auto"
     plot: Annotated[Path | None, Flag(metavar="STEM"), "write STEM-{memory,time}.svg"] = None
@@ -68,17 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     device = use_device(flags.device)
     run = Run(RunFolder("benchmark"), device, compile=compiles(flags.compile, device))
     solver = build(flags.network, SIZES[flags.size], run)
-    tiles = Tiles.of(
-        solver.scorer(),
-        flags.tile_size,
-        flags.overlap,
-        flags.batch_size,
-        flags.amp,
-        runtime=flags.runtime,
-    )
+    tiles = Tiles.of(solver.scorer(), flags.tile_size, flags.overlap, flags.batch_size)
     side = tiles.size
     work = measure.flops(lambda: solver.score(torch.zeros(1, 10, side, side, device=device)))
-    dtype = torch.bfloat16 if flags.amp else torch.float32
+    dtype = torch.bfloat16 if flags.precision == BFLOAT16 else torch.float32
     limit = measure.matrix_product(dtype, device) * side**2 / work / 1e6
     made = [measured(solver, tiles, mpixel, flags, limit) for mpixel in flags.mpixel]
     measure.show(made, flags.json)
@@ -91,15 +86,19 @@ def measured(
     solver: Solver, tiles: Tiles, mpixel: float, flags: Settings, limit: float | None = None
 ) -> Comparison:
     """Both ways of masking a square scene of `mpixel`; limit: Mpixel/s the hardware could do."""
-    kind = ("bf16" if flags.amp else "float32") + ", compiled" * flags.compile
-    kind += f", {flags.runtime}" * (flags.runtime != PYTORCH)
+    kind = flags.precision + ", compiled" * flags.compile
+    kind += f", {flags.runtime}" if flags.runtime else ""
     name = f"{NAMES[flags.network]}, {mpixel:g} Mpixel, {kind}"
     length, with_plain = round((mpixel * 1e6) ** 0.5), mpixel <= flags.plain_up_to
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_scene(root / "scene", length, length)
         (scene,) = find_scenes(root / "scene")
-        plainly, ours = ways_of(solver, scene, median_score(solver, scene, tiles), tiles, root)
+        asked = Asked.of(flags.precision, flags.runtime, amp=False, default=flags.precision)
+        asked.check(solver.scorer())
+        scorer = in_asked_precision(solver.scorer(), asked, scene, tiles, root)
+        threshold = median_score(solver, scene, tiles)
+        plainly, ours = ways_of(solver, scorer, scene, threshold, tiles, root)
         done = measure.compare(
             name,
             "Mpixel/s",
@@ -113,6 +112,17 @@ def measured(
             differ, cloud = differing(root, scene)
             print(f"{name}: {differ:.4%} of pixels differ; {cloud:.0%} are cloud")
     return done
+
+
+def in_asked_precision(
+    scorer: Scorer, asked: Asked, scene: Scene, tiles: Tiles, folder: Path
+) -> Scorer:
+    """`scorer` as asked for; in int8 it is not compared, as random weights would not agree."""
+    if asked.precision != INT8:
+        return in_precision(scorer, asked, tiles, 0.5, Job(folder, lambda: iter([scene]), 1))
+    network, inputs = folder / "int8.onnx", sampled(scorer, scene, tiles, 64 * tiles.size**2)
+    quantise(network, scorer.module, scorer.multiple, (x for x, _ in inputs))
+    return replace(scorer, score=load_score(network), way=Way(INT8, ONNX))
 
 
 def build(network: str, size: Size, run: Run) -> Solver:
@@ -139,9 +149,12 @@ def median_score(solver: Solver, scene: Scene, tiles: Tiles, rows: int = 512) ->
 
 
 def ways_of(
-    solver: Solver, scene: Scene, threshold: float, tiles: Tiles, folder: Path
+    solver: Solver, scorer: Scorer, scene: Scene, threshold: float, tiles: Tiles, folder: Path
 ) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Plain and our way of masking `scene`: plain.tif and ours/<scene>_mask.tif in `folder`."""
+    """Plain and our way of masking `scene`: plain.tif and ours/<scene>_mask.tif in `folder`.
+
+    scorer: what ours scores by.
+    """
     contiguous = copy.deepcopy(solver.network).to(memory_format=torch.contiguous_format)
     contiguous = plain.with_pytorch_layers(contiguous)
 
@@ -163,7 +176,7 @@ def ways_of(
             solver.device,
         )
 
-    predictor = solver.predictor(threshold, tiles)
+    predictor = predictor_of(scorer, tiles, threshold)
     return plainly, lambda: predict_scene(scene, predictor, folder / "ours") and None
 
 

@@ -1,8 +1,8 @@
 """What the commands of both networks do, whatever was trained: start, test, predict, export."""
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,18 @@ from fcd.cli.run_folder import git_commit, run_config
 from fcd.cli.settings import KNOWN, CommandSettings
 from fcd.errors import UserError
 from fcd.files import sweep
-from fcd.landsat.products import expand
+from fcd.landsat.products import expand, scene_from
 from fcd.landsat.reference import TRUTH
+from fcd.landsat.scenes import Scene
 from fcd.landsat.sparcs import SPARCS, find_sparcs
 from fcd.masks import scoring, thresholds
 from fcd.masks.fleet import fleet
-from fcd.masks.prediction import HERE, Predictor, predict_scenes
+from fcd.masks.precision import AUTO, BFLOAT16, FLOAT32, Asked, Job, in_precision
+from fcd.masks.prediction import HERE, Predictor, made_writable, predict_scenes, predictor_of
+from fcd.masks.quantisation import Samples
 from fcd.masks.scoring import Scorer, Tiles
 from fcd.patches.normalisation import Normalization
+from fcd.patches.sources import Source
 from fcd.patches.supervision import Supervision
 from fcd.processes import Processes, joined
 from fcd.report.evaluation import Evaluation, evaluate
@@ -45,9 +49,6 @@ class Trained(Protocol):
     def scorer(self) -> Scorer:
         """The score and all that has to be known of it."""
 
-    def predictor(self, threshold: float | None, tiles: Tiles | None) -> Predictor:
-        """What masks scenes; by default with the threshold chosen for these weights."""
-
     def supervision(self, threshold: thresholds.Record) -> Supervision:
         """What labels it has cost."""
 
@@ -57,6 +58,8 @@ class Trained(Protocol):
 
 Mode = Callable[[S, Run], int]
 Load = Callable[[S, Run], Trained]
+Patches = Callable[[Source, Normalization], Samples]
+"""The training patches of a source as a network with this normalisation takes them."""
 
 
 def carry_out(settings: S, modes: Mapping[str, Mode[S]]) -> int:
@@ -132,10 +135,37 @@ def weights_of(settings: CommandSettings, run: Run, bands: tuple[str, ...]) -> P
 
 def tiles(settings: CommandSettings, scorer: Scorer) -> Tiles:
     """How scenes are scored; `UserError` if they cannot be."""
-    asked, training = settings.whole_scenes, settings.training
-    side, precision = (asked.tile_size, asked.overlap), (training.batch_size, training.amp)
+    asked, batch_size = settings.whole_scenes, settings.training.batch_size
     nodata, sun = settings.data.asked_nodata, settings.data.sun_elevation
-    return Tiles.of(scorer, *side, *precision, nodata, asked.runtime, sun)
+    precision_of(settings).check(scorer)
+    return Tiles.of(scorer, asked.tile_size, asked.overlap, batch_size, nodata, sun)
+
+
+def precision_of(settings: CommandSettings) -> Asked:
+    """In what precision scenes are to be scored; `UserError` if flags contradict one another."""
+    asked = settings.whole_scenes
+    # What is fast here need not be so where workers are.
+    measured = settings.mode == "predict" and settings.prediction.cluster is None
+    default = AUTO if measured else FLOAT32
+    return Asked.of(asked.precision, asked.runtime, settings.training.amp, default)
+
+
+def in_asked_precision(
+    settings: CommandSettings,
+    scorer: Scorer,
+    tiles: Tiles,
+    threshold: float,
+    job: Job,
+    patches: Patches | None = None,
+) -> Scorer:
+    """`scorer` in the precision of `settings`; see `in_precision`.
+
+    patches: what draws those of --image_dir, if the network can be calibrated on any.
+    """
+    if patches and settings.data.dataset != SPARCS:
+        source = settings.data.patches(settings.mode)
+        job = replace(job, patches=partial(patches, source, scorer.normalization))
+    return in_precision(scorer, precision_of(settings), tiles, threshold, job)
 
 
 def chosen_threshold(settings: CommandSettings, solver: Trained) -> thresholds.Record:
@@ -145,7 +175,8 @@ def chosen_threshold(settings: CommandSettings, solver: Trained) -> thresholds.R
     `UserError` if the flag asks for another choice.
     """
     asked, training = settings.whole_scenes, settings.training
-    amp = training.amp and settings.mode != "export"  # what is exported computes in float32
+    # What is exported computes in float32.
+    amp = settings.mode != "export" and precision_of(settings).precision == BFLOAT16
     if asked.threshold == KNOWN:
         record = thresholds.known(solver.scorer(), amp)
     elif settings.data.dataset != SPARCS:
@@ -170,7 +201,7 @@ def chosen_threshold(settings: CommandSettings, solver: Trained) -> thresholds.R
     return record
 
 
-def test(settings: S, run: Run, load: Load[S]) -> int:
+def test(settings: S, run: Run, load: Load[S], patches: Patches | None) -> int:
     """`--mode test`: compare masks of the scenes with their reference; return the exit code."""
     solver = load(settings, run)
     scorer, data = solver.scorer(), settings.data
@@ -189,34 +220,37 @@ def test(settings: S, run: Run, load: Load[S]) -> int:
     method = settings.run.method or settings.run.experiment_name
     record = chosen_threshold(settings, solver)  # last, because it may take long
     threshold = record["threshold"]
+    job = Job(results, lambda: iter(scenes), len(scenes))
+    scorer = in_asked_precision(settings, scorer, used_tiles, threshold, job, patches)
     evaluate(
         scenes,
         lambda scene: scoring.predictions(scorer, scene, used_tiles, threshold),
         Evaluation(results, method, threshold, solver.supervision(record), reference),
-        config,
+        config | {"precision": scorer.way.told},
         run.processes,
     )
     return 0
 
 
-def predict(settings: S, run: Run, load: Load[S]) -> int:
+def predict(settings: S, run: Run, load: Load[S], patches: Patches | None) -> int:
     """`--mode predict`: mask the scenes of `--scenes`; return the exit code.
 
     A threshold is chosen only if `--threshold` says how; else it is the one chosen before. Of
     several weights each scene takes those whose bands it has, the most.
     """
-    asked, threshold = settings.prediction, settings.whole_scenes.threshold
+    asked, given = settings.prediction, settings.whole_scenes.threshold
     if not asked.scenes:
         raise UserError("--mode predict needs --scenes PATH …: folders, archives or GeoTIFFs")
     if asked.cluster is not None and run.processes.count > 1:
         raise UserError("--cluster has workers of its own: leave torchrun out")
-    paths, predictors = expand(asked.scenes), predictors_of(settings, run, load)
+    paths = expand(asked.scenes)
+    predictors = predictors_of(settings, run, load, patches, paths)
     with ExitStack() as stack:
         where = HERE
         if asked.cluster is not None:
             # What was chosen is known from here on, and which scenes there are is the workers'
             # affair one by one.
-            chosen = KNOWN if isinstance(threshold, str) else threshold
+            chosen = KNOWN if isinstance(given, str) else given
             told = replace(
                 settings,
                 whole_scenes=replace(settings.whole_scenes, threshold=chosen),
@@ -244,18 +278,40 @@ def predict(settings: S, run: Run, load: Load[S]) -> int:
     return int(failed > 0)
 
 
-def predictors_of(settings: S, run: Run, load: Load[S]) -> list[Predictor]:
-    """What masks scenes, of each of the checkpoints to use."""
-    predictors, threshold = [], settings.whole_scenes.threshold
+def predictors_of(
+    settings: S, run: Run, load: Load[S], patches: Patches | None, paths: Sequence[str]
+) -> list[Predictor]:
+    """What masks the scenes at `paths`, of each of the checkpoints to use."""
+    asked, predictors = settings.prediction, []
     for path in all_weights(settings, run):
         one = replace(settings, run=replace(settings.run, model_weights=path))
         solver = load(one, run)
-        used_tiles = tiles(settings, solver.scorer())
-        value = (
-            chosen_threshold(one, solver)["threshold"] if isinstance(threshold, str) else threshold
-        )
-        predictors.append(solver.predictor(value, used_tiles))
+        scorer = solver.scorer()
+        used_tiles = tiles(settings, scorer)
+        threshold = _threshold(one, solver, scorer)
+        scenes = partial(_scenes_of, paths, scorer, asked.bands)
+        job = Job(made_writable(asked.output_dir), scenes, len(paths))
+        scorer = in_asked_precision(one, scorer, used_tiles, threshold, job, patches)
+        predictors.append(predictor_of(scorer, used_tiles, threshold))
     return predictors
+
+
+def _threshold(settings: CommandSettings, solver: Trained, scorer: Scorer) -> float:
+    """The number that --threshold is, that chosen as it says, or the one chosen before."""
+    given = settings.whole_scenes.threshold
+    if isinstance(given, str):
+        return chosen_threshold(settings, solver)["threshold"]
+    if given is not None:
+        return given
+    amp = precision_of(settings).precision == BFLOAT16
+    return thresholds.known(scorer, amp)["threshold"]
+
+
+def _scenes_of(paths: Sequence[str], scorer: Scorer, bands: str | None) -> Iterator[Scene]:
+    """The scenes at `paths` that there are and that have the bands of the network."""
+    for path in paths:
+        with suppress(UserError):
+            yield scene_from(path, scorer.normalization.bands, bands)
 
 
 def _on_a_worker(settings: S, load: Load[S], name: object) -> list[Predictor]:
@@ -266,7 +322,7 @@ def _on_a_worker(settings: S, load: Load[S], name: object) -> list[Predictor]:
     # What is said and written once is the command's affair.
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         run = _run(settings, use_device(device), Processes(rank=1), settings.run.compile)
-        return predictors_of(settings, run, load)
+        return predictors_of(settings, run, load, None, ())
 
 
 def export(settings: S, run: Run, load: Load[S]) -> int:
@@ -295,7 +351,10 @@ def pack(settings: S, run: Run, load: Load[S]) -> int:
     return 0
 
 
-def after_training(load: Load[S]) -> dict[str, Mode[S]]:
-    """The modes of a network that `load` loads, by name."""
-    modes = {"test": test, "predict": predict, "export": export}
-    return {name: partial(mode, load=load) for name, mode in modes.items()}
+def after_training(load: Load[S], patches: Patches | None = None) -> dict[str, Mode[S]]:
+    """The modes of a network that `load` loads and that may be calibrated on `patches`, by name."""
+    return {
+        "test": partial(test, load=load, patches=patches),
+        "predict": partial(predict, load=load, patches=patches),
+        "export": partial(export, load=load),
+    }

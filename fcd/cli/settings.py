@@ -19,6 +19,7 @@ from fcd.landsat.bands import band_numbers, listed_bands
 from fcd.landsat.labels import MEANINGS
 from fcd.landsat.rasters import nodata_value
 from fcd.landsat.sparcs import SPARCS
+from fcd.masks.precision import Choice
 from fcd.masks.runtime import Runtime
 from fcd.masks.scoring import Tta, Views
 from fcd.patches.normalisation import TOA
@@ -273,9 +274,9 @@ class TrainingSettings:
     ] = "pixel"
     amp: Annotated[
         bool,
-        "train and score in bfloat16 where that is safe: faster on GPUs and on processors with "
-        "AMX, slower on others, up to ten times on those without bfloat16; scores differ by about "
-        "0.01, so a threshold is chosen anew",
+        "train and score (--precision) in bfloat16 where that is safe: twice as fast on some "
+        "processors, a tenth as fast on those without bfloat16 (python -m benchmarks.levers --only "
+        "bfloat16 says it); scores differ by about 0.01, so a threshold is chosen anew",
     ] = False
 
 
@@ -349,12 +350,21 @@ class SceneSettings:
         "what the networks' zero padding does at its border is then cut off; 20 are enough, for "
         "tiles of 32 pixels five times as long",
     ] = 0
+    precision: Annotated[
+        Choice | None,
+        MAY_CHANGE,
+        "what scenes are scored in; auto: measured on tiles of the first scene, the fastest whose "
+        "masks agree with those in float32; float32; bfloat16: what --amp True takes; int8: U-Nets "
+        "by ONNX Runtime; None: as --amp and --runtime say, else auto in --mode predict without "
+        "--cluster and float32 in others",
+    ] = None
     runtime: Annotated[
-        Runtime,
+        Runtime | None,
         MAY_CHANGE,
         "what scores scenes; onnx: ONNX Runtime, on the CPU, after up to half a minute of "
-        "preparation; the masks are the same, see docs/performance.md",
-    ] = "pytorch"
+        "preparation, in float32, in which the masks are the same, or in int8; None: what "
+        "--precision takes",
+    ] = None
     threshold: Annotated[
         str | float | None,
         threshold_from,

@@ -6,6 +6,8 @@ stands on patches; report, cli and the top level may enter.
 scoring      the scorer, whole scenes scored by it or by their QA band, the ONNX file
 tiling       a raster of any size in bounded memory
 runtime      networks as ONNX files, scores by ONNX Runtime
+quantisation U-Nets in int8: calibrated, compared with float32
+precision    float32, bfloat16 or int8: asked for, or measured and kept
 cam          class activation maps
 thresholds   chosen, written down, found again
 outputs      files of a mask and its score: what is in them, whether they are there

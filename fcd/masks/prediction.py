@@ -33,7 +33,7 @@ from fcd.landsat.rasters import SAME_PIXELS, WRITTEN_BY, Grid
 from fcd.landsat.scenes import Scene
 from fcd.masks import stac_item
 from fcd.masks.outputs import OUTPUTS, Outputs, mask_files
-from fcd.masks.scoring import ArrayScene, Prediction, Scorer, Tiles, predictions
+from fcd.masks.scoring import PLAIN, ArrayScene, Prediction, Scorer, Tiles, Way, predictions
 from fcd.masks.summary import Names, Row, add_rows, paths_in
 from fcd.metrics import BUFFER, CLOUD, SHADOW
 from fcd.patches.normalisation import as_nodata, in_words
@@ -43,7 +43,8 @@ QUICKLOOK_SIZE = 1024  # longest side of each of the two pictures, pixels
 GDAL_CACHE = 128 << 20  # bytes of blocks that GDAL keeps; a share of all memory unless it is told
 _COLUMNS = (
     "scene", "path", "cloud_fraction", "shadow_fraction", "buffer_fraction", "valid_fraction",
-    "nodata_fraction", "pixel_size", "threshold", "weights", "seconds", "status", "reason",
+    "nodata_fraction", "pixel_size", "threshold", "weights", "precision", "seconds", "status",
+    "reason",
 )  # fmt: skip
 _FAILED = "failed"
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class Predictor:
     weights: str = ""  # the file they are from
     dtype: str = "uint16"  # of the DN
     pixel_size: float | None = None  # of training, metres; None: unknown
+    way: Way = PLAIN  # how scores are computed
 
 
 def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
@@ -73,7 +75,8 @@ def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
         "FCD_BANDS": ",".join(scorer.normalization.bands),
         "FCD_THRESHOLD": repr(threshold),
         # How many tiles are scored at a time does not matter.
-        "FCD_TILES": f"{tiles.size} pixels, overlap {tiles.overlap}" + ", bf16" * tiles.amp,
+        "FCD_TILES": f"{tiles.size} pixels, overlap {tiles.overlap}",
+        "FCD_PRECISION": scorer.way.tag,
     }
     if tiles.nodata is not None:
         tags["FCD_NODATA"] = in_words(as_nodata(tiles.nodata))
@@ -87,6 +90,7 @@ def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
         scorer.checkpoint.name,
         scorer.normalization.dtype,
         scorer.normalization.pixel_size,
+        scorer.way,
     )
 
 
@@ -192,7 +196,7 @@ def predict_scenes(
     returned counts those of all. where: `HERE`, or the workers of a `fcd.masks.fleet.Fleet`. Raises
     `UserError` if `output_dir` cannot be written to, or workers cannot work.
     """
-    output_dir, asked = _made_writable(Path(output_dir)), Outputs(**outputs)
+    output_dir, asked = made_writable(Path(output_dir)), Outputs(**outputs)
     if asked.stac:
         stac_item.library()
     several = [predictor] if isinstance(predictor, Predictor) else predictor
@@ -217,7 +221,8 @@ def predict_scenes(
     return failed
 
 
-def _made_writable(folder: Path) -> Path:
+def made_writable(folder: Path) -> Path:
+    """`folder`, made if need be; `UserError` if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
@@ -319,7 +324,7 @@ def predict_scene(
     outputs: Outputs = OUTPUTS,
     warn: Callable[[str], object] = _say,
 ) -> Row:
-    """Write the files of one scene; return its fractions, threshold, weights, seconds and status.
+    """Write the files of one scene; return its fractions, threshold, weights, precision, …
 
     `<name>_mask.tif`: Cloud-Optimised GeoTIFF on the scene's grid, 0 nodata, 128 clear, 255 cloud,
     64 shadow, 254 buffer; `<name>_score.tif`: the score, on the same grid; `<name>_quicklook.png`:
@@ -336,7 +341,9 @@ def predict_scene(
     image = pictures.Shrunk(step)
     mask_tif, score_tif = (output_dir / f"{scene.name}_{kind}.tif" for kind in ("mask", "score"))
     pixels = _pixels(scene, grid, predictor, warn)
-    tags = outputs.tags(predictor.tags) | ({"FCD_PIXEL_SIZE": pixels} if pixels else {})
+    # Neither is asked for, so neither makes a mask another one.
+    told = {"FCD_PIXEL_SIZE": pixels, "FCD_PRECISION_WHY": predictor.way.why}
+    tags = outputs.tags(predictor.tags) | {name: text for name, text in told.items() if text}
     finish = outputs.postprocessing.finishing(scene, outputs.sun_elevation)
     describe = stac_item.describing(scene, grid) if outputs.stac else None
     how = (grid, tags, outputs.write_score, outputs.write_bands)
@@ -363,6 +370,7 @@ def predict_scene(
         "pixel_size": pixels,
         "threshold": f"{predictor.threshold:.4f}",
         "weights": predictor.weights,
+        "precision": predictor.way.told,
         "seconds": f"{time.monotonic() - began:.1f}",
         "status": "done" if finished.any() else "no valid pixel",
         "reason": "" if finished.any() else "no pixel has data in all bands",

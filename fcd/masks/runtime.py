@@ -74,7 +74,7 @@ def onnx_score(module: Scored, multiple: int) -> Score:
     with TemporaryDirectory() as folder:
         path = Path(folder, "network.onnx")
         write_onnx(path, module, multiple, {})
-        return _load_score(path)
+        return load_score(path)
 
 
 def write_onnx(path: Path, module: Scored, multiple: int, properties: dict[str, str]) -> float:
@@ -86,7 +86,8 @@ def write_onnx(path: Path, module: Scored, multiple: int, properties: dict[str, 
     """
     onnx = libraries()[0]
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
-    with torch.no_grad():
+    # Scenes are scored in inference mode, whose tensors cannot be traced.
+    with torch.inference_mode(False), torch.no_grad():
         program = torch.onnx.export(
             module,
             (module.example(2, 2 * multiple, 3 * multiple),),
@@ -98,11 +99,12 @@ def write_onnx(path: Path, module: Scored, multiple: int, properties: dict[str, 
             verbose=False,
         )
     assert program is not None, "what dynamo=True returns"
+    _free_convolutions(program.model)
     model = program.model_proto
     onnx.helper.set_model_props(model, properties)
     with replacing(path) as temporary:
         onnx.save(model, temporary)
-        score = _load_score(temporary)
+        score = load_score(temporary)
         sizes = [(1, 4, 4), (2, 2, 3), (3, 3, 2)]
         batches = [module.example(n, multiple * h, multiple * w) for n, h, w in sizes]
         difference = max(_difference(score, module, batch) for batch in batches)
@@ -115,7 +117,20 @@ def write_onnx(path: Path, module: Scored, multiple: int, properties: dict[str, 
     return difference
 
 
-def _load_score(path: Path) -> Score:
+def _free_convolutions(model: Any) -> None:
+    """Let what asks a convolution for its size ask the batch norm behind it, which has the same.
+
+    ONNX Runtime folds a batch norm into the convolution before it only if nobody else uses that.
+    """
+    for node in model.graph:
+        if node.op_type == "BatchNormalization":
+            for user, index in tuple(node.inputs[0].uses()):
+                if user.op_type == "Shape":
+                    user.replace_input_with(index, node.outputs[0])
+    model.graph.sort()
+
+
+def load_score(path: Path) -> Score:
     """What an exported file computes, on the CPU in PyTorch's number of threads."""
     onnxruntime = libraries()[1]
     options = onnxruntime.SessionOptions()

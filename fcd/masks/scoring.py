@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,16 +23,7 @@ from fcd.landsat.bands import FILL_DN, default_rgb
 from fcd.landsat.radiometry import Radiometry
 from fcd.landsat.rasters import Grid, blanked, plain
 from fcd.landsat.scenes import Scene, SceneReader
-from fcd.masks.runtime import (
-    ONNX,
-    PYTORCH,
-    DNScore,
-    Runtime,
-    Scored,
-    libraries,
-    onnx_score,
-    write_onnx,
-)  # fmt: skip
+from fcd.masks.runtime import PYTORCH, DNScore, Runtime, Scored, write_onnx
 from fcd.masks.tiling import Score, Strip, score_strips
 from fcd.patches.normalisation import Normalization
 from fcd.processes import ALONE, Processes
@@ -41,6 +33,34 @@ FRAME = 32
 
 
 Tta = Literal["none", "flip", "d4"]
+Precision = Literal["float32", "bfloat16", "int8"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a score is computed.
+
+    why: in words, if it was chosen. network: digest of the file of a network in int8, which another
+    calibration makes another.
+    """
+
+    precision: Precision = "float32"
+    runtime: Runtime = PYTORCH
+    why: str = ""
+    network: str = ""
+
+    @property
+    def told(self) -> str:
+        """The precision, and why it is that."""
+        return self.precision + (f" ({self.why})" if self.why else "")
+
+    @property
+    def tag(self) -> str:
+        """What tells its masks from others: ONNX Runtime's float32 gives those of PyTorch's."""
+        return self.precision + (f" {self.network}" if self.network else "")
+
+
+PLAIN = Way()
 
 
 @dataclass(frozen=True)
@@ -115,6 +135,7 @@ class Scorer:
     not_exportable: str = ""  # why it cannot be written as ONNX, in words
     compiled: bool = False
     processes: Processes = ALONE
+    way: Way = PLAIN  # how `score` computes
 
     @cached_property
     def fingerprint(self) -> str:
@@ -126,12 +147,10 @@ class Scorer:
         if self.not_exportable:
             raise UserError(self.not_exportable)
 
-    @cached_property
-    def onnx_score(self) -> Score:
-        """`score` by ONNX Runtime, with the weights as they are when it is first asked for."""
-        with torch.inference_mode(False):
-            module = Scored(self.network, self.score, self.normalization.num_channels)
-            return onnx_score(module, self.multiple)
+    @property
+    def module(self) -> Scored:
+        """`score` and its network as what is written as ONNX, with the weights as they are."""
+        return Scored(self.network, self.score, self.normalization.num_channels)
 
 
 def export(scorer: Scorer, path: Path, threshold: float, commit: str | None) -> None:
@@ -170,9 +189,7 @@ class Tiles:
     size: int
     overlap: int
     batch_size: int
-    amp: bool = False  # whether the networks compute in bfloat16 where that is safe
     nodata: tuple[float, ...] | None = None  # of all scenes; None: what their files say
-    runtime: Runtime = PYTORCH  # what computes the scores
     sun_elevation: float | None = None  # of scenes whose files do not say, degrees
 
     @classmethod
@@ -182,14 +199,12 @@ class Tiles:
         size: int | None = None,
         overlap: int | None = None,
         batch_size: int = 16,
-        amp: bool = False,
         nodata: tuple[float, ...] | None = None,
-        runtime: Runtime = PYTORCH,
         sun_elevation: float | None = None,
     ) -> "Tiles":
         """By default tiles of the training patches' size.
 
-        Raises `UserError` if the network cannot take the tiles, or not in this `runtime`.
+        Raises `UserError` if the network cannot take the tiles.
         """
         size = size or scorer.image_size
         overlap = min(FRAME, size // 2) if overlap is None else overlap
@@ -203,18 +218,7 @@ class Tiles:
             )
         if overlap > size // 2:
             raise UserError(f"--overlap {overlap} exceeds half the tile ({size // 2} pixels)")
-        if runtime == ONNX:
-            if scorer.device.type != "cpu":
-                raise UserError(f"--runtime {ONNX} scores on the CPU: add --device cpu")
-            if amp:
-                raise UserError(f"--runtime {ONNX} computes in float32: leave --amp out")
-            if scorer.compiled:
-                raise UserError(
-                    f"--runtime {ONNX} compiles the network itself: leave --compile out"
-                )
-            scorer.check_exportable()
-            libraries()
-        return cls(size, overlap, batch_size, amp, nodata, runtime, sun_elevation)
+        return cls(size, overlap, batch_size, nodata, sun_elevation)
 
 
 @dataclass(frozen=True)
@@ -273,10 +277,6 @@ class Prediction:
 @torch.inference_mode()
 def strips(scorer: Scorer, scene: Scene | ArrayScene, tiles: Tiles) -> Iterator[Strip]:
     """Score a whole scene; see `fcd.masks.tiling.score_strips`."""
-    if tiles.runtime == ONNX:
-        score = scorer.onnx_score
-    else:
-        score = torch.autocast(scorer.device.type, torch.bfloat16, tiles.amp)(scorer.score)
     with scene.open() as reader:
         height, width = reader.grid.height, reader.grid.width
         read, normalization = _as_trained(scorer, reader, f"scene {scene.key}", tiles)
@@ -286,7 +286,7 @@ def strips(scorer: Scorer, scene: Scene | ArrayScene, tiles: Tiles) -> Iterator[
                 read,
                 height,
                 width,
-                score,
+                scorer.score,
                 normalization,
                 scorer.device,
                 tile=tiles.size,
@@ -308,6 +308,36 @@ def _as_trained(
         radiometry = reader.radiometry(normalization.bands, tiles.sun_elevation)
         return lambda start, stop: radiometry.standard(read(start, stop)), normalization
     return read, scorer.normalization.of(reader.dtype, reader.marked, told, tiles.nodata)
+
+
+def sampled(
+    scorer: Scorer, scene: Scene | ArrayScene, tiles: Tiles, pixels: int
+) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+    """Tiles spread over a scene, of at most so many `pixels` in all, always the same ones.
+
+    Each as network input (C, s, s) on the CPU, and where it is valid (s, s) bool; s is the tiles'
+    side, or less where the scene is smaller. Those without a valid pixel are left out, and all of a
+    scene smaller than the network takes.
+    """
+    with scene.open() as reader:
+        height, width = reader.grid.height, reader.grid.width
+        side = min(tiles.size, height, width) // scorer.multiple * scorer.multiple
+        if not side:
+            return
+        read, normalization = _as_trained(scorer, reader, f"scene {scene.key}", tiles)
+        # As many rows as columns of them, spread evenly; few of each row are wanted.
+        most = max(1, math.isqrt(pixels // side**2))
+        for row in _spread(height - side, most):
+            dn = read(row, row + side)
+            for column in _spread(width - side, most):
+                tile = dn[..., column : column + side]
+                if (valid := normalization.is_valid(tile)).any():
+                    yield normalization.normalize(torch.from_numpy(tile.copy())[None])[0], valid
+
+
+def _spread(last: int, most: int) -> list[int]:
+    """At most `most` places from 0 to `last`, evenly."""
+    return np.unique(np.linspace(0, last, most + 2).round().astype(int)[1:-1]).tolist()
 
 
 def predictions(

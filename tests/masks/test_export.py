@@ -13,6 +13,7 @@ import main
 import supervised_main
 from fcd.errors import UserError
 from fcd.masks import runtime as export
+from fcd.masks.precision import Asked, Job, in_precision
 from fcd.masks.scoring import ArrayScene, Tiles, strips
 from fcd.masks.tiling import score_strips
 from fcd.patches.normalisation import Normalization
@@ -153,15 +154,16 @@ def test_the_commands_write_files_that_explain_themselves(tmp_path, in_tmp, call
 
 
 @pytest.mark.parametrize("build", [gan_solver, unet_solver])
-def test_scenes_score_the_same_in_both_runtimes(build):
+def test_scenes_score_the_same_in_both_runtimes(build, tmp_path):
     """Batches of four tiles and of one, sides that are no multiple of a tile, fill."""
     solver = build()
     for network in solver.networks.values():
         network.eval()
     scene = ArrayScene(dn_of((1, 10, 50, 75))[0].astype(np.uint16))
+    tiles, job = Tiles.of(solver.scorer(), 32, 8, 4), Job(tmp_path, lambda: iter([scene]), 1)
     ours, theirs = (
-        list(strips(solver.scorer(), scene, Tiles.of(solver.scorer(), 32, 8, 4, runtime=runtime)))
-        for runtime in ("onnx", "pytorch")
+        list(strips(in_precision(solver.scorer(), asked, tiles, 0.5, job), scene, tiles))
+        for asked in (Asked("float32", "onnx"), Asked("float32", "pytorch"))
     )
     assert [strip.row for strip in ours] == [strip.row for strip in theirs]
     score, expected = (np.concatenate([strip.score for strip in part]) for part in (ours, theirs))
@@ -199,16 +201,16 @@ def test_what_onnx_runtime_cannot_do_is_one_line(tmp_path, in_tmp, call):
     assert (code, err) == (2, "error: --runtime onnx computes in float32: leave --amp out\n")
     assert not (tmp_path / "masks").exists()
     with pytest.raises(UserError, match="--runtime onnx scores on the CPU: add --device cpu"):
-        Tiles.of(gan_solver(device=torch.device("meta")).scorer(), runtime="onnx")
+        Asked("float32", "onnx").check(gan_solver(device=torch.device("meta")).scorer())
     with pytest.raises(UserError, match="compiles the network itself: leave --compile out"):
-        Tiles.of(gan_solver(compile=True).scorer(), runtime="onnx")
+        Asked("float32", "onnx").check(gan_solver(compile=True).scorer())
 
 
 def test_class_activation_maps_are_refused(in_tmp, call):
     task = Task("ucam", "label", "resnet18")
     solver = SupervisedSolver(Run(RunFolder("C"), CPU), task, 32, STRETCH)
     with pytest.raises(UserError, match="is a ucam: as ONNX there are U-Nets"):
-        Tiles.of(solver.scorer(), runtime="onnx")
+        Asked("float32", "onnx").check(solver.scorer())
     solver.save("best")
     code, err, _ = call(supervised_main, "--mode", "export", "--experiment_name", "C")
     assert (code, err.count("\n")) == (2, 1)

@@ -33,6 +33,7 @@ from fcd.landsat import labels
 from fcd.landsat.bands import BANDS, RGB_BANDS
 from fcd.landsat.products import expand, scene_from
 from fcd.landsat.scenes import find_scenes
+from fcd.masks.precision import Asked, Job, in_precision
 from fcd.masks.prediction import Predictor, predict_array, predict_scenes
 from fcd.masks.scoring import Prediction, Tiles, strips
 from fcd.masks.summary import Names
@@ -400,7 +401,7 @@ def test_the_command_equals_the_python_call(runs, monkeypatch, call):
     root, dn = runs
     monkeypatch.chdir(root)
     flags = ["--mode", "predict", "--scenes", "scene.tar", "--device", "cpu"]
-    flags += ["--output_dir", "command", "--write_score", "float32"]
+    flags += ["--output_dir", "command", "--write_score", "float32", "--precision", "float32"]
     assert call(supervised_main, *flags)[0] == 0
     predict_scenes(
         ["scene"], load_solver("outputs/FCDPlus/models/best.pt", "cpu").predictor(), "python"
@@ -482,11 +483,13 @@ def test_bfloat16_is_close(runs, monkeypatch):
     monkeypatch.chdir(root)
     solver = load_solver("outputs/FCDPlus/models/best.pt", "cpu")
     scene = scene_from("scene")
+    scorer, tiles = solver.scorer(), Tiles.of(solver.scorer())
+    job = Job(root, lambda: iter([scene]), 1)
     exact, near = (
         np.concatenate(
-            [s.score for s in strips(solver.scorer(), scene, Tiles.of(solver.scorer(), amp=amp))]
+            [s.score for s in strips(in_precision(scorer, asked, tiles, 0.5, job), scene, tiles)]
         )
-        for amp in (False, True)
+        for asked in (Asked("float32"), Asked("bfloat16"))
     )
     assert near.dtype == np.float32
     assert 0 < np.abs(exact - near).max() < 0.02

@@ -172,7 +172,7 @@ def test_masks_are_the_same(tmp_path, network):
     solver = scene.build(network, TINY, RUN)
     tiles = Tiles.of(solver.scorer(), 32, 8, 4)
     threshold = scene.median_score(solver, drawn, tiles)
-    for way in scene.ways_of(solver, drawn, threshold, tiles, tmp_path):
+    for way in scene.ways_of(solver, solver.scorer(), drawn, threshold, tiles, tmp_path):
         way()
     differ, cloud = scene.differing(tmp_path, drawn)
     assert differ < 1e-3
