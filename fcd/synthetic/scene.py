@@ -169,7 +169,10 @@ def draw_scene(
         grid=Grid(
             *shape,
             CRS.from_epsg(32600 + zone),
-            Affine(PIXEL_SIZE, 0, 399_985, 0, -PIXEL_SIZE, 4_200_015),
+            # On the zone's central meridian, where up is north, from which angles are counted.
+            Affine(
+                PIXEL_SIZE, 0, 499_985 - PIXEL_SIZE * (shape[1] // 2), 0, -PIXEL_SIZE, 4_200_015
+            ),
         ),
         date=_acquired(rng.calendar),
         sun_elevation=sky.sun_elevation,
