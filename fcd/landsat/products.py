@@ -3,14 +3,17 @@
 import glob
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from rasterio.errors import RasterioIOError
+from tqdm import tqdm
 
 from fcd.errors import MissingBand, SceneError, UserError
 from fcd.files import decoded
-from fcd.landsat.archives import kind_of, members
+from fcd.landsat.archives import ARCHIVES, kind_of, members
 from fcd.landsat.bands import (
     BANDS,
     SENSORS,
@@ -33,12 +36,12 @@ from fcd.landsat.rasters import (
 )  # fmt: skip
 from fcd.landsat.scenes import Band, Scene
 
-ARCHIVES = (".tar", ".tar.gz", ".tgz")
 # Endings of what is told apart by its first bytes, of which not all can be read.
-_PACKED = (*ARCHIVES, ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
+_PACKED = (*ARCHIVES, ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 RASTERS = (".tif", ".tiff", ".vrt")
 # Level-1 products; what comes after L1 tells how well a scene is placed.
 _LEVEL_1 = re.compile(r"L1(T|GT|GS|TP|G)?", re.I)
+_LOOKED_AT = 512  # rows and columns of a band by which an alpha band is known
 _BETWEEN = "_-. "  # what stands between the name of a scene and that of a band
 
 
@@ -126,12 +129,12 @@ def scene_from(path: str, needed: Sequence[str] = BANDS, bands: str | None = Non
     """The scene at `path`, read in the bands `needed` by a network.
 
     - A folder, anywhere below which one scene's bands lie (`fcd.landsat.finding`); a tar archive,
-      plain or in gzip, read where it is (a compressed one from the start for each band); an MTL
-      file, which names exactly the scene of its name, beside it, as a band's file without an MTL
-      file does. Landsat 8 and 9 Level-1, of any collection, unless `bands` lists the ends of the
-      bands' file names in the order of training, such as ``SR_B1,SR_B2``: level and sensor are then
-      not judged. Bands `needed` that are none of Landsat are themselves the ends of names, behind
-      a ``_``.
+      plain or in gzip, or a zip file, read where it is (what is compressed from the start for each
+      band); an MTL file, which names exactly the scene of its name, beside it, as a band's file
+      without an MTL file does. Landsat 8 and 9 Level-1, of any collection, unless `bands` lists the
+      ends of the bands' file names in the order of training, such as ``SR_B1,SR_B2``: level and
+      sensor are then not judged. Bands `needed` that are none of Landsat are themselves the ends
+      of names, behind a ``_``.
     - A GeoTIFF whose bands have names, `needed` among them (`fcd.landsat.bands.named`); without
       names, as many as `needed`; or whatever it holds, if `bands` gives the numbers of those to
       read, such as ``1-7,9-11``. It may be without a position.
@@ -303,6 +306,7 @@ def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
             )
         if max(numbers) > count:
             raise SceneError(f"--bands {bands}: {path} has {count} bands")
+        _tell_of_alpha(path, {*range(1, count + 1)} - {*numbers, alpha})
     else:
         if {*needed} <= {*BANDS} and (other := {*SENTINEL_2} & {*names}):
             raise SceneError(
@@ -314,6 +318,22 @@ def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
     files = {band: Band(path, number) for band, number in zip(needed, numbers, strict=True)}
     name = as_file_name(path.stem)
     return Scene(name, "", path.parent, files, tuple(needed), level_1=False)
+
+
+def _tell_of_alpha(path: Path, others: Iterable[int | None]) -> None:
+    """Warn if one of the bands that are not read is an alpha band and is not marked as one."""
+    with opened(path) as dataset:
+        shape = tuple(min(side, _LOOKED_AT) for side in dataset.shape)
+        for number in sorted(filter(None, others)):
+            kind = np.dtype(dataset.dtypes[number - 1])
+            values = np.unique(dataset.read(number, out_shape=shape))
+            if kind.kind == "u" and values.tolist() == [0, np.iinfo(kind).max]:
+                tqdm.write(
+                    f"warning: {path}: band {number} holds {values[0]} and {values[1]} alone, as "
+                    "an alpha band does, and is not marked as one: what it hides is masked all "
+                    f"the same (gdal_edit.py -colorinterp_{number} alpha marks it)",
+                    file=sys.stderr,
+                )
 
 
 def as_file_name(name: str) -> str:
