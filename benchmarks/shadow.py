@@ -119,22 +119,24 @@ def rates(counts: np.ndarray) -> tuple[float, float]:
 
 
 def on_drawn(settings: Settings, clouds: Cloud | None) -> dict[str, np.ndarray]:
-    """Counts by quadrant of the sun, its elevation and thickness of the clouds, and of all."""
+    """Counts by quadrant of the sun, its elevation, thickness of the casting cloud, and of all."""
     rows: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(3))
     for scene in drawn(settings):
         mask = None
         if clouds:
             mask = labels.patch_from_tif(clouds(scene.dn, scene.sun_elevation))
-        cloud = thrown_by(scene)
-        known = cloud != labels.TRUTH_FILL
-        casting = cloud[known & (scene.truth == labels.TRUTH_SHADOW)]
-        thin = np.mean(casting != labels.TRUTH_CLOUD) > 0.5 if casting.size else True
         clear = labels.patch_from_truth(scene.truth) if mask is None else mask
         found = grown(found_in(scene, mask), clear, settings.buffer)
-        counts = counted(found, scene.truth, known)
-        kinds = (f"azimuth {scene.sun_azimuth:.0f}", f"elevation {scene.sun_elevation:.0f}")
-        for kind in (*kinds, "thin clouds" if thin else "thick clouds", "all"):
-            rows[kind] += counts
+        by = thrown_by(scene)
+        kinds = {
+            "all": by != labels.TRUTH_FILL,
+            "thick clouds": by == labels.TRUTH_CLOUD,
+            "thin clouds": by == labels.TRUTH_THIN_CLOUD,
+        }
+        kinds[f"azimuth {scene.sun_azimuth:.0f}"] = kinds["all"]
+        kinds[f"elevation {scene.sun_elevation:.0f}"] = kinds["all"]
+        for kind, known in kinds.items():
+            rows[kind] += counted(found, scene.truth, known)
     return dict(sorted(rows.items()))
 
 

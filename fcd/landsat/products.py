@@ -306,7 +306,15 @@ def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
             )
         if max(numbers) > count:
             raise SceneError(f"--bands {bands}: {path} has {count} bands")
-        _tell_of_alpha(path, {*range(1, count + 1)} - {*numbers, alpha})
+        if like := _alpha_like(
+            path, [n for n in range(1, count + 1) if n not in (*numbers, alpha)]
+        ):
+            tqdm.write(
+                f"warning: {path}: band {like} looks like an alpha band and is not marked as one: "
+                "what it hides is masked all the same; mark it by gdal_edit.py -colorinterp_"
+                f"{like} alpha",
+                file=sys.stderr,
+            )
     else:
         if {*needed} <= {*BANDS} and (other := {*SENTINEL_2} & {*names}):
             raise SceneError(
@@ -314,26 +322,24 @@ def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
                 "Landsat, which have the same names; --bands says which to read all the same"
             )
         told = f"{path}" + f" (band {alpha} is alpha)" * (alpha is not None)
+        if not are_named(names) and len(pixels) != len(needed):
+            like = _alpha_like(path, pixels)
+            told += f" (band {like} looks like alpha, but is not marked so)" * (like is not None)
         numbers = [pixels[place] for place in positions(needed, names, told)]
     files = {band: Band(path, number) for band, number in zip(needed, numbers, strict=True)}
     name = as_file_name(path.stem)
     return Scene(name, "", path.parent, files, tuple(needed), level_1=False)
 
 
-def _tell_of_alpha(path: Path, others: Iterable[int | None]) -> None:
-    """Warn if one of the bands that are not read is an alpha band and is not marked as one."""
+def _alpha_like(path: Path, numbers: Sequence[int]) -> int | None:
+    """The first of the bands with these `numbers` that holds 0 and the greatest value alone."""
     with opened(path) as dataset:
         shape = tuple(min(side, _LOOKED_AT) for side in dataset.shape)
-        for number in sorted(filter(None, others)):
-            kind = np.dtype(dataset.dtypes[number - 1])
+        for number in numbers:
             values = np.unique(dataset.read(number, out_shape=shape))
-            if kind.kind == "u" and values.tolist() == [0, np.iinfo(kind).max]:
-                tqdm.write(
-                    f"warning: {path}: band {number} holds {values[0]} and {values[1]} alone, as "
-                    "an alpha band does, and is not marked as one: what it hides is masked all "
-                    f"the same (gdal_edit.py -colorinterp_{number} alpha marks it)",
-                    file=sys.stderr,
-                )
+            if values.dtype.kind == "u" and values.tolist() == [0, np.iinfo(values.dtype).max]:
+                return number
+    return None
 
 
 def as_file_name(name: str) -> str:

@@ -361,7 +361,9 @@ def test_a_band_that_hides_pixels_and_is_not_marked_so_is_told(tmp_path, capsys)
     pixels[3], pixels[3, :, 4:] = 65535, 0
     write_tif(tmp_path / "x.tif", pixels)
     scene_from(str(tmp_path / "x.tif"), ("1", "2", "3"), "1-3")
-    assert "band 4 holds 0 and 65535 alone, as an alpha band does" in capsys.readouterr().err
+    assert "band 4 looks like an alpha band and is not marked" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"\(band 4 looks like alpha, but .*\) has 4 bands, the"):
+        scene_from(str(tmp_path / "x.tif"), ("1", "2", "3"))
     # Other bands are no alpha bands, nor is one that is read or marked.
     scene_from(str(tmp_path / "x.tif"), ("1", "2", "3"), "2-4")
     with rasterio.open(tmp_path / "x.tif", "r+") as dataset:
