@@ -306,9 +306,7 @@ def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
             )
         if max(numbers) > count:
             raise SceneError(f"--bands {bands}: {path} has {count} bands")
-        if like := _alpha_like(
-            path, [n for n in range(1, count + 1) if n not in (*numbers, alpha)]
-        ):
+        if like := _alpha_like(path, sorted({*pixels} - {*numbers})):
             tqdm.write(
                 f"warning: {path}: band {like} looks like an alpha band and is not marked as one: "
                 "what it hides is masked all the same; mark it by gdal_edit.py -colorinterp_"
