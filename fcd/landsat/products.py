@@ -100,7 +100,9 @@ def _within(path: str) -> Iterator[str]:
     packed = [str(file) for file in files if file.name.lower().endswith(_PACKED)]
     found = [one for one in scenes_in(files) if one.has_bands]
     if not found and not packed:
-        yield from [str(file) for file in files if _is_stack(file)] or [path]
+        rasters = [file for file in files if file.name.lower().endswith(RASTERS)]
+        if not rasters or not all(map(is_written_by_us, rasters)):
+            yield from [str(file) for file in rasters if _is_stack(file)] or [path]
     elif len(found) == 1 and not packed:
         yield path
     else:
@@ -116,8 +118,6 @@ def _path_of(one: Found, found: Iterable[Found]) -> str:
 
 def _is_stack(path: Path) -> bool:
     """Whether a file is a raster of several bands that we have not written."""
-    if not path.name.lower().endswith(RASTERS):
-        return False
     try:
         with opened(path) as dataset:
             return dataset.count > 1 and WRITTEN_BY not in dataset.tags()

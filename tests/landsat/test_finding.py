@@ -185,8 +185,10 @@ def test_a_folder_stands_for_its_archives_scenes_and_stacks(tmp_path):
     assert expand([str(tmp_path / "stacks" / "*.tif")]) == [
         str(tmp_path / "stacks" / f"{OTHER}.tif")
     ]
-    with pytest.raises(UserError, match="only files that an earlier run has written"):
-        expand([str(tmp_path / "stacks" / f"{TWO}.tif")])
+    (tmp_path / "stacks" / f"{OTHER}.tif").unlink()
+    for own in (tmp_path / "stacks" / f"{TWO}.tif", tmp_path / "stacks"):
+        with pytest.raises(UserError, match="only files that an earlier run has written"):
+            expand([str(own)])
 
 
 def test_two_areas_of_one_product_with_their_mtl_files_are_two_scenes(tmp_path):
