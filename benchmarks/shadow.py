@@ -47,7 +47,8 @@ Cloud = Callable[[np.ndarray, float], np.ndarray]
 class Settings:
     """Shadows found by geometry against known ones: drawn scenes under any sun, real patches."""
 
-    size: Annotated[int, Ge(64), "side of a drawn scene, pixels"] = 512
+    size: Annotated[int, Ge(64), "side of a drawn scene, pixels"] = 1024
+    draws: Annotated[int, Ge(1), "drawn scenes of each place of the sun"] = 3
     variety: Annotated[Variety, "of drawn scenes"] = "plain"
     seed: Annotated[int, Ge(0), "of drawn scenes"] = 0
     buffer: Annotated[int, Ge(0), "pixels by which found shadow is grown over clear ground"] = 0
@@ -57,11 +58,11 @@ class Settings:
 
 
 def drawn(settings: Settings) -> Iterator[SyntheticScene]:
-    """A scene for each pair of azimuth and elevation."""
-    pairs = [(azimuth, elevation) for elevation in ELEVATIONS for azimuth in AZIMUTHS]
-    for number, (azimuth, elevation) in enumerate(pairs):
+    """Some scenes for each pair of azimuth and elevation, of other ground each."""
+    suns = [(azimuth, elevation) for elevation in ELEVATIONS for azimuth in AZIMUTHS]
+    for number, (azimuth, elevation) in enumerate(suns * settings.draws):
         yield draw_scene(
-            BIOMES[number % len(BIOMES)],
+            BIOMES[(number + number // len(AZIMUTHS)) % len(BIOMES)],
             settings.size,
             settings.seed,
             index=number,
@@ -71,16 +72,21 @@ def drawn(settings: Settings) -> Iterator[SyntheticScene]:
         )
 
 
-def reached(scene: SyntheticScene) -> np.ndarray:
-    """(h, w) bool: where the shadows' clouds are in the scene, and not beyond its borders."""
+def thrown_by(scene: SyntheticScene) -> np.ndarray:
+    """(h, w) uint8: the thickest cloud between each pixel and the sun, truth codes.
+
+    `labels.TRUTH_FILL` where that way leaves the scene, so that no program can know.
+    """
     shape = scene.truth.shape
-    inside = np.ones(shape, bool)
     rows, columns = np.indices(shape)
     toward = shadows.toward(scene.sun_elevation, scene.sun_azimuth) / PIXEL_SIZE
+    between, inside = np.zeros(shape, np.uint8), np.ones(shape, bool)
     for height in scene.casting:
-        row, column = rows - 1000 * height * toward[1], columns + 1000 * height * toward[0]
+        row = np.rint(rows - 1000 * height * toward[1]).astype(int)
+        column = np.rint(columns + 1000 * height * toward[0]).astype(int)
         inside &= (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
-    return inside
+        np.maximum(between, scene.truth.take(row * shape[1] + column, mode="clip"), out=between)
+    return np.where(inside, between, np.uint8(labels.TRUTH_FILL))
 
 
 def found_in(scene: SyntheticScene, mask: np.ndarray | None = None) -> np.ndarray:
@@ -113,20 +119,24 @@ def rates(counts: np.ndarray) -> tuple[float, float]:
 
 
 def on_drawn(settings: Settings, clouds: Cloud | None) -> dict[str, np.ndarray]:
-    """Counts by quadrant of the sun, its elevation and thickness of the clouds, and of all."""
+    """Counts by quadrant of the sun, its elevation, thickness of the casting cloud, and of all."""
     rows: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(3))
     for scene in drawn(settings):
         mask = None
         if clouds:
             mask = labels.patch_from_tif(clouds(scene.dn, scene.sun_elevation))
-        cloudy = scene.truth >= labels.TRUTH_THIN_CLOUD
-        thick = np.mean(scene.truth[cloudy] == labels.TRUTH_CLOUD) >= 0.5 if cloudy.any() else False
         clear = labels.patch_from_truth(scene.truth) if mask is None else mask
         found = grown(found_in(scene, mask), clear, settings.buffer)
-        counts = counted(found, scene.truth, reached(scene))
-        kinds = (f"azimuth {scene.sun_azimuth:.0f}", f"elevation {scene.sun_elevation:.0f}")
-        for kind in (*kinds, "thick clouds" if thick else "thin clouds", "all"):
-            rows[kind] += counts
+        by = thrown_by(scene)
+        kinds = {
+            "all": by != labels.TRUTH_FILL,
+            "thick clouds": by == labels.TRUTH_CLOUD,
+            "thin clouds": by == labels.TRUTH_THIN_CLOUD,
+        }
+        kinds[f"azimuth {scene.sun_azimuth:.0f}"] = kinds["all"]
+        kinds[f"elevation {scene.sun_elevation:.0f}"] = kinds["all"]
+        for kind, known in kinds.items():
+            rows[kind] += counted(found, scene.truth, known)
     return dict(sorted(rows.items()))
 
 

@@ -31,8 +31,8 @@ class PredictionSettings:
         list[str] | None,
         Flag(metavar="PATH"),
         MAY_CHANGE,
-        "scene folders, .tar or .tar.gz archives, MTL files, GeoTIFFs, folders of such, globs, or "
-        "text files with a path a line",
+        "scene folders, .tar, .tar.gz or .zip archives, MTL files, GeoTIFFs, folders of such, "
+        "globs, or text files with a path a line",
     ] = None
     output_dir: Annotated[Path, MAY_CHANGE, "folder of masks and summary.csv"] = Path("masks")
     bands: Annotated[

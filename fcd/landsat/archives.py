@@ -1,4 +1,4 @@
-"""Scenes in tar archives: read where they are, or unpacked.
+"""Scenes in tar and zip archives: read where they are, or unpacked.
 
 What an archive is say its first bytes, never its name. Whatever one holds, nothing is written but
 plain files, directly in one folder, up to a limit.
@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,20 +19,22 @@ from typing import BinaryIO
 from fcd.errors import SceneError, UserError
 from fcd.files import is_hidden
 
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+"""Endings of those that can be read."""
 GZIP_MAGIC = b"\x1f\x8b"
-_GZIP, _TAR, _WEB_PAGE = "gzip", "tar", "a web page"
+_GZIP, _TAR, _ZIP, _WEB_PAGE = "gzip", "tar", "zip", "a web page"
 _MAGIC = {
-    GZIP_MAGIC: _GZIP, b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip",
-    b"PK\x05\x06": "zip", b"7z\xbc\xaf": "7z", b"Rar!": "rar",
+    GZIP_MAGIC: _GZIP, b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"PK\x03\x04": _ZIP,
+    b"PK\x05\x06": _ZIP, b"7z\xbc\xaf": "7z", b"Rar!": "rar",
 }  # fmt: skip
 _CHUNK = 1 << 20
 _MAX_READ = 16 << 20  # tarfile reads a header in one go: a forged one must not fill the memory
 _MAX_MEMBERS = 1000  # a scene has 16
 _MAX_TEXT = 4 << 20  # bytes of a text in an archive that are read
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
-# What gzip and tarfile raise on damaged data, depending on where the damage is.
-DAMAGE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError,
-          RecursionError)  # fmt: skip
+# What gzip, tarfile and zipfile raise on damaged data, depending on where the damage is.
+DAMAGE = (tarfile.TarError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError, ValueError,
+          OverflowError, RecursionError)  # fmt: skip
 
 
 class ArchiveError(UserError):
@@ -57,13 +60,13 @@ def kind_of(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Member(os.PathLike):
-    """A file in a tar archive, which GDAL reads where it is."""
+    """A file in an archive, which GDAL reads where it is."""
 
     archive: Path
     member: str
-    offset: int  # of its bytes in the tar file
-    size: int  # bytes
-    packed: bool  # whether the tar file is in a gzip file
+    kind: str  # of archive: tar, gzip (a tar file in it), zip
+    offset: int = 0  # of its bytes in a tar file
+    size: int = 0  # bytes
 
     @property
     def name(self) -> str:
@@ -76,17 +79,24 @@ class Member(os.PathLike):
         return PurePosixPath(self.member).parent
 
     def __fspath__(self) -> str:
+        place = self.archive.resolve()
+        if self.kind == _ZIP:
+            return f"/vsizip/{{{place}}}/{self.member}"
         # Not by /vsitar/, which goes by the archive's name.
-        unpacking = "/vsigzip/" * self.packed
-        return f"/vsisubfile/{self.offset}_{self.size},{unpacking}{self.archive.resolve()}"
+        unpacking = "/vsigzip/" * (self.kind == _GZIP)
+        return f"/vsisubfile/{self.offset}_{self.size},{unpacking}{place}"
 
     def __str__(self) -> str:
         return f"{self.archive}: {self.member}"
 
     def read_bytes(self) -> bytes:
         """As that of a path, at most `_MAX_TEXT`; OSError if the archive is damaged, too."""
+        packed = self.kind == _GZIP
         try:
-            with gzip.open(self.archive) if self.packed else self.archive.open("rb") as stream:
+            if self.kind == _ZIP:
+                with zipfile.ZipFile(self.archive) as archive, archive.open(self.member) as stream:
+                    return stream.read(_MAX_TEXT)
+            with gzip.open(self.archive) if packed else self.archive.open("rb") as stream:
                 stream.seek(self.offset)
                 return stream.read(min(self.size, _MAX_TEXT))
         except DAMAGE as error:
@@ -94,7 +104,7 @@ class Member(os.PathLike):
 
 
 def members(path: Path) -> list[Member]:
-    """The files in a tar archive, plain or in gzip; hidden ones are left out.
+    """The files in a tar archive, plain or in gzip, or in a zip file; hidden ones are left out.
 
     Raises `SceneError` if it is damaged or an archive of another kind.
     """
@@ -104,22 +114,39 @@ def members(path: Path) -> list[Member]:
             f"{path} is a web page saved under the name of an archive, such as one to log in; "
             "download it again"
         )
-    if kind not in (_TAR, _GZIP, None):
+    if kind not in (_TAR, _GZIP, _ZIP, None):
         raise SceneError(
             f"{path} is packed by {kind}, whatever its name says; unpack it and give its folder"
         )
-    packed = kind == _GZIP
     try:
-        with tarfile.open(path, "r:gz" if packed else "r:") as archive:
-            # A sparse file is not stored as it is.
-            plain = [member for member in archive if member.isfile() and not member.issparse()]
+        files = _in_zip(path) if kind == _ZIP else _in_tar(path, kind or _TAR)
     except (OSError, *DAMAGE) as error:
         raise SceneError(f"{path} is damaged or no archive ({error}); get it again") from error
     return [
-        Member(path, member.name, member.offset_data, member.size, packed)
-        for member in plain
-        if member.size > 0 and not any(map(is_hidden, PurePosixPath(member.name).parts))
+        file
+        for file in files
+        if file.size > 0 and not any(map(is_hidden, PurePosixPath(file.member).parts))
     ]
+
+
+def _in_tar(path: Path, kind: str) -> list[Member]:
+    with tarfile.open(path, "r:gz" if kind == _GZIP else "r:") as archive:
+        # A sparse file is not stored as it is.
+        plain = [member for member in archive if member.isfile() and not member.issparse()]
+    return [Member(path, file.name, kind, file.offset_data, file.size) for file in plain]
+
+
+def _in_zip(path: Path) -> list[Member]:
+    with zipfile.ZipFile(path) as archive:
+        plain = [file for file in archive.infolist() if not file.is_dir()]
+    if any(file.flag_bits & 1 for file in plain):
+        raise SceneError(f"{path} is packed by zip with a password; unpack it and give its folder")
+    if inner := [file.filename for file in plain if file.filename.lower().endswith(ARCHIVES)]:
+        raise SceneError(
+            f"{path} is packed by zip and holds archives ({inner[0]}); unpack it and give its "
+            "folder"
+        )
+    return [Member(path, file.filename, _ZIP, size=file.file_size) for file in plain]
 
 
 class _BoundedGzip(gzip.GzipFile):

@@ -3,14 +3,17 @@
 import glob
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from rasterio.errors import RasterioIOError
+from tqdm import tqdm
 
 from fcd.errors import MissingBand, SceneError, UserError
 from fcd.files import decoded
-from fcd.landsat.archives import kind_of, members
+from fcd.landsat.archives import ARCHIVES, kind_of, members
 from fcd.landsat.bands import (
     BANDS,
     SENSORS,
@@ -33,12 +36,12 @@ from fcd.landsat.rasters import (
 )  # fmt: skip
 from fcd.landsat.scenes import Band, Scene
 
-ARCHIVES = (".tar", ".tar.gz", ".tgz")
 # Endings of what is told apart by its first bytes, of which not all can be read.
-_PACKED = (*ARCHIVES, ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
+_PACKED = (*ARCHIVES, ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 RASTERS = (".tif", ".tiff", ".vrt")
 # Level-1 products; what comes after L1 tells how well a scene is placed.
 _LEVEL_1 = re.compile(r"L1(T|GT|GS|TP|G)?", re.I)
+_LOOKED_AT = 512  # rows and columns of a band by which an alpha band is known
 _BETWEEN = "_-. "  # what stands between the name of a scene and that of a band
 
 
@@ -97,7 +100,9 @@ def _within(path: str) -> Iterator[str]:
     packed = [str(file) for file in files if file.name.lower().endswith(_PACKED)]
     found = [one for one in scenes_in(files) if one.has_bands]
     if not found and not packed:
-        yield from [str(file) for file in files if _is_stack(file)] or [path]
+        rasters = [file for file in files if file.name.lower().endswith(RASTERS)]
+        if not rasters or not all(map(is_written_by_us, rasters)):
+            yield from [str(file) for file in rasters if _is_stack(file)] or [path]
     elif len(found) == 1 and not packed:
         yield path
     else:
@@ -113,8 +118,6 @@ def _path_of(one: Found, found: Iterable[Found]) -> str:
 
 def _is_stack(path: Path) -> bool:
     """Whether a file is a raster of several bands that we have not written."""
-    if not path.name.lower().endswith(RASTERS):
-        return False
     try:
         with opened(path) as dataset:
             return dataset.count > 1 and WRITTEN_BY not in dataset.tags()
@@ -126,12 +129,12 @@ def scene_from(path: str, needed: Sequence[str] = BANDS, bands: str | None = Non
     """The scene at `path`, read in the bands `needed` by a network.
 
     - A folder, anywhere below which one scene's bands lie (`fcd.landsat.finding`); a tar archive,
-      plain or in gzip, read where it is (a compressed one from the start for each band); an MTL
-      file, which names exactly the scene of its name, beside it, as a band's file without an MTL
-      file does. Landsat 8 and 9 Level-1, of any collection, unless `bands` lists the ends of the
-      bands' file names in the order of training, such as ``SR_B1,SR_B2``: level and sensor are then
-      not judged. Bands `needed` that are none of Landsat are themselves the ends of names, behind
-      a ``_``.
+      plain or in gzip, or a zip file, read where it is (what is compressed from the start for each
+      band); an MTL file, which names exactly the scene of its name, beside it, as a band's file
+      without an MTL file does. Landsat 8 and 9 Level-1, of any collection, unless `bands` lists the
+      ends of the bands' file names in the order of training, such as ``SR_B1,SR_B2``: level and
+      sensor are then not judged. Bands `needed` that are none of Landsat are themselves the ends
+      of names, behind a ``_``.
     - A GeoTIFF whose bands have names, `needed` among them (`fcd.landsat.bands.named`); without
       names, as many as `needed`; or whatever it holds, if `bands` gives the numbers of those to
       read, such as ``1-7,9-11``. It may be without a position.
@@ -303,6 +306,13 @@ def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
             )
         if max(numbers) > count:
             raise SceneError(f"--bands {bands}: {path} has {count} bands")
+        if like := _alpha_like(path, sorted({*pixels} - {*numbers})):
+            tqdm.write(
+                f"warning: {path}: band {like} looks like an alpha band and is not marked as one: "
+                "what it hides is masked all the same; mark it by gdal_edit.py -colorinterp_"
+                f"{like} alpha",
+                file=sys.stderr,
+            )
     else:
         if {*needed} <= {*BANDS} and (other := {*SENTINEL_2} & {*names}):
             raise SceneError(
@@ -310,10 +320,24 @@ def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
                 "Landsat, which have the same names; --bands says which to read all the same"
             )
         told = f"{path}" + f" (band {alpha} is alpha)" * (alpha is not None)
+        if not are_named(names) and len(pixels) != len(needed):
+            like = _alpha_like(path, pixels)
+            told += f" (band {like} looks like alpha, but is not marked so)" * (like is not None)
         numbers = [pixels[place] for place in positions(needed, names, told)]
     files = {band: Band(path, number) for band, number in zip(needed, numbers, strict=True)}
     name = as_file_name(path.stem)
     return Scene(name, "", path.parent, files, tuple(needed), level_1=False)
+
+
+def _alpha_like(path: Path, numbers: Sequence[int]) -> int | None:
+    """The first of the bands with these `numbers` that holds 0 and the greatest value alone."""
+    with opened(path) as dataset:
+        shape = tuple(min(side, _LOOKED_AT) for side in dataset.shape)
+        for number in numbers:
+            values = np.unique(dataset.read(number, out_shape=shape))
+            if values.dtype.kind == "u" and values.tolist() == [0, np.iinfo(values.dtype).max]:
+                return number
+    return None
 
 
 def as_file_name(name: str) -> str:

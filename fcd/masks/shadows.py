@@ -2,21 +2,22 @@
 
 After Zhu and Woodcock 2012 (Fmask, Remote Sensing of Environment 118, 83-94): dark basins of the
 near infrared are filled, and each cloud is moved away from the sun until what it covers is dark.
-The height at which it fits best is taken. Two things differ. Clouds are cut at cells of `CELL`
-pixels, so that one field of clouds has many heights. And fits are likelihoods: thick cloud is
-expected to darken the ground, thin cloud hardly is, and dark ground says the less the more of it
-there is.
+Three things differ. Clouds are cut at cells of `CELL` pixels, so that one field of clouds has many
+heights. Fits are likelihoods: thick cloud is expected to darken the ground, thin cloud hardly is,
+dark ground says the less the more of it there is, and ground too dull to tell says nothing. And
+neighbours vote: one cloud fits on dark ground at many heights by chance, those of some cells
+together at that of their shadows alone.
 
 Whole scenes are held as a byte a pixel; bands are read strip by strip, once.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy import ndimage
 
 from fcd.landsat.bands import FILL_DN
 from fcd.landsat.radiometry import (
@@ -34,8 +35,11 @@ HEIGHTS = (200.0, 12_000.0)  # metres above ground
 CELL = 256  # pixels
 _SMALLEST = 3  # pixels of a cloud; smaller ones fit anywhere
 _SAMPLED = 200  # pixels of a cloud that are moved, at most
-_NEIGHBOURS = 9  # nearest clouds whose median height is tried where a cloud has no clear fit
-CLEAR_FIT = 8.0  # log likelihood ratio of shadow to none
+# Log likelihood ratio of shadow to none: of the clouds around, per pixel, at least, if they throw
+# shadows (drawn cirrus that throws none stays below 0.05); and how much better, per root of its
+# pixels, a cloud alone must fit elsewhere to lie there (by chance, under false suns, often 10).
+_AGREED, _ALONE = 0.1, 40.0
+_ALIKE = 0.05  # share of the height that they agree on within which each cloud is fitted
 # Reflectance in steps of 0.005, a byte a pixel; a basin of 0.02 may be shadow (equation 19).
 _STEP, _DEPTH = 0.005, 4
 _SHARE = np.float32(0.2)  # ... and of the light that the ground around it sends
@@ -43,8 +47,10 @@ _LOW_GROUND = 17.5  # percentile of the clear ground that borders are set to
 _BORDER = 64  # pixels around a tile, on which its basins may go on
 _TILE = 512
 _STEPS = 96  # of the filling of full resolution, a multiple of 8
-# What a pixel is: ground that is lit or dark, nodata, or cloud of one of four thicknesses.
-_LIT, _DARK, _UNSEEN, _CLOUD = range(4)
+# What a pixel is: ground that is lit or dark, so dull that a shadow on it need not show, nodata, or
+# cloud of one of four thicknesses.
+_LIT, _DARK, _DULL, _UNSEEN, _CLOUD = range(5)
+_DULLEST = 0.6  # share of the near infrared of the ground
 _OPAQUE = 0.3  # reflectance of the near infrared above that of the ground, of thick cloud
 _DARKENS = np.array([0.25, 0.5, 0.8, 1.0])  # how far cloud of each thickness darkens the ground
 _SURE = 0.85  # share of the ground below thick cloud that is dark
@@ -99,22 +105,10 @@ def find(mask: np.ndarray, read: Read, bands: tuple[str, ...], geometry: Geometr
     ground, warmth = _ground(mask, read, bands)
     fitting = _Fitting(ground, geometry, warmth)
     # Found anew each time they are gone through: all of them together would be too large.
-    found = [(clouds.centres(), *fitting.best(clouds)) for clouds in fitting.clouds()]
-    centres, heights, fits = (
-        np.concatenate(values, axis=-1) for values in zip(*found, strict=True)
-    )
-    clear = fits > CLEAR_FIT
-    expected = _nearby(centres, heights, clear)
-    thrown, first = np.zeros(ground.shape, np.uint8), 0
-    for clouds in fitting.clouds():
-        own = slice(first, first + len(clouds.sizes))
-        first = own.stop
-        height, casts = heights[own], clear[own]
-        if expected is not None:
-            far = np.abs(height - expected[own]) > expected[own] / 2
-            second, fit = fitting.best(clouds, np.where(casts & ~far, np.nan, expected[own]))
-            agrees = (fit > 0) & (fit > fits[own] - CLEAR_FIT)
-            height, casts = np.where(agrees, second, height), casts | agrees
+    single, votes = zip(*map(fitting.single, fitting.clouds()), strict=True)
+    thrown, each = np.zeros(ground.shape, np.uint8), zip(single, _agreed(votes), strict=True)
+    for clouds, (alone, agreed) in zip(fitting.clouds(), each, strict=True):
+        height, casts = fitting.together(clouds, alone, agreed)
         moved = geometry.of(clouds.centres(), ground.shape)
         rows, columns, inside = clouds.below(moved, height, ground.shape)
         inside &= casts[clouds.owner]
@@ -122,20 +116,24 @@ def find(mask: np.ndarray, read: Read, bands: tuple[str, ...], geometry: Geometr
     return _on_dark_ground(thrown, ground)
 
 
-def _nearby(centres: np.ndarray, heights: np.ndarray, clear: np.ndarray) -> np.ndarray | None:
-    """The median height of the nearest clouds that fit clearly, of each cloud; None if none do."""
-    if not clear.any():
-        return None
-    count = min(_NEIGHBOURS, int(np.count_nonzero(clear)))
-    _, nearest = cKDTree(centres[:, clear].T).query(centres.T, k=range(1, count + 1))
-    return np.median(heights[clear][nearest], axis=1)
+def _agreed(votes: Sequence[np.ndarray]) -> np.ndarray:
+    """How well the clouds of a cell and those around it fit at each height, per pixel.
+
+    votes: as of `_Fitting.single`, of each row of cells. (rows, cells, heights) float32: log
+    likelihood ratio of shadow to none; few clouds whose shadows are to be seen count for less.
+    """
+    around = np.stack(votes)
+    for axis, weights in ((0, (1, 1, 1)), (2, (1, 1, 1)), (3, (0.25, 0.5, 0.25))):
+        around = ndimage.convolve1d(around, weights, axis, mode="constant")
+    fits, seen, there = around.swapaxes(0, 1)
+    return fits / np.sqrt(np.maximum(seen * there, 1))
 
 
 def _on_dark_ground(thrown: np.ndarray, ground: np.ndarray) -> np.ndarray:
-    """What is thrown and dark: each may be a pixel off."""
+    """What is thrown and dark, each may be a pixel off, and what is thrown on dull ground."""
     dark, square = (ground == _DARK).view(np.uint8), np.ones((3, 3), np.uint8)
     near = (cv2.dilate(thrown, square) & dark) | (thrown & cv2.dilate(dark, square))
-    return (near > 0) & (ground < _UNSEEN)
+    return ((near > 0) | ((thrown > 0) & (ground == _DULL))) & (ground < _UNSEEN)
 
 
 # --- the ground --------------------------------------------------------------------------------
@@ -183,8 +181,9 @@ def _kinds(dn: np.ndarray, mask: np.ndarray) -> np.ndarray:
         dark = dark & (cv2.subtract(brim, level) > np.maximum(_DEPTH, _SHARE * brim))
     bright = levels[0].astype(np.float32) - np.median(levels[0][clear])
     thickness = np.clip(np.rint(bright * (3 * _STEP / _OPAQUE)), 0, 3).astype(np.uint8)
-    seen = np.where(cloud, _CLOUD + thickness, np.where(dark, _DARK, _LIT))
-    return np.where(valid, seen, _UNSEEN).astype(np.uint8)
+    dull = levels[0] < _DULLEST * np.median(levels[0][clear])
+    seen = np.where(dark, _DARK, np.where(dull, _DULL, _LIT))
+    return np.where(valid, np.where(cloud, _CLOUD + thickness, seen), _UNSEEN).astype(np.uint8)
 
 
 def _filled(level: np.ndarray, steps: int | None = _STEPS) -> np.ndarray:
@@ -249,6 +248,10 @@ class _Clouds:
         count = np.maximum(self.sums(np.ones(len(self.owner))), 1)
         return np.stack([self.sums(self.rows), self.sums(self.columns)]) / count
 
+    def cells(self) -> np.ndarray:
+        """(n,): the number of the column of cells that each is in."""
+        return (self.centres()[1] // CELL).astype(int)
+
     def below(
         self, moved: np.ndarray, height: np.ndarray | float, shape: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -293,6 +296,7 @@ class _Fitting:
             self._warmth = warmth if clear.any() else None
             usual = np.percentile(warmth[clear], (17.5, 82.5)) if clear.any() else (0, 0)
             self._usual = float(usual[0]), float(usual[1])
+        self._heights = np.arange(HEIGHTS[0], HEIGHTS[1] + geometry.step, geometry.step)
 
     def clouds(self) -> Iterator[_Clouds]:
         """Those of the scene, `CELL` rows at a time."""
@@ -311,27 +315,27 @@ class _Fitting:
         weights[:, _DARK] = np.log(shaded / usual)
         return weights
 
-    def best(
-        self, clouds: _Clouds, expected: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The height at which each of the clouds fits best, in metres, and how well; (n,) each.
+    def _range(self, some: _Clouds) -> tuple[np.ndarray, np.ndarray]:
+        if self._warmth is not None:
+            return _base_range(some, self._warmth, self._usual)
+        low, high = (np.full(len(some.sizes), height) for height in HEIGHTS)
+        return low, high
 
-        expected: (n,) heights about which alone they are sought, NaN where not at all.
+    def _fits(
+        self, clouds: _Clouds, heights: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        """Number of a height, which clouds are tried there, their fits, and ground below in pixels.
+
+        low, high: between which each is tried; all in metres. The fit is a log likelihood ratio
+        of shadow to none. (n,) each.
         """
         some, shape, step = clouds.sampled(), self._ground.shape, self._geometry.step
         moved = self._geometry.of(clouds.centres(), shape)
-        low, high = (np.full(len(clouds.sizes), height) for height in HEIGHTS)
-        if self._warmth is not None:
-            low, high = _base_range(some, self._warmth, self._usual)
-        if expected is not None:
-            around = np.maximum(0.15 * expected, 1.5 * step)
-            low, high = expected - around, expected + around
         weights = self._evidence(clouds)
         thickness = self._ground[some.rows, some.columns] - _CLOUD
         scale = clouds.sizes / np.maximum(some.sums(np.ones(len(some.owner))), 1)
         flat = self._ground.reshape(-1)
-        best, fit = np.zeros(len(scale)), np.full(len(scale), -np.inf)
-        for height in np.arange(HEIGHTS[0], HEIGHTS[1] + step, step):
+        for number, height in enumerate(heights):
             asked = (low - step / 2 <= height) & (height <= high + step / 2)
             if not asked.any():
                 continue
@@ -341,7 +345,48 @@ class _Fitting:
             part = _Clouds(some.rows[chosen], some.columns[chosen], some.owner[chosen], some.sizes)
             rows, columns, inside = part.below(moved, height, shape)
             kinds = flat.take(rows * shape[1] + columns, mode="clip")
-            fits = part.sums(weights[thickness[chosen], kinds] * inside) * scale
+            fits = part.sums(weights[thickness[chosen], kinds] * inside)
+            yield number, asked, fits * scale, part.sums((kinds < _DULL) & inside) * scale
+
+    def single(self, clouds: _Clouds) -> tuple[np.ndarray, np.ndarray]:
+        """What each of the clouds says of its height, and what those of each cell say.
+
+        (2, n): the height in metres at which each fits best, and how well. (3, cells, heights)
+        float32: fits, pixels of ground below and pixels, each of a cloud by the root of its size.
+        """
+        cells, root = -(-self._ground.shape[1] // CELL), np.sqrt(clouds.sizes)
+        height, best = np.zeros(len(root)), np.full(len(root), -np.inf)
+        votes = np.zeros((3, cells, len(self._heights)), np.float32)
+        cell = clouds.cells()
+        votes[2] = np.bincount(cell, root, cells)[:, None]
+        limits = self._range(clouds.sampled())
+        for number, asked, fits, seen in self._fits(clouds, self._heights, *limits):
+            for vote, values in zip(votes, (np.maximum(fits, 0), seen), strict=False):
+                vote[:, number] = np.bincount(cell, asked * values / root, cells)
+            better = asked & (fits > best)
+            height[better], best[better] = self._heights[number], fits[better]
+        return np.stack([height, best]), votes
+
+    def together(
+        self, clouds: _Clouds, single: np.ndarray, agreed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The height of each of the clouds in metres, and whether it throws a shadow; (n,) each.
+
+        single: as of `single`. agreed: (cells, heights) as of `_agreed`.
+        """
+        step, cell, root = self._geometry.step, clouds.cells(), np.sqrt(clouds.sizes)
+        low, high = self._range(clouds.sampled())
+        shared, most = np.full(len(cell), np.nan), np.full(len(cell), _AGREED)
+        for number, height in enumerate(self._heights):
+            fitting = (low - step / 2 <= height) & (height <= high + step / 2)
+            better = fitting & (agreed[cell, number] > most)
+            shared[better], most[better] = height, agreed[cell[better], number]
+        around = np.maximum(_ALIKE * shared, 1.5 * step)
+        heights = np.arange(HEIGHTS[0], HEIGHTS[1] + step, step / 2)
+        best, fit = np.zeros(len(cell)), np.zeros(len(cell))
+        limits = shared - around, shared + around
+        for number, asked, fits, _ in self._fits(clouds, heights, *limits):
             better = asked & (fits > fit)
-            best[better], fit[better] = height, fits[better]
-        return best, fit
+            best[better], fit[better] = heights[number], fits[better]
+        alone = single[1] - fit > _ALONE * root
+        return np.where(alone, single[0], best), alone | (fit > 0)

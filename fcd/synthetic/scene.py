@@ -85,6 +85,13 @@ def scene_name(biome: str, seed: int, index: int) -> str:
     return f"LC8{path:03d}{index + 1:03d}{date:%Y%j}LGN00"
 
 
+def _grid_of(biome: str, shape: tuple[int, int]) -> Grid:
+    """On the central meridian of a zone, where up is north, from which the sun's azimuth counts."""
+    crs = CRS.from_epsg(32610 + list(RECIPES).index(biome))
+    left = 499_985 - PIXEL_SIZE * (shape[1] // 2)
+    return Grid(*shape, crs, Affine(PIXEL_SIZE, 0, left, 0, -PIXEL_SIZE, 4_200_015))
+
+
 class _View(NamedTuple):
     """What stands in the light, and how a mask of it is drawn."""
 
@@ -159,18 +166,13 @@ def draw_scene(
         band_dn += np.float32(NOISE_DN) * rng.sensor.standard_normal(shape, np.float32)
         dn[number] = np.where(valid, np.clip(band_dn, 1, 65535), FILL_DN)
 
-    zone = 10 + list(RECIPES).index(biome)
     return SyntheticScene(
         name=scene_name(biome, seed, index),
         biome=biome,
         dn=dn,
         truth=truth_of(layers, shadow, valid, thinnest=view.thinnest, rim=view.rim),
         qa=qa_of(dn, sky.sun_elevation),
-        grid=Grid(
-            *shape,
-            CRS.from_epsg(32600 + zone),
-            Affine(PIXEL_SIZE, 0, 399_985, 0, -PIXEL_SIZE, 4_200_015),
-        ),
+        grid=_grid_of(biome, shape),
         date=_acquired(rng.calendar),
         sun_elevation=sky.sun_elevation,
         sun_azimuth=sky.sun_azimuth,

@@ -5,6 +5,7 @@ import gzip
 import json
 import shutil
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -184,8 +185,10 @@ def test_a_folder_stands_for_its_archives_scenes_and_stacks(tmp_path):
     assert expand([str(tmp_path / "stacks" / "*.tif")]) == [
         str(tmp_path / "stacks" / f"{OTHER}.tif")
     ]
-    with pytest.raises(UserError, match="only files that an earlier run has written"):
-        expand([str(tmp_path / "stacks" / f"{TWO}.tif")])
+    (tmp_path / "stacks" / f"{OTHER}.tif").unlink()
+    for own in (tmp_path / "stacks" / f"{TWO}.tif", tmp_path / "stacks"):
+        with pytest.raises(UserError, match="only files that an earlier run has written"):
+            expand([str(own)])
 
 
 def test_two_areas_of_one_product_with_their_mtl_files_are_two_scenes(tmp_path):
@@ -221,7 +224,7 @@ def test_an_archive_is_what_its_first_bytes_say(tmp_path, name, mode, message):
     [
         (b"<!DOCTYPE html><html><head><title>Sign In</title>", "is a web page saved under the"),
         (b"\n<HTML>", "is a web page saved under the"),
-        (b"PK\x03\x04rest", "is packed by zip"),
+        (b"PK\x03\x04rest", "is damaged or no archive"),
         (gzip.compress(b"no tar"), "is damaged or no archive"),
         (bz2.compress(b"no tar"), "is packed by bzip2"),
         (b"", "is damaged or no archive"),
@@ -232,6 +235,33 @@ def test_what_is_no_archive_is_told_as_what_it_is(tmp_path, content, message):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(SceneError, match=message):
             scene_from(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_file_is_read_where_it_is(tmp_path, how):
+    dn = write(tmp_path / "s", TWO)
+    for name in ("x{1}.zip", "x.tar"):
+        with zipfile.ZipFile(tmp_path / name, "w", how) as archive:
+            for file in sorted((tmp_path / "s").iterdir()):
+                archive.write(file, f"my scene/{file.name}")
+                archive.writestr(f"__MACOSX/my scene/._{file.name}", b"no file of its own")
+        assert same(tmp_path / name, dn)
+        assert scene_from(str(tmp_path / name)).name == TWO
+
+
+def test_what_a_zip_file_cannot_be_read_for_is_told(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bulk.zip", "w") as archive:
+        archive.writestr(f"{TWO}.tar", b"of the bulk download")
+    with pytest.raises(SceneError, match=rf"holds archives \({TWO}.tar\); unpack it and give"):
+        scene_from(str(tmp_path / "bulk.zip"))
+    path = tmp_path / "secret.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{TWO}_B1.TIF", b"secret")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\1\2") + 8] |= 1  # flag of the directory's entry: encrypted
+    path.write_bytes(data)
+    with pytest.raises(SceneError, match="with a password; unpack it"):
+        scene_from(str(path))
 
 
 def as_json(fields):

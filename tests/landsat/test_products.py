@@ -15,7 +15,7 @@ from fcd.landsat.bands import BANDS, band_names
 from fcd.landsat.products import expand, scene_from
 from fcd.landsat.reference import Collection, collection_of
 from fcd.landsat.scenes import find_scenes
-from tests.conftest import REAL, draw, write_scene
+from tests.conftest import REAL, draw, write_scene, write_tif
 
 PRE, ONE = "LC80200392015216LGN00", "LC08_L1TP_016037_20170813_20170814_01_T1"
 TWO, NINE = (f"{craft}_L1TP_016037_20220813_20220814_02_T1" for craft in ("LC08", "LC09"))
@@ -354,3 +354,19 @@ def test_real_scenes(tmp_path):
     with scene.open() as reader:
         fill = (reader.bands() == 0).any(axis=0).mean()
     assert 0.29 < fill < 0.33
+
+
+def test_a_band_that_hides_pixels_and_is_not_marked_so_is_told(tmp_path, capsys):
+    pixels = np.full((4, 8, 8), 7, np.uint16)
+    pixels[3], pixels[3, :, 4:] = 65535, 0
+    write_tif(tmp_path / "x.tif", pixels)
+    scene_from(str(tmp_path / "x.tif"), ("1", "2", "3"), "1-3")
+    assert "band 4 looks like an alpha band and is not marked" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"\(band 4 looks like alpha, but .*\) has 4 bands, the"):
+        scene_from(str(tmp_path / "x.tif"), ("1", "2", "3"))
+    # Other bands are no alpha bands, nor is one that is read or marked.
+    scene_from(str(tmp_path / "x.tif"), ("1", "2", "3"), "2-4")
+    with rasterio.open(tmp_path / "x.tif", "r+") as dataset:
+        dataset.set_band_description(4, "alpha")
+    scene_from(str(tmp_path / "x.tif"), ("1", "2", "3"), "1-3")
+    assert not capsys.readouterr().err
