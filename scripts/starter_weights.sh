@@ -30,19 +30,23 @@ use patches/64-all
 say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 --experiment_name FCD \
     "${masks[@]}" "${extra[@]}"
 
-# Drawn scenes teach grounds and skies that the real ones lack; a few epochs on the real ones then
-# teach what clouds look like. The threshold: docs/weights.md.
-make() { # NAME BANDS THRESHOLD
+# Drawn scenes teach grounds and skies that the real ones lack; real ones, first under other suns,
+# then as they are, teach what clouds look like.
+make() { # NAME BANDS
     use patches/drawn
     train_row supervised_main.py "Drawn-$1" "$seeds" "${unet[@]}" --train_bands "$2" "${of_drawn[@]}"
     use patches/64-all
-    train_row supervised_main.py "$1" "$seeds" "${unet[@]}" --train_bands "$2" "${learned[@]}" \
-        "${after_drawn[@]}" --model_weights "outputs/Drawn-$1/models/best.pt"
-    say "$root/supervised_main.py" --mode pack "${data[@]}" --experiment_name "$1" --threshold "$3"
+    local real=("${unet[@]}" --train_bands "$2" "${learned[@]}" "${after_drawn[@]}")
+    train_row supervised_main.py "$1-randomised" "$seeds" "${real[@]}" --n_epochs 8 \
+        "${more_unet[@]}" --model_weights "outputs/Drawn-$1/models/best.pt"
+    train_row supervised_main.py "$1" "$seeds" "${real[@]}" --augment d4 --ema 0.05 \
+        "${more_unet[@]}" --model_weights "outputs/$1-randomised/models/best.pt"
+    say "$root/supervised_main.py" --mode pack "${data[@]}" --batch_size 64 \
+        --experiment_name "$1" --threshold image "${extra[@]}"
     mkdir -p "$root/weights"
     cp "outputs/$1/models/best-packed.pt" "$root/weights/$1.pt"
 }
-make starter-thermal B2-B7,B9,B10 0.15
-make starter B2-B7,B9 0.4
+make starter-thermal B2-B7,B9,B10
+make starter B2-B7,B9
 echo
 echo "weights: $root/weights"
