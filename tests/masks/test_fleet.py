@@ -267,7 +267,7 @@ def test_a_cluster_of_no_kind_is_refused(text, capsys):
 def test_each_worker_of_a_machine_takes_a_device(monkeypatch):
     taken = []
     monkeypatch.setattr(modes, "use_device", lambda name: taken.append(name) or torch.device("cpu"))
-    monkeypatch.setattr(modes, "predictors_of", lambda settings, run, load: [run.processes])
+    monkeypatch.setattr(modes, "predictors_of", lambda settings, run, *_: [run.processes])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     settings = parse(supervised_main.Settings, ["--mode", "predict", "--scenes", "x"])
     for name in (0, 3, "tcp://worker"):
@@ -282,7 +282,7 @@ def test_not_under_torchrun(monkeypatch):
     )
     run = modes._run(settings, torch.device("cpu"), Processes(0, 2), False)
     with pytest.raises(modes.UserError, match="leave torchrun out"):
-        modes.predict(settings, run, None)
+        modes.predict(settings, run, None, None)
 
 
 # --- workers that are processes -----------------------------------------------------------------
