@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The weights in weights/, made again: a U-Net with thermal bands and one without, from drawn scenes
-# and the image-level labels of crops of real scenes. No pixel label anywhere.
+# Starter weights, into weights/: a U-Net with thermal bands and one without, from drawn scenes and
+# the image-level labels of crops of real scenes. No pixel label anywhere. Those that lie there are of
+# an earlier recipe: docs/weights.md.
 #
 #   scripts/starter_weights.sh DIR [FLAGS…]
 #
