@@ -60,7 +60,7 @@ row() { # ROW METHOD SEED FLAGS…: train and test a U-Net on this fold, if it i
 # Networks that no pixel label calibrates say of scenes they have not seen far less than 0.5 where
 # they should. Image labels of unseen scenes tell: those of the others' folds, which this one learns.
 labelled_row() { # ROW SEED FLAGS…: train a U-Net on this fold; which threshold parts the tested ones
-    wanted "$1" || return 0
+    wanted "$1" && ! tested "$1-$run" >/dev/null || return 0
     train_row supervised_main.py "$1-$run" "$2" "${@:3}"
     use "patches/64-held$fold"
     say "$root/supervised_main.py" --mode pack "${data[@]}" --batch_size 64 \

@@ -81,14 +81,16 @@ def test_ozone_dims_green_and_the_path_of_light_grows_at_low_sun():
         assert after == pytest.approx(before * np.exp(-depth), rel=1e-4)
 
 
+def seen(height=0.0, **more):
+    """The share of the light in B9 that comes back from there, under a `wide` sky."""
+    sky = weather.wide_sky(Sky(**{**vars(SKY), **more}), np.random.default_rng(0))
+    return sky.cirrus_transmission(height)
+
+
 def test_cold_air_is_dry_and_b9_sees_the_snow_of_plateaus():
     # Saturated air of 273.15 K holds 4.85 g of water in a cubic metre, in 2 km of that 0.97 cm.
     assert weather.most_vapour(273.15) == pytest.approx(0.97, rel=0.01)
     assert weather.most_vapour(220) < 0.01
-
-    def seen(height=0.0, **more):
-        sky = weather.wide_sky(Sky(**{**vars(SKY), **more}), np.random.default_rng(0))
-        return sky.cirrus_transmission(height)
 
     assert seen(temperature=220, altitude=3) > 0.35
     assert seen(temperature=220, altitude=0) == pytest.approx(
@@ -97,10 +99,6 @@ def test_cold_air_is_dry_and_b9_sees_the_snow_of_plateaus():
 
 
 def test_b9_sees_no_warm_ground_however_dry_the_air_and_high_clouds_more_than_middle_ones():
-    def seen(height, **more):
-        sky = weather.wide_sky(Sky(**{**vars(SKY), **more}), np.random.default_rng(0))
-        return sky.cirrus_transmission(height)
-
     assert seen(0, vapour=0.0, temperature=315) < 1e-3
     # 1 cm of water above the sea, three times on the way; e-fold every 2 km; square-root law.
     expected = [np.exp(-5 * np.sqrt(3 * np.exp(-height / 2))) for height in (0, 5, 9)]
