@@ -66,10 +66,6 @@ class Found:
         parents = {file.parent for file in self.files.values()}
         return type(next(iter(parents)))(os.path.commonpath(parents))
 
-    def holds(self, other: "Found") -> bool:
-        """Whether `other` lies in its folder, or below."""
-        return self.folder in (other.folder, *other.folder.parents)
-
 
 def files_below(root: Path) -> Iterator[Path]:
     """All files below `root`, sorted within each folder, but hidden ones and in hidden folders."""
@@ -87,7 +83,7 @@ def scenes_in(files: Iterable[Whole]) -> list[Found]:
             claims = places.setdefault(match["scene"], {}).setdefault(file.parent, {})
             claims.setdefault(part, []).append(file)
     found = [one for name, folders in places.items() for one in _settled(name, folders)]
-    return [one for one in found if not any(_made_from(one, other) for other in found)]
+    return _originals(found)
 
 
 def _settled(name: str, folders: dict[PurePath, _Claims]) -> Iterator[Found]:
@@ -124,14 +120,28 @@ def _homes(rivals: list[PurePath], folders: dict[PurePath, _Claims]) -> list[Pur
     return [place for place in rivals if len(place.parts) == nearest]
 
 
-def _made_from(one: Found, other: Found) -> bool:
-    if one.is_level_2:
-        level_1 = other.has_bands and not other.is_level_2
-        return level_1 and _acquisition(one.name) == _acquisition(other.name)
-    if MTL in one.files or MTL not in other.files or other.name not in one.name or one is other:
-        return False
-    longer = f"_{_words(other.name)}_" in f"_{_words(one.name)}_"
-    return longer and other.has_bands and not other.is_level_2 and other.holds(one)
+def _originals(found: list[Found]) -> list[Found]:
+    """Those that were not made from another of them."""
+    level_1 = [one for one in found if one.has_bands and not one.is_level_2]
+    acquired = {_acquisition(one.name) for one in level_1}
+    # By folder, as a look from each at all others takes hours where there are a year's scenes.
+    told: dict[PurePath, list[str]] = {}
+    for one in level_1:
+        if MTL in one.files:
+            told.setdefault(one.folder, []).append(one.name)
+
+    def is_made(one: Found) -> bool:
+        if one.is_level_2:
+            return _acquisition(one.name) in acquired
+        places = () if MTL in one.files else (one.folder, *one.folder.parents)
+        return any(_bears(one.name, name) for place in places for name in told.get(place, ()))
+
+    return [one for one in found if not is_made(one)]
+
+
+def _bears(name: str, other: str) -> bool:
+    """Whether `name` is that of what was made from the scene `other`."""
+    return other in name and f"_{_words(other)}_" in f"_{_words(name)}_"
 
 
 def _acquisition(name: str) -> str:

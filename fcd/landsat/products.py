@@ -4,7 +4,8 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -106,12 +107,14 @@ def _within(path: str) -> Iterator[str]:
     elif len(found) == 1 and not packed:
         yield path
     else:
-        yield from sorted([*packed, *(_path_of(one, found) for one in found)])
+        inside = Counter(place for one in found for place in (one.folder, *one.folder.parents))
+        paths = [_path_of(one, alone=inside[one.folder] == 1) for one in found]
+        yield from sorted([*packed, *paths])
 
 
-def _path_of(one: Found, found: Iterable[Found]) -> str:
-    """What names `one` of those `found` in a folder: its own folder if it is alone there."""
-    if not any(one.holds(other) for other in found if other is not one):
+def _path_of(one: Found, alone: bool) -> str:
+    """What names a scene in a folder: its own folder if it is alone there."""
+    if alone:
         return str(one.folder)
     return str(one.files.get(MTL) or next(iter(one.files.values())))
 

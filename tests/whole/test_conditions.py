@@ -17,7 +17,7 @@ import prepare_landsat8_biome
 import supervised_main
 from data_loader import PatchDataset
 from fcd.cli.parser import build_parser
-from fcd.landsat import scenes
+from fcd.landsat import finding, scenes
 from fcd.landsat.scenes import find_scenes
 from fcd.training import checkpoints
 from solver import SupervisedTraining
@@ -112,11 +112,11 @@ def test_a_clock_that_goes_back_changes_nothing(image_dir, monkeypatch):
 
 
 def test_ten_thousand_scenes_are_listed_with_one_look_at_each_folder(tmp_path, monkeypatch):
-    """A second look at all of them for each would be 100 million. The tree is told, not written:
-    that took longer than all else here.
+    """A second look at all of them for each would be 100 million; beside each lies what somebody
+    made from it. The tree is told, not written: that took longer than all else here.
     """
     (tmp_path / "s").mkdir()
-    looks = []
+    looks, compared = [], []
 
     def tree(root):
         biomes = [f"biome{number}" for number in range(8)]
@@ -125,16 +125,22 @@ def test_ten_thousand_scenes_are_listed_with_one_look_at_each_folder(tmp_path, m
             found = [f"S{number:05d}" for number in range(int(biome[-1]), 10_000, 8)]
             yield f"{root}/{biome}", found, []
             for name in found:
-                yield f"{root}/{biome}/{name}", [], [f"{name}_B1.TIF"]
+                files = [f"{name}_B1.TIF", f"{name}_MTL.txt", f"{name}_toa_B1.TIF"]
+                yield f"{root}/{biome}/{name}", [], files
 
     def counted(root):
         for entry in tree(root):
             looks.append(entry[0])
             yield entry
 
+    def bears(*names, asked=finding._bears):
+        compared.append(names)
+        return asked(*names)
+
     monkeypatch.setattr(scenes.os, "walk", counted)
+    monkeypatch.setattr(finding, "_bears", bears)
     found = find_scenes("s")
-    assert len(found) == 10_000
+    assert len(found) == len(compared) == 10_000
     assert len(looks) == len(set(looks)) == 10_000 + 8 + 1
     assert [s.name for s in found[:2]] == ["S00000", "S00008"]
 
