@@ -10,5 +10,6 @@ mypy
 if [ $# -eq 0 ]; then
     set -- -m "not slow or ci"
 fi
-# A process a core, four at most: each computes with one thread (tests/conftest.py).
-exec python -m pytest -q --numprocesses logical --maxprocesses 4 --dist worksteal "$@"
+# A process a core, four at most: each computes with one thread (tests/conftest.py), and what the
+# tests of a file share is made once.
+exec python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile "$@"

@@ -44,7 +44,10 @@ def little_garbage_to_collect():
 @pytest.mark.parametrize(
     ("main", "arguments", "names"),
     [
-        (train_step.main, ["--size", "tiny", "--device", "cpu", "--amp", "True"], 4),
+        pytest.param(
+            train_step.main, ["--size", "tiny", "--device", "cpu", "--amp", "True"], 4,
+            marks=pytest.mark.slow,
+        ),
         (loader.main, ["--patch_size", "16", "--patches", "6", "--batch_size", "4"],
          5 + bool(find_spec("zarr"))),
         (prepare.main, ["--sides", "96", "--patch_size", "32", "--num_workers", "2"], 4),
@@ -54,11 +57,12 @@ def little_garbage_to_collect():
              "8", "--device", "cpu"],
             2,
         ),
-        (
+        pytest.param(
             levers.main,
             ["--size", "tiny", "--device", "cpu", "--only", "batched", "fused", "layers",
              "channels_last", "bfloat16", "in place"],
             20,
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["train_step", "loader", "prepare", "scene", "levers"],
@@ -122,6 +126,7 @@ def test_training_steps_have_the_same_losses(ways, run):
                 assert parts[name].item() == pytest.approx(value.item(), abs=1e-4), name
 
 
+@pytest.mark.slow
 def test_what_is_compiled():
     gan, unet = (scene.build(network, TINY, COMPILED) for network in ("gan", "unet"))
     assert gan.G._compiled_call_impl

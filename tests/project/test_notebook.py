@@ -12,7 +12,6 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the libraries that run notebooks
 def test_the_notebook_runs_and_shows_what_it_says(tmp_path, monkeypatch):

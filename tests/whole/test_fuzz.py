@@ -47,7 +47,7 @@ from solver import FCDSolver, GANSize, SupervisedSolver, Task, load_solver
 from tests.conftest import draw, write_scene
 from tests.landsat.test_products import ONE, TWO, mtl
 
-EXAMPLES = int(os.environ.get("FCD_FUZZ_EXAMPLES", 40))
+EXAMPLES = int(os.environ.get("FCD_FUZZ_EXAMPLES", 20))
 COUNTS: dict[str, Counter] = {}
 CPU = torch.device("cpu")
 

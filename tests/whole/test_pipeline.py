@@ -288,7 +288,7 @@ def ask(address, wait_for):
     raise AssertionError(f"{address} does not serve {wait_for}")
 
 
-@pytest.mark.parametrize("network", ["ucam", "resnet50"])
+@pytest.mark.parametrize("network", ["ucam", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_class_activation_maps_from_image_labels(walk, monkeypatch, network):
     monkeypatch.chdir(walk)
 
