@@ -42,7 +42,9 @@ def opened(path: os.PathLike | str, mode: str = "r", **profile: Any) -> rasterio
         name = os.fsencode(path).decode("utf-8")
     except UnicodeError as error:
         raise RasterioIOError("its name is no UTF-8; rename it") from error
-    with warnings.catch_warnings():
+    # What lies beside it is asked for by name: listing a folder of many patches takes longer than
+    # reading one.
+    with warnings.catch_warnings(), rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=True):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(name, mode, **profile)
 
