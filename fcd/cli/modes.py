@@ -175,8 +175,7 @@ def chosen_threshold(settings: CommandSettings, solver: Trained) -> thresholds.R
     `UserError` if the flag asks for another choice.
     """
     asked, training = settings.whole_scenes, settings.training
-    # What is exported computes in float32.
-    amp = settings.mode != "export" and precision_of(settings).precision == BFLOAT16
+    amp = _in_bfloat16(settings)
     if asked.threshold == KNOWN:
         record = thresholds.known(solver.scorer(), amp)
     elif settings.data.dataset != SPARCS:
@@ -303,8 +302,12 @@ def _threshold(settings: CommandSettings, solver: Trained, scorer: Scorer) -> fl
         return chosen_threshold(settings, solver)["threshold"]
     if given is not None:
         return given
-    amp = precision_of(settings).precision == BFLOAT16
-    return thresholds.known(scorer, amp)["threshold"]
+    return thresholds.known(scorer, _in_bfloat16(settings))["threshold"]
+
+
+def _in_bfloat16(settings: CommandSettings) -> bool:
+    """Whether the scores that a threshold is for are; what is exported computes in float32."""
+    return settings.mode != "export" and precision_of(settings).precision == BFLOAT16
 
 
 def _scenes_of(paths: Sequence[str], scorer: Scorer, bands: str | None) -> Iterator[Scene]:
