@@ -6,7 +6,6 @@ ways alike, so that their ratio says more than their times.
 
 import ctypes
 import gc
-import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,10 +18,10 @@ from annotated_types import Ge
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.memory import peak_mib
 from fcd.cli.parser import Flag, parse
 from fcd.files import write_json
 
-MIB = 1 << 20
 GIGA = 1e9
 
 
@@ -97,6 +96,14 @@ def compare(
     before: called before each run, and not measured.
     """
     ways = {"plain": plain, "ours": ours} if plain else {"ours": ours}
+    done = in_turn(ways, rounds, before)
+    return Comparison(name, unit, amount, done.get("plain"), done["ours"], limit)
+
+
+def in_turn(
+    ways: dict[str, Callable[[], Any]], rounds: int, before: Callable[[], Any] = lambda: None
+) -> dict[str, Way]:
+    """Run all `ways` `rounds` times, there and back, after one run of each; see `compare`."""
     for run in ways.values():
         before()
         run()
@@ -112,9 +119,8 @@ def compare(
             ways[way]()
             finish()
             seconds[way].append(time.perf_counter() - began)
-            peak[way] = max(peak[way], _peak_mib())
-    done = {way: Way(statistics.median(seconds[way]), peak[way]) for way in ways}
-    return Comparison(name, unit, amount, done.get("plain"), done["ours"], limit)
+            peak[way] = max(peak[way], peak_mib())
+    return {way: Way(statistics.median(seconds[way]), peak[way]) for way in ways}
 
 
 def finish() -> None:
@@ -133,15 +139,6 @@ def _forget_peak() -> None:
         if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of the GNU C library
             trim(0)
         path.write_text("5")
-
-
-def _peak_mib() -> float:
-    """Peak memory (resident) of this process in MiB."""
-    path = Path("/proc/self/status")
-    if path.exists():
-        (kib,) = (line.split()[1] for line in path.read_text().splitlines() if "VmHWM" in line)
-        return int(kib) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB  # bytes on macOS
 
 
 # --- what the hardware can do -----------------------------------------------------------------
