@@ -6,11 +6,12 @@ ways alike, so that their ratio says more than their times.
 
 import ctypes
 import gc
-import statistics
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, TypeVar
 
 import torch
@@ -27,10 +28,14 @@ GIGA = 1e9
 
 @dataclass(frozen=True)
 class Way:
-    """How one of the two ways did: median seconds, and peak memory of the process in MiB."""
+    """How a way did: median seconds, and peak memory of the process in MiB.
+
+    cpu_seconds: median seconds of processors, which other programs on the machine change less.
+    """
 
     seconds: float
     peak_mib: float
+    cpu_seconds: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ def in_turn(
         before()
         run()
     seconds: dict[str, list[float]] = {way: [] for way in ways}
+    cpu: dict[str, list[float]] = {way: [] for way in ways}
     peak = dict.fromkeys(ways, 0.0)
     for number in range(rounds):
         for way in list(ways)[:: 1 if number % 2 else -1]:
@@ -115,12 +121,13 @@ def in_turn(
             gc.collect()
             _forget_peak()
             finish()
-            began = time.perf_counter()
+            began, began_cpu = time.perf_counter(), time.process_time()
             ways[way]()
             finish()
             seconds[way].append(time.perf_counter() - began)
+            cpu[way].append(time.process_time() - began_cpu)
             peak[way] = max(peak[way], peak_mib())
-    return {way: Way(statistics.median(seconds[way]), peak[way]) for way in ways}
+    return {way: Way(median(seconds[way]), peak[way], median(cpu[way])) for way in ways}
 
 
 def finish() -> None:
@@ -156,7 +163,7 @@ def matrix_product(dtype: torch.dtype, device: torch.device, size: int = 2048) -
             a @ b
             finish()
             taken.append(time.perf_counter() - began)
-        return statistics.median(taken[1:])
+        return median(taken[1:])
 
     small = min(size, 256)
     if seconds(small) * (size / small) ** 3 > 1:

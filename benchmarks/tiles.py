@@ -55,7 +55,7 @@ class Settings(measure.Settings):
 
 @dataclass(frozen=True)
 class Row:
-    """What one way to tile makes: times a pixel is computed, macro F1, pixels that differ, rate.
+    """What one way to tile makes: times a pixel is computed, macro F1, pixels that differ, rates.
 
     differ: share of the pixels that another way masks otherwise, which computes one most often.
     """
@@ -66,16 +66,21 @@ class Row:
     macro_f1: float
     differ: float
     mpixel_per_second: float
+    mpixel_per_cpu_second: float
 
     def line(self) -> str:
         """A line of the table."""
         return (
             f"{self.tile:6} {self.overlap:8} {self.computed:9.2f} {self.macro_f1:9.2%} "
-            f"{self.differ:8.3%} {self.mpixel_per_second:9.4f}"
+            f"{self.differ:8.3%} {self.mpixel_per_second:9.3f} "
+            f"{self.mpixel_per_cpu_second:8.3f}"
         )
 
 
-HEAD = f"{'tile':>6} {'overlap':>8} {'computed':>9} {'macro F1':>9} {'differ':>8} {'Mpixel/s':>9}"
+HEAD = (
+    f"{'tile':>6} {'overlap':>8} {'computed':>9} {'macro F1':>9} {'differ':>8} {'Mpixel/s':>9} "
+    f"{'of CPU':>8}"
+)
 
 
 class Tiled:
@@ -127,9 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     return rows
 
 
-def measured(
-    scorer: Scorer, threshold: float, scenes: list[Scene], flags: Settings
-) -> list[Row]:
+def measured(scorer: Scorer, threshold: float, scenes: list[Scene], flags: Settings) -> list[Row]:
     """A row for each tile size and each overlap of at most half of it."""
     sizes = flags.tile_sizes or [scorer.image_size * times for times in (1, 2, 4)]
     ways: dict[str, Tiled] = {}
@@ -148,6 +151,7 @@ def measured(
             float(metrics.macro_f1(_counts(truths, way.masks))),
             differing(_counts(careful.masks, way.masks)),
             way.pixels / way.computed / taken[name].seconds / 1e6,
+            way.pixels / way.computed / taken[name].cpu_seconds / 1e6,
         )
         for name, way in ways.items()
     ]
