@@ -48,6 +48,7 @@ from solver import (
     Task,
     load_solver,
 )
+from tests import tiny
 from tests.conftest import REAL, ROOT, write_scene, write_tif
 from tests.landsat.test_products import ONE, TWO, pack, write
 
@@ -526,6 +527,15 @@ def test_blending_removes_the_seam_on_a_real_scene():
     )
     assert before > 2
     assert after < 1.2
+
+
+@pytest.mark.parametrize(
+    ("network", "overlaps"), [(tiny.gan, (16, 32, 32)), (tiny.unet, (16, 16, 32))]
+)
+def test_tiles_overlap_by_what_their_network_needs(network, overlaps, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scorer = network("one").scorer()
+    assert tuple(Tiles.of(scorer, size).overlap for size in (32, 64, 128)) == overlaps
 
 
 def test_no_scene_is_lost_to_a_folder_that_cannot_be_written(tmp_path):
