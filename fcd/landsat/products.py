@@ -68,7 +68,7 @@ def expand(paths: Sequence[str]) -> list[str]:
 def _listed(path: Path) -> list[str]:
     try:
         lines = decoded(path.read_bytes()).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"--scenes {path} cannot be read: {error}") from error
     found: list[str] = []
     for number, line in enumerate(lines, 1):
