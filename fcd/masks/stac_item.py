@@ -46,7 +46,7 @@ def describing(
         )
     # Seven digits of a second are one more than Python takes.
     taken = datetime.fromisoformat(f"{day}T{clock[:8]}+00:00")
-    # Across the antimeridian it is cut there, and the box's west is greater than its east (RFC 7946).
+    # Across the antimeridian it is cut there, and the box ends west of where it begins (RFC 7946).
     footprint = transform_geom(
         grid.crs, "EPSG:4326", {"type": "Polygon", "coordinates": [_ring(grid)]}
     )

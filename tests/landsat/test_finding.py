@@ -310,12 +310,13 @@ def test_a_text_that_editors_have_saved(tmp_path):
     for content in (b"\xef\xbb\xbfs\r\n", b'"s"\r\n', "s\r\n".encode("utf-16")):
         (tmp_path / "list.txt").write_bytes(content)
         assert expand([str(tmp_path / "list.txt")]) == [str(tmp_path / "s")]
-    for path, told in ((tmp_path / "list.txt", expand), (path, parse_mtl)):
-        path.write_bytes(b"\xd0\xcf\x11\xe0")
-        with pytest.raises(
-            UserError, match=r"cannot be read: it is a workbook \(xls\), which has to"
-        ):
-            told([str(path)] if told is expand else path)
+    for file in (tmp_path / "list.txt", path):
+        file.write_bytes(b"\xd0\xcf\x11\xe0")
+    workbook = r"cannot be read: it is a workbook \(xls\), which has to be saved as CSV"
+    with pytest.raises(UserError, match=workbook):
+        expand([str(tmp_path / "list.txt")])
+    with pytest.raises(SceneError, match=workbook):
+        parse_mtl(path)
 
 
 def test_bands_with_zeros_and_other_endings(tmp_path):
