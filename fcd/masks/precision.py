@@ -134,12 +134,12 @@ def in_precision(scorer: Scorer, asked: Asked, tiles: Tiles, threshold: float, j
         "asked_runtime": asked.runtime,
         "compiled": scorer.compiled,
     }
-    way = _kept(job, same)
-    if way is None and processes.first:
-        way, enough_for = _measured(scorer, asked, tiles, threshold, job, by)
+    kept = _kept(job, same)
+    if kept is None and processes.first:
+        kept, enough_for = _measured(scorer, asked, tiles, threshold, job, by)
         if enough_for != 0:
-            _keep(job.folder, same, way, enough_for)
-    way = processes.broadcast(way) or PLAIN
+            _keep(job.folder, same, kept, enough_for)
+    way = processes.broadcast(kept) or PLAIN
     print(f"precision: {way.told}")
     return _shared(by, way, processes)
 
