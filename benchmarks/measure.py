@@ -6,12 +6,12 @@ ways alike, so that their ratio says more than their times.
 
 import ctypes
 import gc
-import resource
-import statistics
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, TypeVar
 
 import torch
@@ -19,19 +19,23 @@ from annotated_types import Ge
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from benchmarks.memory import peak_mib
 from fcd.cli.parser import Flag, parse
 from fcd.files import write_json
 
-MIB = 1 << 20
 GIGA = 1e9
 
 
 @dataclass(frozen=True)
 class Way:
-    """How one of the two ways did: median seconds, and peak memory of the process in MiB."""
+    """How a way did: median seconds, and peak memory of the process in MiB.
+
+    cpu_seconds: median seconds of processors, which other programs on the machine change less.
+    """
 
     seconds: float
     peak_mib: float
+    cpu_seconds: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,19 @@ def compare(
     before: called before each run, and not measured.
     """
     ways = {"plain": plain, "ours": ours} if plain else {"ours": ours}
+    done = in_turn(ways, rounds, before)
+    return Comparison(name, unit, amount, done.get("plain"), done["ours"], limit)
+
+
+def in_turn(
+    ways: dict[str, Callable[[], Any]], rounds: int, before: Callable[[], Any] = lambda: None
+) -> dict[str, Way]:
+    """Run all `ways` `rounds` times, there and back, after one run of each; see `compare`."""
     for run in ways.values():
         before()
         run()
     seconds: dict[str, list[float]] = {way: [] for way in ways}
+    cpu: dict[str, list[float]] = {way: [] for way in ways}
     peak = dict.fromkeys(ways, 0.0)
     for number in range(rounds):
         for way in list(ways)[:: 1 if number % 2 else -1]:
@@ -108,13 +121,13 @@ def compare(
             gc.collect()
             _forget_peak()
             finish()
-            began = time.perf_counter()
+            began, began_cpu = time.perf_counter(), time.process_time()
             ways[way]()
             finish()
             seconds[way].append(time.perf_counter() - began)
-            peak[way] = max(peak[way], _peak_mib())
-    done = {way: Way(statistics.median(seconds[way]), peak[way]) for way in ways}
-    return Comparison(name, unit, amount, done.get("plain"), done["ours"], limit)
+            cpu[way].append(time.process_time() - began_cpu)
+            peak[way] = max(peak[way], peak_mib())
+    return {way: Way(median(seconds[way]), peak[way], median(cpu[way])) for way in ways}
 
 
 def finish() -> None:
@@ -135,15 +148,6 @@ def _forget_peak() -> None:
         path.write_text("5")
 
 
-def _peak_mib() -> float:
-    """Peak memory (resident) of this process in MiB."""
-    path = Path("/proc/self/status")
-    if path.exists():
-        (kib,) = (line.split()[1] for line in path.read_text().splitlines() if "VmHWM" in line)
-        return int(kib) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB  # bytes on macOS
-
-
 # --- what the hardware can do -----------------------------------------------------------------
 
 
@@ -159,7 +163,7 @@ def matrix_product(dtype: torch.dtype, device: torch.device, size: int = 2048) -
             a @ b
             finish()
             taken.append(time.perf_counter() - began)
-        return statistics.median(taken[1:])
+        return median(taken[1:])
 
     small = min(size, 256)
     if seconds(small) * (size / small) ** 3 > 1:

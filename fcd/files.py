@@ -22,6 +22,7 @@ T = TypeVar("T", bound="DataclassInstance")
 # In the names of temporary files: of those in a folder that several machines share, each knows
 # its own processes alone.
 _HOST = re.sub(r"\W", "", platform.node())
+_WORKBOOKS = {b"PK\x03\x04": "xlsx or ods", b"\xd0\xcf\x11\xe0": "xls"}
 
 
 @contextmanager
@@ -88,10 +89,16 @@ def is_hidden(name: str) -> bool:
 def decoded(data: bytes, errors: str = "strict") -> str:
     """Text as editors and spreadsheets save it: UTF-8 or, by its byte order mark, UTF-16.
 
-    errors: of `bytes.decode`; UnicodeDecodeError if it is something else and they are strict.
+    errors: of `bytes.decode`. Raises ValueError if it is a workbook or other data; if it is text of
+    another kind, and they are strict, that is a UnicodeDecodeError.
     """
-    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return data.decode("utf-16" if data.startswith(marks) else "utf-8-sig", errors)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors)
+    if kind := _WORKBOOKS.get(data[:4]):
+        raise ValueError(f"it is a workbook ({kind}), which has to be saved as CSV")
+    if b"\0" in data.rstrip(b"\0"):  # USGS has filled up metadata with them
+        raise ValueError("it is no text in UTF-8 or UTF-16")
+    return data.decode("utf-8-sig", errors)
 
 
 def write_text(path: Path | str, text: str) -> None:

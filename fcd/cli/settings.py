@@ -334,7 +334,10 @@ class SceneSettings:
         int | None, Ge(1), MAY_CHANGE, "side of a scene's tiles, pixels; None: that of the patches"
     ] = None
     overlap: Annotated[
-        int | None, Ge(0), MAY_CHANGE, "pixels blended between tiles; None: 32, at most half a tile"
+        int | None,
+        Ge(0),
+        MAY_CHANGE,
+        "pixels blended between tiles; None: 32, at most half a tile; a U-Net's of 64 pixels: 16",
     ] = None
     tta: Annotated[
         Tta,

@@ -22,7 +22,7 @@ def parse_mtl(path: Path | Member) -> dict[str, str]:
     """
     try:
         text = decoded(path.read_bytes(), errors="replace")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise SceneError(f"{path} cannot be read: {error}") from error
     if len(text) > _MAX_METADATA:
         raise SceneError(f"{path} is no Landsat metadata: it has {len(text):,} characters")

@@ -6,6 +6,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def expand(paths: Sequence[str]) -> list[str]:
 def _listed(path: Path) -> list[str]:
     try:
         lines = decoded(path.read_bytes()).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"--scenes {path} cannot be read: {error}") from error
     found: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -310,11 +311,10 @@ def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
         if max(numbers) > count:
             raise SceneError(f"--bands {bands}: {path} has {count} bands")
         if like := _alpha_like(path, sorted({*pixels} - {*numbers})):
-            tqdm.write(
+            _warn_once(
                 f"warning: {path}: band {like} looks like an alpha band and is not marked as one: "
                 "what it hides is masked all the same; mark it by gdal_edit.py -colorinterp_"
-                f"{like} alpha",
-                file=sys.stderr,
+                f"{like} alpha"
             )
     else:
         if {*needed} <= {*BANDS} and (other := {*SENTINEL_2} & {*names}):
@@ -330,6 +330,11 @@ def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
     files = {band: Band(path, number) for band, number in zip(needed, numbers, strict=True)}
     name = as_file_name(path.stem)
     return Scene(name, "", path.parent, files, tuple(needed), level_1=False)
+
+
+@cache  # scenes are looked at before they are masked
+def _warn_once(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
 
 
 def _alpha_like(path: Path, numbers: Sequence[int]) -> int | None:

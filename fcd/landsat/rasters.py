@@ -86,6 +86,7 @@ class Grid:
         try:
             xs, ys = [x, x + a, x + b], [y, y + d, y + e]
             lon, lat = np.radians(warp.transform(self.crs, _LONGITUDE_LATITUDE, xs, ys))
+            lon = np.unwrap(lon)  # a pixel may lie on the antimeridian
         except (CRSError, RasterioError, CPLE_BaseError):
             return None
         return _EARTH_RADIUS * np.stack([(lon[1:] - lon[0]) * np.cos(lat[0]), lat[1:] - lat[0]])

@@ -52,6 +52,8 @@ class PostProcessing:
         done = [f"min_cloud {self.min_cloud}"] * (self.min_cloud > 1)
         done += [f"cloud_buffer {self.cloud_buffer}"] * (self.cloud_buffer > 0)
         done += [f"shadow_buffer {self.shadow_buffer}"] * self.shadow
+        if self.shadow and self.sun_azimuth is not None:
+            done.append(f"sun_azimuth {self.sun_azimuth} where the scene has none")
         return ", ".join(done) or "none"
 
     def finishing(

@@ -119,8 +119,8 @@ def in_precision(scorer: Scorer, asked: Asked, tiles: Tiles, threshold: float, j
     """`scorer` as it was asked for; `auto` measures and says what it takes.
 
     threshold: of the masks that have to agree. The choice is kept in the folder of `job` and taken
-    again while weights, score, threshold and tiles stay the same. Raises `UserError` if it cannot
-    score so.
+    again while weights, score, threshold and tiles stay the same; one that so few pixels were not
+    worth to measure, for no more pixels. Raises `UserError` if it cannot score so.
     """
     by, processes = cache(partial(_scorer, scorer, tiles, threshold, job)), scorer.processes
     if asked.precision != AUTO:
@@ -132,11 +132,13 @@ def in_precision(scorer: Scorer, asked: Asked, tiles: Tiles, threshold: float, j
         "threshold": threshold,
         "tile_size": tiles.size,
         "asked_runtime": asked.runtime,
+        "compiled": scorer.compiled,
     }
-    kept = _kept(job.folder, same)
+    kept = _kept(job, same)
     if kept is None and processes.first:
-        kept = _measured(scorer, asked, tiles, threshold, job, by)
-        _keep(job.folder, same, kept)
+        kept, enough_for = _measured(scorer, asked, tiles, threshold, job, by)
+        if enough_for != 0:
+            _keep(job.folder, same, kept, enough_for)
     way = processes.broadcast(kept) or PLAIN
     print(f"precision: {way.told}")
     return _shared(by, way, processes)
@@ -224,25 +226,28 @@ def _measured(
     threshold: float,
     job: Job,
     by: _By,
-) -> Way:
-    """The fastest way whose masks agree with those in float32 on a few tiles, and why."""
+) -> tuple[Way, int | None]:
+    """The fastest way whose masks agree with those in float32 on a few tiles, and why.
+
+    And for how many pixels that holds: None for any, 0 if nothing could be read.
+    """
     first: _Way = (FLOAT32, asked.runtime or PYTORCH)
     plain = Way(*first)
     if scorer.compiled:
-        return replace(plain, why="auto: --compile True")
+        return replace(plain, why="auto: --compile True"), None
     pixels = _pixels(job)
     if pixels < SMALL:
-        return replace(plain, why="auto: too few pixels to measure")
+        return replace(plain, why="auto: too few pixels to measure"), pixels
     found = list(_tiles(scorer, tiles, job, 1, max(1, MEASURED // tiles.size**2)))
     if not found:
-        return replace(plain, why="auto: no tile to measure on")
+        return replace(plain, why="auto: no tile to measure on"), 0
     x = torch.stack([x for x, _ in found]).to(scorer.device)
     valid = np.stack([valid for _, valid in found])
     scores = {first: by(*first).score}
     computed = pixels * (tiles.size / (tiles.size - tiles.overlap)) ** 2
     work = computed * timed(scores, x[:1], scorer.multiple, LOOK)[first][0]
     if work < WORTH_MEASURING:
-        return replace(plain, why="auto: too little work to measure")
+        return replace(plain, why="auto: too little work to measure"), pixels
     for way in _ways(scorer, asked.runtime, prepared=work >= WORTH_PREPARING):
         with suppress(UserError):  # of a network whose masks in int8 differ
             scores[way] = by(*way).score
@@ -258,11 +263,11 @@ def _measured(
         told = [f"{_name(way)} {rates[way]:.2f} times" for way in took if way != first]
         slow = [_name(way) for way in scores if way not in took]
         tried = ", ".join([*told, *(f"{name} far slower" for name in slow)])
-        return replace(plain, why=f"auto: nothing else agrees and is faster: {tried}")
+        return replace(plain, why=f"auto: nothing else agrees and is faster: {tried}"), None
     best = max(agreeing, key=rates.__getitem__)
     named = f"{_name(best)} " * (best[0] == FLOAT32)
     gain = f"{named}{rates[best]:.2f} times as fast as float32"
-    return Way(*best, f"auto: {gain}, {differ[best]:.2%} of pixels differ")
+    return Way(*best, f"auto: {gain}, {differ[best]:.2%} of pixels differ"), None
 
 
 def _pixels(job: Job) -> int:
@@ -325,15 +330,18 @@ def timed(
 # --- kept ----------------------------------------------------------------------------------------
 
 
-def _kept(folder: Path, same: dict[str, Any]) -> Way | None:
-    """The choice kept in `folder` that holds for `same`; `UserError` if there is no telling."""
-    for entry in _entries(folder):
+def _kept(job: Job, same: dict[str, Any]) -> Way | None:
+    """The choice kept for `job` that holds for `same`; `UserError` if there is no telling."""
+    for entry in _entries(job.folder):
         if same.items() <= entry.items():
-            told: list[Any] = [entry.get(name) for name in ("precision", "runtime", "why")]
-            precision, runtime, why = told
-            if precision not in get_args(Precision) or runtime not in get_args(Runtime):
-                raise _damaged(folder)
-            return Way(precision, runtime, str(why))
+            names = ("precision", "runtime", "why", "enough_for")
+            told: list[Any] = [entry.get(name) for name in names]
+            precision, runtime, why, enough_for = told
+            known = precision in get_args(Precision) and runtime in get_args(Runtime)
+            if not known or type(enough_for) not in (int, type(None)):
+                raise _damaged(job.folder)
+            if enough_for is None or _pixels(job) <= enough_for:
+                return Way(precision, runtime, str(why))
     return None
 
 
@@ -351,6 +359,7 @@ def _damaged(folder: Path) -> UserError:
     return UserError(f"{folder / KEPT} holds no choice of precision; remove it, and one is made")
 
 
-def _keep(folder: Path, same: dict[str, Any], way: Way) -> None:
+def _keep(folder: Path, same: dict[str, Any], way: Way, enough_for: int | None) -> None:
+    others = [entry for entry in _entries(folder) if not same.items() <= entry.items()]
     entry = same | {"precision": way.precision, "runtime": way.runtime, "why": way.why}
-    write_json(folder / KEPT, {"choices": [*_entries(folder), entry]})
+    write_json(folder / KEPT, {"choices": [*others, entry | {"enough_for": enough_for}]})

@@ -202,12 +202,17 @@ class Tiles:
         nodata: tuple[float, ...] | None = None,
         sun_elevation: float | None = None,
     ) -> "Tiles":
-        """By default tiles of the training patches' size.
+        """By default tiles of the training patches' size; an overlap of 32 pixels, at most half a
+        tile; for probabilities, of tiles from 64 pixels on, a quarter (`benchmarks.tiles`).
 
         Raises `UserError` if the network cannot take the tiles.
         """
         size = size or scorer.image_size
-        overlap = min(FRAME, size // 2) if overlap is None else overlap
+        if overlap is None:
+            overlap = min(FRAME, size // 2)
+            # A generator also normalises by the statistics of a tile: its tiles agree less.
+            if scorer.natural_threshold is not None:
+                overlap = min(overlap, max(FRAME // 2, size // 4))
         if size % scorer.multiple:
             raise UserError(f"--tile_size {size} is no multiple of {scorer.multiple}")
         context = scorer.views.context

@@ -6,7 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rasterio.warp import transform_geom
+from rasterio.transform import array_bounds
+from rasterio.warp import transform_bounds, transform_geom
 
 from fcd.errors import SceneError, UserError
 from fcd.files import write_json
@@ -38,21 +39,22 @@ def describing(
     """
     fields = scene.metadata()
     day, clock = fields.get("DATE_ACQUIRED"), fields.get("SCENE_CENTER_TIME", "00:00:00")
-    if grid.crs is None or day is None:
-        lacks = "position" if grid.crs is None else "DATE_ACQUIRED in an MTL file"
+    if grid.ground is None or day is None:
+        lacks = "position" if grid.ground is None else "DATE_ACQUIRED in an MTL file"
         raise SceneError(
             f"{scene.where}: --stac needs its {lacks}, and there is none; leave it out"
         )
     # Seven digits of a second are one more than Python takes.
     taken = datetime.fromisoformat(f"{day}T{clock[:8]}+00:00")
+    # Across the antimeridian it is cut there, and the box ends west of where it begins (RFC 7946).
     footprint = transform_geom(
         grid.crs, "EPSG:4326", {"type": "Polygon", "coordinates": [_ring(grid)]}
     )
+    bounds = array_bounds(grid.height, grid.width, grid.transform)
+    bbox = list(transform_bounds(grid.crs, "EPSG:4326", *bounds))
 
     def describe(mask: Path, tags: Mapping[str, str], fractions: Mapping[str, str]) -> None:
         pystac = library()
-        ring = footprint["coordinates"][0]
-        bbox = [reduce(point[axis] for point in ring) for reduce in (min, max) for axis in (0, 1)]
         properties: dict[str, Any] = {
             f"fcd:{name.removeprefix('FCD_').lower()}": text for name, text in tags.items()
         }

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,12 +52,15 @@ def score_strips(
     profile = np.minimum(ramp, ramp[::-1]).astype(np.float32)
     weight = np.outer(profile, profile)
     tile_columns = range(0, width + overlap, stride)
-    columns = _reflected(range(-overlap, tile_columns[-1] + tile - overlap), width)
     total: np.ndarray | None = None
-    for top, rows, dn in _read_ahead(read, range(-overlap, height, stride), tile, height):
-        first = rows.min()
-        padded = dn[..., rows - first, :][..., columns]
-        valid = normalization.is_valid(padded)
+    columns = _reflected(range(-overlap, tile_columns[-1] + tile - overlap), width)
+    tops = range(-overlap, height, stride)
+
+    def rows_of(top: int) -> _Rows:
+        lines = _reflected(range(top, top + tile), height)
+        return _rows(read, lines, columns, normalization, device)
+
+    for top, (first, dn, valid, x) in zip(tops, _ahead(rows_of, tops), strict=True):
         total = np.zeros(valid.shape, np.float32) if total is None else total
         wanted = [
             (raster, slice(left, left + tile))
@@ -66,9 +70,9 @@ def score_strips(
         ]
         for start in range(0, len(wanted), batch_size):
             tiles = wanted[start : start + batch_size]
-            batch = np.stack([padded[raster][:, :, place] for raster, place in tiles])
-            x = normalization.normalize(to_device(torch.from_numpy(batch), device))
-            for (raster, place), values in zip(tiles, score(x).float().cpu().numpy(), strict=True):
+            batch = torch.stack([x[raster][:, :, place] for raster, place in tiles])
+            scores = score(batch).float().cpu().numpy()
+            for (raster, place), values in zip(tiles, scores, strict=True):
                 total[raster][:, place] += values * weight
         # The first `stride` rows of the buffer get nothing more from tiles further down.
         begin, end = max(top, 0), min(top + stride, height)
@@ -85,22 +89,37 @@ def score_strips(
         total[..., overlap:, :] = 0
 
 
-def _read_ahead(
-    read: Callable[[int, int], np.ndarray], tops: range, tile: int, height: int
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Each of `tops`, the rows of a tile that begins there, reflected, and the DN these are among.
+class _Rows(NamedTuple):
+    """The rows of the raster that tiles side by side take."""
 
-    The next ones are read, in a thread, meanwhile.
-    """
+    first: int  # of the raster's rows that are read
+    dn: np.ndarray  # (…, C, h, W) these
+    valid: np.ndarray  # (…, tile, w) of the padded raster, w columns
+    x: torch.Tensor  # (…, C, tile, w) float32 in [-1, 1], on the device
 
-    def read_rows(top: int) -> tuple[int, np.ndarray, np.ndarray]:
-        rows = _reflected(range(top, top + tile), height)
-        return top, rows, read(rows.min(), rows.max() + 1)
 
+def _rows(
+    read: Callable[[int, int], np.ndarray],
+    lines: np.ndarray,
+    columns: np.ndarray,
+    normalization: Normalization,
+    device: torch.device,
+) -> _Rows:
+    """Read what `lines` and `columns` of the padded raster are; a pixel is normalised once here."""
+    first = lines.min()
+    dn = read(first, lines.max() + 1)
+    padded = dn.take(lines - first, axis=-2).take(columns, axis=-1)
+    images = to_device(torch.from_numpy(padded.reshape(-1, *padded.shape[-3:])), device)
+    x = normalization.normalize(images).reshape(padded.shape)
+    return _Rows(first, dn, normalization.is_valid(padded), x)
+
+
+def _ahead(rows_of: Callable[[int], _Rows], tops: range) -> Iterator[_Rows]:
+    """`rows_of` each of `tops`; the next ones are made ready, in a thread, meanwhile."""
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(read_rows, tops[0])
+        coming = pool.submit(rows_of, tops[0])
         for after in tops[1:]:
-            present, coming = coming.result(), pool.submit(read_rows, after)
+            present, coming = coming.result(), pool.submit(rows_of, after)
             yield present
         yield coming.result()
 

@@ -116,5 +116,5 @@ def csv_rows(
                 f"{text.partition(chr(10))[0].strip()[:50]!r}"
             )
         return [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{told} {path} cannot be read: {error}") from error

@@ -310,6 +310,13 @@ def test_a_text_that_editors_have_saved(tmp_path):
     for content in (b"\xef\xbb\xbfs\r\n", b'"s"\r\n', "s\r\n".encode("utf-16")):
         (tmp_path / "list.txt").write_bytes(content)
         assert expand([str(tmp_path / "list.txt")]) == [str(tmp_path / "s")]
+    for file in (tmp_path / "list.txt", path):
+        file.write_bytes(b"\xd0\xcf\x11\xe0")
+    workbook = r"cannot be read: it is a workbook \(xls\), which has to be saved as CSV"
+    with pytest.raises(UserError, match=workbook):
+        expand([str(tmp_path / "list.txt")])
+    with pytest.raises(SceneError, match=workbook):
+        parse_mtl(path)
 
 
 def test_bands_with_zeros_and_other_endings(tmp_path):
@@ -359,6 +366,8 @@ def test_the_ground_size_of_pixels(tmp_path):
     assert size("EPSG:3857", 60, 0, 0, 0, -60, 8_399_738) == 30  # 60° N
     assert size("EPSG:2263", 100, 0, 980_000, 0, -100, 200_000) == 30  # feet
     assert size("EPSG:32616", 21.2132, 21.2132, 452_475, 21.2132, -21.2132, 3_408_645) == 30
+    west = 6_378_137 * np.pi - 50 * 60 - 10  # the middle pixel lies across 180°
+    assert size("EPSG:3857", 60, 0, west, 0, -60, 8_399_738) == 30
     assert size(None, 30, 0, 0, 0, -30, 0) is None
 
 

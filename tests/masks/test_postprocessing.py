@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import rasterio
+from rasterio.transform import Affine
 from scipy import ndimage
 
 from fcd import pictures
@@ -14,7 +16,7 @@ from fcd.errors import MissingBand, SceneError
 from fcd.landsat import labels
 from fcd.landsat.bands import BANDS, RGB_BANDS
 from fcd.landsat.products import scene_from
-from fcd.masks import postprocessing
+from fcd.masks import postprocessing, stac_item
 from fcd.masks.postprocessing import PostProcessing
 from fcd.masks.prediction import Predictor, predict_scenes
 from fcd.masks.scoring import Prediction
@@ -157,6 +159,40 @@ def test_a_stac_item_is_valid_and_says_where_and_when(folder, tmp_path):
     area = sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring))
     assert area > 0  # counter-clockwise, as RFC 7946 wants it
     assert (tmp_path / item["assets"]["mask"]["href"]).is_file()
+
+
+def test_a_stac_item_across_the_antimeridian(folder, tmp_path):
+    pystac = pytest.importorskip("pystac")
+    moved = tmp_path / DRAWN.name
+    shutil.copytree(folder, moved)
+    place = Affine(1000, 0, 200_000, 0, -1000, 5_900_000)  # of 192 x 192 km about 180 degrees
+    for file in moved.glob("*.TIF"):
+        with rasterio.open(file, "r+") as dataset:
+            dataset.crs, dataset.transform = "EPSG:32601", place
+    predicted(moved, tmp_path / "out", stac=True)
+    item = json.loads((tmp_path / "out" / f"{DRAWN.name}_mask.json").read_text())
+    pystac.Item.from_dict(item).validate()
+    west, south, east, north = item["bbox"]
+    assert 178 < west < 180
+    assert -180 < east < -178
+    assert 51 < south < north < 54
+    assert item["geometry"]["type"] == "MultiPolygon"
+    for file in moved.glob("*.TIF"):
+        with rasterio.open(file, "r+") as dataset:
+            dataset.crs = 'LOCAL_CS["a mine",UNIT["metre",1]]'
+    with pytest.raises(SceneError, match="--stac needs its position, and there is none"):
+        stac_item.describing(scene_from(str(moved)), scene_from(str(moved)).grid())
+
+
+def test_another_sun_makes_another_mask(folder, tmp_path):
+    bare = tmp_path / DRAWN.name
+    shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("*_MTL.txt"))
+    for azimuth, elevation in ((140, 50), (320, 50), (320, 20)):
+        asked = PostProcessing(shadow=True, sun_azimuth=azimuth)
+        how = {"postprocessing": asked, "sun_elevation": elevation}
+        _, tags, _ = predicted(bare, tmp_path / "out", **how)
+        assert f"sun_azimuth {azimuth} where" in tags["FCD_POSTPROCESSING"]
+        assert tags["FCD_SUN_ELEVATION"] == str(elevation)
 
 
 def test_where_nothing_says_where_the_sun_stood_flags_do(folder, tmp_path):

@@ -287,7 +287,7 @@ def measuring(tmp_path, monkeypatch):
     scene = ArrayScene(np.random.default_rng(0).integers(1, 30_000, (10, 96, 128), np.uint16))
     opened = []
 
-    def choose(rates, runtime=None, threshold=0.5):
+    def choose(rates, runtime=None, threshold=0.5, count=1):
         def forged(scores, x, multiple, budget):
             opened.append(list(scores))
             values = np.zeros(x[:, 0].shape, np.float32)
@@ -300,7 +300,7 @@ def measuring(tmp_path, monkeypatch):
             return took
 
         monkeypatch.setattr(precision, "timed", forged)
-        job = Job(tmp_path / "out", lambda: iter([scene]), 1)
+        job = Job(tmp_path / "out", lambda: iter([scene]), count)
         asked = Asked("auto", runtime)
         return in_precision(scorer, asked, tiles, threshold, job).way
 
@@ -358,6 +358,36 @@ def test_small_jobs_take_float32_at_once(measuring, monkeypatch):
     monkeypatch.setattr(precision, "WORTH_PREPARING", 4 * 96 * 128 + 1)
     assert measuring.choose({}, threshold=0.2).precision == "float32"
     assert measuring.opened[-1] == [FIRST, NEAR]
+
+
+def test_what_was_not_measured_holds_for_no_more_pixels(measuring, monkeypatch):
+    monkeypatch.setattr(precision, "SMALL", 2 * 96 * 128)
+    small = measuring.choose({NEAR: (9.0, 0.0)})
+    assert (small.precision, small.why) == ("float32", "auto: too few pixels to measure")
+    # What is small by another yardstick would be measured now, but is kept.
+    monkeypatch.setattr(precision, "SMALL", 0)
+    assert measuring.choose({NEAR: (9.0, 0.0)}) == small
+    assert measuring.choose({NEAR: (9.0, 0.0)}, count=2).precision == "bfloat16"
+    # What is measured holds for any number of pixels, in place of what was not.
+    assert measuring.choose({}, count=3).precision == "bfloat16"
+    assert measuring.choose({}).precision == "bfloat16"
+    (kept,) = json.loads(measuring.kept.read_text())["choices"]
+    assert kept["enough_for"] is None
+
+
+def test_nothing_is_kept_of_scenes_that_cannot_be_read(measuring, monkeypatch):
+    def opened(self):
+        raise UserError("damaged")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ArrayScene, "open", opened)
+        patched.setattr(precision, "SMALL", 1)
+        assert measuring.choose({}).why == "auto: too few pixels to measure"
+    with monkeypatch.context() as patched:  # their size is known, and nothing else
+        patched.setattr(precision, "_tiles", lambda *_: iter(()))
+        assert measuring.choose({}).why == "auto: no tile to measure on"
+    assert not measuring.kept.exists()
+    assert measuring.choose({NEAR: (9.0, 0.0)}).precision == "bfloat16"
 
 
 def test_tiles_are_spread_over_the_scene(in_tmp):

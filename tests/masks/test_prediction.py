@@ -1,6 +1,7 @@
 """Predicted masks, read back by GDAL, where the score and with it every pixel is known."""
 
 import csv
+import io
 import os
 import platform
 import re
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,6 +50,7 @@ from solver import (
     Task,
     load_solver,
 )
+from tests import tiny
 from tests.conftest import REAL, ROOT, write_scene, write_tif
 from tests.landsat.test_products import ONE, TWO, pack, write
 
@@ -278,12 +281,23 @@ def test_a_summary_that_a_spreadsheet_has_saved(tmp_path, capsys):
         assert rows[ONE] == before | {"note": "mine"}
         assert rows[TWO]["status"] == "done"
     assert capsys.readouterr().err.count("warning") == 0
-    for number, other in enumerate((b"my notes\n", b"\xff\xfe\x00", b"scene,path\n\x00,\n"), 1):
+    workbook = io.BytesIO()
+    with zipfile.ZipFile(workbook, "w") as archive:
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    others = {
+        b"my notes\n": "its first line is 'my notes'",
+        b"\xff\xfe\x00": "'utf-16-le' codec can't decode",
+        b"scene,path\n\x00,\n": "it is no text in UTF-8 or UTF-16",
+        workbook.getvalue(): "it is a workbook (xlsx or ods), which has to be saved as CSV",
+        b"\xd0\xcf\x11\xe0\xa1\xb1": "it is a workbook (xls), which has to be saved as CSV",
+    }
+    for number, (other, why) in enumerate(others.items(), 1):
         path.write_bytes(other)
         predict_scenes([str(tmp_path / "b")], PREDICTOR, tmp_path / "out", overwrite=True)
-        if number < 3:  # what is read of the last one depends on the version of Python
-            assert (tmp_path / "out" / f"summary.kept-{number}.csv").read_bytes() == other
-            assert f"kept as summary.kept-{number}.csv, begun anew" in capsys.readouterr().err
+        assert (tmp_path / "out" / f"summary.kept-{number}.csv").read_bytes() == other
+        told = capsys.readouterr().err
+        assert f"{path} is no summary ({why}" in told
+        assert f"kept as summary.kept-{number}.csv, begun anew" in told
         assert TWO in summary(tmp_path / "out")
 
 
@@ -526,6 +540,15 @@ def test_blending_removes_the_seam_on_a_real_scene():
     )
     assert before > 2
     assert after < 1.2
+
+
+@pytest.mark.parametrize(
+    ("network", "overlaps"), [(tiny.gan, (16, 32, 32)), (tiny.unet, (16, 16, 32))]
+)
+def test_tiles_overlap_by_what_their_network_needs(network, overlaps, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scorer = network("one").scorer()
+    assert tuple(Tiles.of(scorer, size).overlap for size in (32, 64, 128)) == overlaps
 
 
 def test_no_scene_is_lost_to_a_folder_that_cannot_be_written(tmp_path):

@@ -104,3 +104,17 @@ def test_blending_removes_the_seam_of_tile_statistics():
 def test_overlap_of_more_than_half_a_tile_is_refused():
     with pytest.raises(ValueError, match="overlap"):
         scored(np.ones((1, 4, 4), np.uint16), lambda x: x[:, 0], 16, 9)
+
+
+def test_columns_of_tiles_share_what_is_normalised(monkeypatch):
+    """Of a row of tiles each pixel is normalised once, in however many of them it is."""
+    pixels, normalize = [], Normalization.normalize
+
+    def counted(self, x):
+        pixels.append(x[:, 0].numel())
+        return normalize(self, x)
+
+    monkeypatch.setattr(Normalization, "normalize", counted)
+    scored(np.ones((2, 16, 56), np.uint16), lambda x: x[:, 0] * 0, overlap=8)
+    # Eight columns of tiles 16 wide, 8 apart, from column -8 on, in three rows of them.
+    assert pixels == [16 * (7 * 8 + 16)] * 3

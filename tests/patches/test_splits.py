@@ -59,6 +59,11 @@ def test_split_file_there_and_back_and_its_errors(tmp_path):
         path.write_bytes(saved)
         with pytest.raises(UserError, match="columns scene,split; it is 'scene;split'"):
             splits.read_split(path)
+    path.write_bytes(b"PK\x03\x04\x14\x00")
+    with pytest.raises(
+        UserError, match=r"split\.csv cannot be read: it is a workbook \(xlsx or ods"
+    ):
+        splits.read_split(path)
     for encoding in ("utf-8-sig", "utf-16"):
         path.write_bytes("scene,split\r\nA,train\r\n".encode(encoding))
         assert splits.read_split(path) == {"A": "train"}

@@ -3,6 +3,7 @@
 import gc
 import json
 import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -13,8 +14,22 @@ import rasterio
 import tifffile
 import torch
 from PIL import Image
+from sklearn.metrics import f1_score
 
-from benchmarks import gpu, levers, loader, measure, plain, prepare, scene, seam, train_step
+from benchmarks import (
+    gpu,
+    levers,
+    loader,
+    measure,
+    peer,
+    peers,
+    plain,
+    prepare,
+    scene,
+    seam,
+    tiles,
+    train_step,
+)
 from benchmarks.scenes import unpack, write_scene
 from data_loader import PatchDataset, collate
 from fcd.landsat.scenes import find_scenes
@@ -286,3 +301,101 @@ def test_the_seam_of_a_scene_smaller_than_the_picture(tmp_path, capsys):
     assert all(float(value) > 0 for _, value in told)
     with Image.open(picture) as image:
         assert image.size == (90 + 8 + 90, 100)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return scene.build("unet", TINY, RUN).scorer()
+
+
+def test_tiles_are_judged_by_the_truth(tmp_path, scorer):
+    """Tiles of 32 all clear, of 64 all cloud."""
+    write_scene(tmp_path, 90, 130)
+    (drawn,) = find_scenes(tmp_path)
+    scorer = replace(scorer, score=lambda x: torch.full_like(x[:, 0], x.shape[-1] == 64))
+    flags = tiles.Settings(tile_sizes=[32, 64], overlaps=[0, 16, 32], rounds=1)
+    rows = tiles.measured(scorer, 0.5, [drawn], flags)
+    assert [(row.tile, row.overlap) for row in rows] == [
+        (32, 0),
+        (32, 16),
+        (64, 0),
+        (64, 16),
+        (64, 32),
+    ]
+    assert [row.computed for row in rows] == [1, 4, 1, pytest.approx(16 / 9), 4]
+    with drawn.open() as reader:
+        truth = reader.truth()
+    truth = truth[truth > 0]
+    for row in rows:
+        expected = f1_score(truth, np.full_like(truth, 1 + (row.tile == 64)), average="macro")
+        assert row.macro_f1 == pytest.approx(expected)
+        assert row.differ == (row.tile == 64)  # from tiles of 32 that overlap by 16
+        assert row.mpixel_per_second > 0
+        assert row.mpixel_per_cpu_second > 0
+        assert len(row.line()) == len(tiles.HEAD)
+
+
+def test_the_pixels_of_tiles_outside_of_the_scene_are_no_gain(tmp_path, scorer, monkeypatch):
+    """Tiles of 32 without overlap compute 96 x 160 pixels of a scene of 90 x 130."""
+    write_scene(tmp_path, 90, 130)
+    (drawn,) = find_scenes(tmp_path)
+    scorer = replace(scorer, score=lambda x: x[:, 0] * 0)
+    way = measure.Way(2.0, 0.0, 4.0)
+    monkeypatch.setattr(
+        measure,
+        "in_turn",
+        lambda ways, rounds: {name: (run(), way)[1] for name, run in ways.items()},
+    )
+    flags = tiles.Settings(tile_sizes=[32], overlaps=[0])
+    (row,) = tiles.measured(scorer, 0.5, [drawn], flags)
+    assert row.mpixel_per_second == pytest.approx(96 * 160 / 2e6)
+    assert row.mpixel_per_cpu_second == pytest.approx(96 * 160 / 4e6)
+
+
+def test_tiles_of_weights_at_hand(tmp_path, capsys):
+    asked = ["--side", "64", "--tile_sizes", "32", "--overlaps", "0", "--rounds", "1"]
+    (row,) = tiles.main([*asked, "--json", str(tmp_path / "rows.json")])
+    assert json.loads((tmp_path / "rows.json").read_text())[0]["macro_f1"] == row.macro_f1
+    assert 0.3 < row.macro_f1 < 1
+    assert "starter.pt, 8 scenes" in capsys.readouterr().out
+
+
+def test_peers_in_turn_and_one_that_cannot_run(tmp_path, monkeypatch, capsys):
+    took, seen = iter([2.0, 1.0, 4.0]), []
+
+    def fake(given):
+        array = np.load(given.array)
+        with rasterio.open(next(given.scene.rglob("*_B4.TIF"))) as dataset:
+            red = dataset.read(1)
+        # Reflectance of Landsat-8 as its handbook has it, but for the sun.
+        np.testing.assert_allclose(array[..., 2], red * 2e-5 - 0.1, atol=1e-6)
+        assert array.shape == (100, 100, 6)
+        assert given.weights.exists()
+        seen.append("fake")
+        figures = {"seconds": next(took), "cpu_seconds": 8.0, "peak_mib": 77.0}
+        return [sys.executable, "-c", f"print('much'); print('{json.dumps(figures)}')"]
+
+    def broken(given):
+        seen.append("broken")
+        return [sys.executable, "-c", "import sys; sys.exit('one\\nno such wheel')"]
+
+    monkeypatch.setattr(peers, "PEERS", {"fake": fake, "broken": broken})
+    asked = ["--mpixel", "0.01", "--size", "tiny", "--rounds", "3"]
+    rows = peers.main([*asked, "--json", str(tmp_path / "rows.json")])
+    assert seen == ["fake", "broken"] * 3
+    assert rows[0] == peers.Row("fake", 0.01, 0.005, 0.00125, 77.0)
+    assert (rows[1].mpixel_per_second, rows[1].peak_mib) == (None, None)
+    assert rows[1].note.endswith("has failed: no such wheel")
+    assert [row["peer"] for row in json.loads((tmp_path / "rows.json").read_text())] == seen[:2]
+    assert "no such wheel" in capsys.readouterr().out
+
+
+def test_a_peer_tells_what_it_took(monkeypatch, capsys):
+    done = []
+    monkeypatch.setitem(peer.PEERS, "fake", lambda a, b: lambda: (print("x"), done.append((a, b))))
+    peer.main("fake", "1", "2")
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert done == [("1", "2")]
+    assert list(figures) == ["seconds", "cpu_seconds", "peak_mib"]
+    assert 0 < figures["seconds"] < 1
+    assert 10 < figures["peak_mib"] < 8192
