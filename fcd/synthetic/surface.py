@@ -110,9 +110,9 @@ WOODS = {"conifer", "broadleaf"}
 # B7 as ice clouds are. What parts the two is how even the snow is, and that clouds are rare there
 # (Bromwich et al. 2012, Rev. Geophys. 50, RG1004).
 PLATEAU = Biome(
-    ("fine snow",), (212, 246), (0.0, 0.3), (1.5, 3.8), (8, 42), scale=300, cloudless=0.6
+    ("fine snow",), (212, 246), (0.0, 0.3), (1.5, 3.8), (8, 42), scale=300, cloudless=0.75
 )
-PLATEAU_SHARE, PLATEAU_RELIEF = 0.35, (0.001, 0.03)
+PLATEAU_SHARE, PLATEAU_RELIEF = 0.5, (0.001, 0.03)
 CONTRAST = 2.5  # of the borders between materials: 0 one even mixture, high values hard edges
 
 
