@@ -28,7 +28,15 @@ from fcd.synthetic.clouds import (
     shadow_of,
     truth_of,
 )
-from fcd.synthetic.sensor import NOISE_DN, THERMAL, footprint_of, qa_of, reflective_dn, thermal_dn
+from fcd.synthetic.sensor import (
+    NOISE_DN,
+    THERMAL,
+    footprint_of,
+    qa_of,
+    reflective_dn,
+    seen_by_tirs,
+    thermal_dn,
+)
 from fcd.synthetic.surface import RECIPES, Biome, draw_ground, fractal, glittering, widened
 from fcd.synthetic.weather import MOST_RIM, THINNEST, draw_weather, wide_sky
 
@@ -119,7 +127,8 @@ def _wide(biome: str, system: np.ndarray, cover: float, rng: _Generators, sun: S
     """Any weather, ground and sun."""
     recipe = widened(biome, rng.wide)
     sky = wide_sky(draw_sky(recipe, rng.sky, sun), rng.wide)
-    layers = draw_weather(sky, system, cover, rng.wide)
+    fair = rng.wide.random() < recipe.cloudless
+    layers = draw_weather(sky, system, 0 if fair else cover, rng.wide)
     return _View(recipe, sky, layers, layers, THINNEST, int(rng.wide.integers(MOST_RIM + 1)))
 
 
@@ -163,7 +172,11 @@ def draw_scene(
         else:
             surface = ground.reflectance(number)
             band_dn = reflective_dn(surface, band, sky, layers, shadow)
-        band_dn += np.float32(NOISE_DN) * rng.sensor.standard_normal(shape, np.float32)
+        noise = np.float32(NOISE_DN) * rng.sensor.standard_normal(shape, np.float32)
+        if variety == "wide" and band in THERMAL:
+            band_dn = seen_by_tirs(band_dn, noise)
+        else:
+            band_dn += noise
         dn[number] = np.where(valid, np.clip(band_dn, 1, 65535), FILL_DN)
 
     return SyntheticScene(

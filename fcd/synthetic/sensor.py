@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from scipy import ndimage
 
 from fcd.landsat.bands import BANDS, FILL_DN
 from fcd.landsat.radiometry import (
@@ -27,6 +28,9 @@ DIRECT = (0.70, 0.75, 0.82, 0.86, 0.92, 0.96, 0.97)
 # Optical depth of an atm-cm of ozone, whose Chappuis bands lie about 0.6 um.
 OZONE = (0.003, 0.020, 0.100, 0.060, 0.002, 0.0, 0.0)
 NOISE_DN = 25.0  # standard deviation, about the signal-to-noise ratio of OLI over dark land
+# Standard deviation in pixels of what a pixel of TIRS sees: 100 m, resampled to 30 m (USGS Landsat
+# 8 Data Users Handbook, section 2.2). Small clouds are warmer in B10 than they are.
+TIRS_BLUR = 1.7
 
 
 def footprint_of(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -73,6 +77,12 @@ def thermal_dn(temperature: np.ndarray, band: str, layers: tuple[Clouds, ...]) -
         emissivity = 1 - (1 - layer.opacity) ** np.float32(layer.absorption[THERMAL.index(band)])
         light += emissivity * (np.asarray(_radiance(layer.temperature, band), np.float32) - light)
     return (light - np.float32(RADIANCE_ADD)) / np.float32(RADIANCE_MULT)
+
+
+def seen_by_tirs(dn: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """`dn` and `noise` (h, w) float32 as wide as pixels of TIRS; the noise keeps its deviation."""
+    noise = noise * np.float32(2 * math.sqrt(math.pi) * TIRS_BLUR)
+    return ndimage.gaussian_filter(dn + noise, TIRS_BLUR, mode="wrap")
 
 
 def qa_of(dn: np.ndarray, sun_elevation: float) -> np.ndarray:

@@ -39,9 +39,10 @@ MATERIALS = {
     "coarse snow": ((0.80, 0.81, 0.80, 0.77, 0.62, 0.05, 0.05), 0.0),
     "frost": ((0.30, 0.33, 0.36, 0.40, 0.45, 0.28, 0.22), -1.0),
     "sea ice": ((0.58, 0.61, 0.60, 0.55, 0.38, 0.03, 0.025), -2.0),
+    "snowy wood": ((0.20, 0.21, 0.205, 0.21, 0.28, 0.075, 0.055), -1.5),
     "wet ice": ((0.40, 0.41, 0.39, 0.36, 0.24, 0.010, 0.008), 0.0),
 }
-COLD = {"snow", "ice", "fine snow", "coarse snow", "frost", "sea ice", "wet ice"}
+COLD = {"snow", "ice", "fine snow", "coarse snow", "frost", "sea ice", "wet ice", "snowy wood"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Biome:
     scale: float = 70  # size of patches of one material, pixels
     parcel: int = 0  # side of fields or blocks in pixels; 0: no parcels
     streets: bool = False
+    cloudless: float = 0.0  # share of its scenes without clouds, beside those drawn without
 
 
 RECIPES = {
@@ -90,19 +92,27 @@ RECIPES = {
 # What else the ground of a `wide` scene can be made of.
 GUESTS = {
     "Barren": ("bright sand", "salt", "basalt", "clear water", "frost", "coarse snow"),
-    "Forest": ("burnt", "clear water", "coarse snow", "frost", "shrub", "soil"),
+    "Forest": ("burnt", "clear water", "coarse snow", "snowy wood", "frost", "shrub", "soil"),
     "GrassCrops": ("frost", "fine snow", "coarse snow", "silt", "bright sand", "clear water"),
     "Shrubland": ("frost", "salt", "burnt", "basalt", "bright sand", "clear water"),
-    "SnowIce": ("fine snow", "coarse snow", "sea ice", "wet ice", "clear water", "conifer"),
+    "SnowIce": ("fine snow", "coarse snow", "sea ice", "wet ice", "clear water", "snowy wood"),
     "Urban": ("salt", "bright sand", "clear water", "frost", "coarse snow"),
     "Water": ("glint", "silt", "sea ice", "wet ice"),
-    "Wetlands": ("glint", "silt", "frost", "wet ice", "conifer"),
+    "Wetlands": ("glint", "silt", "frost", "wet ice", "snowy wood"),
 }
-# Of `wide` scenes: suns in degrees, a third of them low; K of snow and ice, in SnowIce down to
-# Greenland in March; K by which other ground may be colder or warmer than the recipe says; share of
+# Of `wide` scenes: suns in degrees, a third of them low; K of snow and ice, in SnowIce beside the
+# ice sheets; K by which other ground may be colder or warmer than the recipe says; share of
 # its water vapour.
 LOW_SUN, HIGH_SUN, LOW_SHARE = (9, 32), (32, 72), 0.33
-COLD_K, POLAR_K, WIDE_K, WIDE_VAPOUR = (254, 277), (215, 275), (-14, 8), (0.15, 1.1)
+COLD_K, POLAR_K, WIDE_K, WIDE_VAPOUR = (254, 277), (230, 275), (-14, 8), (0.15, 1.1)
+WOODS = {"conifer", "broadleaf"}
+# The ice sheets inland: flat, dry, high, and as cold as cirrus, their fine snow as dark in B6 and
+# B7 as ice clouds are. What parts the two is how even the snow is, and that clouds are rare there
+# (Bromwich et al. 2012, Rev. Geophys. 50, RG1004).
+PLATEAU = Biome(
+    ("fine snow",), (212, 246), (0.0, 0.3), (1.5, 3.8), (8, 42), scale=300, cloudless=0.75
+)
+PLATEAU_SHARE, PLATEAU_RELIEF = 0.5, (0.001, 0.03)
 CONTRAST = 2.5  # of the borders between materials: 0 one even mixture, high values hard edges
 
 
@@ -149,11 +159,16 @@ def _parcels(
 def widened(name: str, rng: np.random.Generator) -> Biome:
     """The recipe `name` for one `wide` scene: other materials too, any sun, any season."""
     biome, guests = RECIPES[name], GUESTS[name]
+    if name == "SnowIce" and rng.random() < PLATEAU_SHARE:
+        relief = np.exp(rng.uniform(*np.log(PLATEAU_RELIEF)))
+        return replace(PLATEAU, relief=float(relief))
     own = rng.choice(biome.materials, rng.integers(1, len(biome.materials) + 1), replace=False)
     materials = [
         *own,
         *rng.choice(guests, rng.choice([0, 1, 2], p=[0.4, 0.35, 0.25]), replace=False),
     ]
+    if "coarse snow" in materials:
+        materials = ["snowy wood" if one in WOODS else one for one in materials]
     if biome.streets and "asphalt" not in materials:
         materials.append("asphalt")
     low, high = biome.temperature

@@ -31,7 +31,7 @@ THINNEST, MOST_RIM = 0.06, 2
 STRONG_LINES = 5.0
 DRIEST = 0.12  # relative humidity
 SOFT = (0.4, 1.6)  # pixels over which the sensor and the air blur a cloud's border
-GLASSY = 8.0  # km above ground: about there clouds are of ice
+FREEZING, GLASSY = 273.0, 235.0  # K: droplets are liquid above, ice below, either between
 RAYLEIGH_SCALE_HEIGHT = 8.0  # km
 
 
@@ -78,10 +78,13 @@ def _layer(
     """A layer of `opacity` (h, w) at `height` km of the droplets or ice of that height.
 
     Droplets absorb little in the short-wave infrared, ice absorbs much, and the more so the thicker
-    the cloud is (Platnick et al. 2003, IEEE TGRS 41(2)). bright: range of the visible reflectance;
-    rough: of the standard deviation of its texture.
+    the cloud is (Platnick et al. 2003, IEEE TGRS 41(2)); tops colder than `GLASSY` are of ice
+    (homogeneous freezing, Pruppacher and Klett 1997, chapter 7). bright: range of the visible
+    reflectance; rough: of the standard deviation of its texture.
     """
-    visible, ice = rng.uniform(*bright), np.clip(height / GLASSY + rng.normal(0, 0.25), 0, 1)
+    top = max(sky.air - LAPSE_RATE * height, TROPOPAUSE - 12)
+    frozen = (FREEZING - top) / (FREEZING - GLASSY)
+    visible, ice = rng.uniform(*bright), np.clip(frozen + rng.normal(0, 0.25), 0, 1)
     thick_ice = rng.uniform(0.45, 0.9) if thin else rng.uniform(0.12, 0.5)
     b6 = (1 - ice) * rng.uniform(0.5, 0.95) + ice * thick_ice
     b7 = b6 * ((1 - ice) * rng.uniform(0.55, 0.85) + ice * rng.uniform(0.8, 1.2))
@@ -90,7 +93,6 @@ def _layer(
     above = sky.haze * np.exp(-height / RAYLEIGH_SCALE_HEIGHT) * (1 - 0.6 * visible)
     opacity = ndimage.gaussian_filter(opacity, rng.uniform(*SOFT), mode="wrap")
     texture = fractal(opacity.shape, rng, rng.uniform(15, 150), slope=rng.uniform(1.8, 3))
-    top = max(sky.air - LAPSE_RATE * height, TROPOPAUSE - 12)
     return Clouds(
         opacity=opacity,
         height=height,
@@ -153,10 +155,11 @@ def _veil(sky: Sky, system: np.ndarray, cover: float, rng: np.random.Generator) 
 
 
 def _fibres(sky: Sky, system: np.ndarray, cover: float, rng: np.random.Generator) -> Clouds:
-    """Cirrus."""
-    fibres = cells(system, rng, cover, scale=rng.uniform(30, 90), gain=2, stretch=rng.uniform(2, 8))
+    """Cirrus, and fibrous clouds of middle heights."""
+    scale = float(np.exp(rng.uniform(*np.log((10, 90)))))
+    fibres = cells(system, rng, cover, scale=scale, gain=2, stretch=rng.uniform(2, 8))
     opacity = np.float32(rng.uniform(0.15, 0.75)) * fibres
-    return _layer(sky, opacity, rng.uniform(6, 11.5), rng, thin=True)
+    return _layer(sky, opacity, rng.uniform(3.5, 11.5), rng, thin=True)
 
 
 def _trails(sky: Sky, system: np.ndarray, cover: float, rng: np.random.Generator) -> Clouds:

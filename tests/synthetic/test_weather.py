@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from fcd.landsat.bands import BANDS
-from fcd.synthetic import weather
+from fcd.synthetic import scene, surface, weather
 from fcd.synthetic.clouds import Clouds, Sky, truth_of
 from fcd.synthetic.scene import draw_scene
-from fcd.synthetic.sensor import reflective_dn
-from fcd.synthetic.surface import GUESTS, MATERIALS, RECIPES, fractal
+from fcd.synthetic.sensor import NOISE_DN, TIRS_BLUR, reflective_dn, seen_by_tirs
+from fcd.synthetic.surface import GUESTS, MATERIALS, PLATEAU, RECIPES, fractal, widened
 
 B2, B6 = BANDS.index("B2"), BANDS.index("B6")
 SHAPE = (96, 96)
@@ -81,6 +81,56 @@ def test_ozone_dims_green_and_the_path_of_light_grows_at_low_sun():
         assert after == pytest.approx(before * np.exp(-depth), rel=1e-4)
 
 
+def test_tirs_sees_a_small_cloud_wider_and_warmer_than_it_is():
+    """The window is known: it keeps sums, and its variance adds to that of what it sees."""
+    dn, none = np.zeros((63, 63), np.float32), np.zeros((63, 63), np.float32)
+    dn[30:33, 30:33] = 900  # variance of three pixels in a row: 2 / 3
+    wide, place = seen_by_tirs(dn, none), np.arange(63)
+    assert wide.sum() == pytest.approx(9 * 900, rel=1e-5)
+    weights = wide.sum(axis=0) / wide.sum()
+    variance = weights @ (place - weights @ place) ** 2
+    assert variance == pytest.approx(2 / 3 + TIRS_BLUR**2, rel=0.02)
+    assert wide.max() < 450
+    noise = NOISE_DN * np.random.default_rng(0).standard_normal((400, 400), np.float32)
+    assert seen_by_tirs(np.zeros_like(noise), noise).std() == pytest.approx(NOISE_DN, rel=0.03)
+
+
+def test_clouds_freeze_by_how_cold_they_are_not_by_how_high():
+    def shares(air, height):
+        """What clouds there reflect in B6 of what they do in B2, without air."""
+        sky = Sky(**{**vars(SKY), "air": air, "haze": 0.0})
+        drawn = (
+            weather._layer(sky, np.ones(SHAPE, np.float32), height, np.random.default_rng(seed))
+            for seed in range(20)
+        )
+        return [one.reflectance[B6] / one.reflectance[B2] for one in drawn]
+
+    assert max(shares(210.0, 0.3)) <= 0.72  # half a standard deviation short of frozen
+    assert min(shares(300.0, 1.0)) >= 0.45
+    assert np.mean(shares(210.0, 0.3)) < 0.4 < 0.6 < np.mean(shares(300.0, 1.0))
+
+
+def test_ice_sheets_are_even_and_mostly_without_clouds(monkeypatch):
+    drawn = [widened("SnowIce", np.random.default_rng(seed)) for seed in range(400)]
+    plateaus = [recipe for recipe in drawn if recipe.altitude == PLATEAU.altitude]
+    assert len(plateaus) / 400 == pytest.approx(surface.PLATEAU_SHARE, abs=0.06)
+    low, high = surface.PLATEAU_RELIEF
+    assert low <= min(p.relief for p in plateaus) < max(p.relief for p in plateaus) <= high
+
+    monkeypatch.setattr(scene, "widened", lambda *_: PLATEAU)
+    scenes = [draw_scene("SnowIce", 64, 1, index=n, cover=0.5, variety="wide") for n in range(60)]
+    without = [one for one in scenes if not (one.truth >= 192).any()]
+    assert len(without) / 60 == pytest.approx(PLATEAU.cloudless, abs=0.15)
+
+
+def test_snow_lies_on_woods_too():
+    drawn = [widened("Forest", np.random.default_rng(seed)).materials for seed in range(300)]
+    snowed = [materials for materials in drawn if "coarse snow" in materials]
+    assert len(snowed) > 20
+    assert not any({*materials} & surface.WOODS for materials in snowed)
+    assert any("snowy wood" in materials for materials in snowed)
+
+
 def seen(height=0.0, **more):
     """The share of the light in B9 that comes back from there, under a `wide` sky."""
     sky = weather.wide_sky(Sky(**{**vars(SKY), **more}), np.random.default_rng(0))
@@ -126,13 +176,13 @@ def test_wide_scenes_reach_what_plain_ones_do_not():
         for biome in RECIPES
         for index, cover in enumerate((0.0, 0.2, 0.3, 0.4, 0.5, 0.6))
     ]
-    for scene in scenes[::6]:
-        assert not (scene.truth >= 192).any()
-    suns = np.array([scene.sun_elevation for scene in scenes])
+    for one in scenes[::6]:
+        assert not (one.truth >= 192).any()
+    suns = np.array([one.sun_elevation for one in scenes])
     assert suns.min() < 20
     assert suns.max() > 60
-    shares = np.array([np.mean(scene.truth >= 192) for scene in scenes])
+    shares = np.array([np.mean(one.truth >= 192) for one in scenes])
     assert (shares == 1).sum() >= 3  # overcast
-    assert max(scene.dn.max() for scene in scenes) == 65535
-    assert min(scene.dn.min() for scene in scenes) > 0
+    assert max(one.dn.max() for one in scenes) == 65535
+    assert min(one.dn.min() for one in scenes) > 0
     assert {guest for guests in GUESTS.values() for guest in guests} <= set(MATERIALS)
