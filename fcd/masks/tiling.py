@@ -47,10 +47,7 @@ def score_strips(
     """
     if not 0 <= overlap <= tile // 2:
         raise ValueError(f"overlap must be 0 to half the tile ({tile // 2}), not {overlap}")
-    stride = tile - overlap
-    ramp = np.minimum((np.arange(tile) + 0.5) / max(overlap, 0.5), 1)
-    profile = np.minimum(ramp, ramp[::-1]).astype(np.float32)
-    weight = np.outer(profile, profile)
+    stride, weight = tile - overlap, _weight(tile, overlap)
     tile_columns = range(0, width + overlap, stride)
     total: np.ndarray | None = None
     columns = _reflected(range(-overlap, tile_columns[-1] + tile - overlap), width)
@@ -87,6 +84,13 @@ def score_strips(
             )
         total[..., :overlap, :] = total[..., stride:, :]
         total[..., overlap:, :] = 0
+
+
+def _weight(tile: int, overlap: int) -> np.ndarray:
+    """Of the pixels of a tile, (tile, tile) float32: rises linearly over the overlap."""
+    ramp = np.minimum((np.arange(tile) + 0.5) / max(overlap, 0.5), 1)
+    profile = np.minimum(ramp, ramp[::-1]).astype(np.float32)
+    return np.outer(profile, profile)
 
 
 class _Rows(NamedTuple):

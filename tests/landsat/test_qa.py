@@ -127,7 +127,7 @@ def test_mtl_is_flat_unquoted_and_the_first_of_a_field_counts(tmp_path):
     ("content", "message"),
     [
         (b"", "no Landsat metadata"),
-        (b"\xff\xd8\xff\x00binary\nGROUP = X\n", "no Landsat metadata"),
+        (b"\xff\xd8\xff\x00binary\nGROUP = X\n", "is no text"),
         (b"<html>not found</html>\n", "no Landsat metadata"),
         (b"GROUP = L1_METADATA_FILE\n  ORIGIN = 1\n", "cut off"),
     ],
