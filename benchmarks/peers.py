@@ -32,6 +32,7 @@ from fcd.cli import entry
 from fcd.cli.modes import STARTER_NAME
 from fcd.errors import UserError
 from fcd.files import write_json
+from fcd.landsat.radiometry import REFLECTANCE_ADD, REFLECTANCE_MULT
 from fcd.landsat.scenes import find_scenes
 from fcd.masks.summary import SUMMARY
 from fcd.training import checkpoints
@@ -91,7 +92,8 @@ class Input:
         write_scene(self.scene, side, side)
         (only,) = find_scenes(self.scene)
         with only.taking(SIX).open() as reader:
-            reflectance = reader.bands().astype(np.float32) * np.float32(2e-5) - np.float32(0.1)
+            dn = reader.bands().astype(np.float32)
+        reflectance = dn * np.float32(REFLECTANCE_MULT) + np.float32(REFLECTANCE_ADD)
         np.save(self.array, np.moveaxis(reflectance, 0, -1))
         run = Run(RunFolder("benchmark"), torch.device("cpu"))
         solver = scene.build("unet", SIZES[self.flags.size], run)

@@ -95,8 +95,6 @@ if [ -z "$only" ]; then
     done
     if wanted Drawn || wanted Drawn+; then
         draw
-    fi
-    if wanted Drawn || wanted Drawn+; then
         use patches/drawn
         for seed in $seeds; do
             train_row supervised_main.py "Drawn-s$seed" "$seed" "${unet[@]}" "${of_drawn[@]}"
