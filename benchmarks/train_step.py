@@ -38,7 +38,7 @@ SizeName = Literal["paper", "demo", "tiny"]
 SIZES: dict[SizeName, Size] = {
     "paper": Size(128, GANSize(), 5, "resnet34"),
     "demo": Size(32, GANSize(16, 3, 32, 4), 2, "resnet18"),
-    "tiny": Size(32, GANSize(4, 1, 4, 3), 2, "resnet18"),
+    "tiny": Size(32, GANSize(4, 1, 4, 3), 2, "slim18"),
 }
 
 

@@ -17,7 +17,7 @@ SIZE = GANSize(g_conv_dim=4, g_repeat_num=1, d_conv_dim=4, d_repeat_num=3)
 # The same on a command line, and a U-Net for it.
 GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
        "--d_repeat_num", "3"]  # fmt: skip
-UNET = ["--encoder", "resnet18", "--n_epochs", "1"]
+UNET = ["--encoder", "slim18", "--n_epochs", "1"]
 
 
 def gan(name, log_step=2, **run):
@@ -26,7 +26,7 @@ def gan(name, log_step=2, **run):
 
 
 def unet(name, target="mask", log_step=1, **run):
-    task = Task("unet", target, "resnet18", classifier_head=True)
+    task = Task("unet", target, "slim18", classifier_head=True)
     run = Run(RunFolder(name), CPU, seed=3, log_step=log_step, **run)
     return SupervisedSolver(run, task, 32, Normalization.paper(10))
 

@@ -6,6 +6,7 @@ Runs of a method over other scenes are its folds, which are pooled; over the sam
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,17 @@ class Repetition:
 
     def figures(self, scope: str) -> list[float | None]:
         """The `FIGURES` of the pooled pixels of `scope`, which is `OVERALL` or a biome."""
-        chosen = [t.counts for t in self.tested.values() if scope in (OVERALL, t.biome)]
-        scores = results.flat(metrics.scores(sum(chosen, np.zeros((2, 2), np.int64))))
-        return [scores[figure] for figure in FIGURES]
+        return self._figures.get(scope, [None] * len(FIGURES))
+
+    @cached_property
+    def _figures(self) -> dict[str, list[float | None]]:
+        """By scope: every table and plot of a comparison asks for them."""
+        counts: dict[str, np.ndarray] = {}
+        for tested in self.tested.values():
+            for scope in (OVERALL, tested.biome):
+                counts[scope] = counts.get(scope, 0) + tested.counts
+        scores = {scope: results.flat(metrics.scores(pooled)) for scope, pooled in counts.items()}
+        return {scope: [flat[figure] for figure in FIGURES] for scope, flat in scores.items()}
 
     def by_scene(self) -> dict[str, np.ndarray]:
         """Confusion counts (2, 2) of each scene, those of its crops together."""

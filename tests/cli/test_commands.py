@@ -155,7 +155,7 @@ def test_a_run_of_other_settings_is_not_continued(call, tmp_path):
 
 def test_a_checkpoint_of_another_shape(call, tmp_path):
     make_patches(tmp_path / "p")
-    train = ["--image_dir", "p", "--num_workers", "0", "--n_epochs", "1", "--encoder", "resnet18"]
+    train = ["--image_dir", "p", "--num_workers", "0", "--n_epochs", "1", "--encoder", "slim18"]
     assert call(supervised_main, *train)[0] == 0
     weights = tmp_path / "outputs" / "FCDPlus" / "models" / "best.pt"
     code, err, _ = call(
@@ -362,7 +362,7 @@ def test_two_runs_in_one_folder_are_refused(call, tmp_path):
 
 @pytest.mark.parametrize(
     ("module", "flags"),
-    [(main, TINY), (supervised_main, ["--encoder", "resnet18", "--n_epochs", "1", "--device", "cpu",
+    [(main, TINY), (supervised_main, ["--encoder", "slim18", "--n_epochs", "1", "--device", "cpu",
                                       "--num_workers", "0"])],
     ids=["gan", "unet"],
 )  # fmt: skip

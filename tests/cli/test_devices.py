@@ -15,7 +15,7 @@ from tests.whole import distributed_worker as worker
 GAN = ["--image_size", "32", "--g_conv_dim", "4", "--g_repeat_num", "1", "--d_conv_dim", "4",
        "--d_repeat_num", "3", "--num_iters_decay", "0", "--n_critic", "2", "--model_save_step", "2",
        "--sample_step", "2", "--num_iters", "4"]  # fmt: skip
-UNET = ["--encoder", "resnet18", "--classifier_head", "True", "--n_epochs", "2"]
+UNET = ["--encoder", "slim18", "--classifier_head", "True", "--n_epochs", "2"]
 
 
 @pytest.fixture(
@@ -31,9 +31,10 @@ def device(request):
     return request.param
 
 
-@pytest.mark.parametrize("amp", [True, False])
 @pytest.mark.parametrize(
-    ("module", "flags", "steps"), [(main, GAN, 4), (supervised_main, UNET, 6)], ids=["gan", "unet"]
+    ("module", "flags", "steps", "amp"),
+    [(main, GAN, 4, True), (main, GAN, 4, False), (supervised_main, UNET, 6, False)],
+    ids=["gan-amp", "gan", "unet"],
 )
 def test_a_run_goes_on_on_another_device(
     tmp_path, monkeypatch, call, device, module, flags, steps, amp

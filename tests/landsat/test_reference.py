@@ -194,7 +194,7 @@ def test_every_mode_goes_by_the_band_and_says_so(tmp_path, call, capsys):
     call(main, "--mode", "generate_masks", *DATA)
     call(prepare_landsat8_biome, "--data_path", "scenes", "--output_dir", "p",
          "--generated_masks", outputs / "FCD/results/tifs")  # fmt: skip
-    unet = [*DATA, "--encoder", "resnet18", "--n_epochs", "1"]
+    unet = [*DATA, "--encoder", "slim18", "--n_epochs", "1"]
     call(supervised_main, "--mode", "train", *unet, "--train_mask_file", "generated_mask.tif")
     call(supervised_main, "--mode", "train", *unet, "--experiment_name", "full")
     call(main, "--mode", "test", *DATA)

@@ -140,7 +140,7 @@ def test_a_unet_takes_one_half(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_sparcs(tmp_path / "sparcs")
     run = Run(RunFolder("FCD+"), CPU)
-    solver = SupervisedSolver(run, Task(encoder="resnet18"), 32, Normalization.paper(10))
+    solver = SupervisedSolver(run, Task(encoder="slim18"), 32, Normalization.paper(10))
     solver.network.eval()
     solver.save("best")
     assert call(monkeypatch, supervised_main) == 0

@@ -204,7 +204,7 @@ def test_folders_of_weights(tmp_path, monkeypatch, call):
 
 def unet(bands, name="FCD+"):
     normalization = Normalization.paper(len(bands), bands=bands)
-    return SupervisedSolver(Run(RunFolder(name), CPU), Task(encoder="resnet18"), 32, normalization)
+    return SupervisedSolver(Run(RunFolder(name), CPU), Task(encoder="slim18"), 32, normalization)
 
 
 def test_fine_tuning_begins_with_the_weights_of_the_bands_of_the_patches(
@@ -220,7 +220,7 @@ def test_fine_tuning_begins_with_the_weights_of_the_bands_of_the_patches(
     start = SupervisedSolver.start_from
     monkeypatch.setattr(SupervisedSolver, "start_from", begin)
     flags = ["--mode", "train", "--image_dir", image_dir, "--num_workers", "0", "--device", "cpu"]
-    flags += ["--encoder", "resnet18", "--n_epochs", "1", "--overwrite"]
+    flags += ["--encoder", "slim18", "--n_epochs", "1", "--overwrite"]
     assert "begun with a.pt" in call(supervised_main, *flags, "--model_weights", "w")[1]
     (tmp_path / "w/a.pt").unlink()
     checkpoints.save(tmp_path / "w/c.pt", unet(SUBSET).state())

@@ -401,7 +401,7 @@ def runs(tmp_path_factory):
     patch.chdir(root)
     gan = FCDSolver(Run(RunFolder("FCD"), CPU), GANSize(4, 1, 4, 3), 32, Normalization.paper(10))
     unet = SupervisedSolver(
-        Run(RunFolder("FCD+"), CPU), Task(encoder="resnet18"), 32, Normalization.paper(10)
+        Run(RunFolder("FCD+"), CPU), Task(encoder="slim18"), 32, Normalization.paper(10)
     )
     for solver in (gan, unet):
         solver.save("latest", "best")

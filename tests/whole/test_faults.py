@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 GAN = ["--image_size", "32", "--d_repeat_num", "3", "--g_conv_dim", "4", "--d_conv_dim", "4",
        "--g_repeat_num", "1", "--device", "cpu", "--num_iters", "6", "--num_iters_decay", "2",
        "--batch_size", "4", "--model_save_step", "3"]  # fmt: skip
-UNET = ["--encoder", "resnet18", "--n_epochs", "1", "--batch_size", "4", "--device", "cpu"]
+UNET = ["--encoder", "slim18", "--n_epochs", "1", "--batch_size", "4", "--device", "cpu"]
 
 
 @pytest.fixture

@@ -538,7 +538,7 @@ def test_values_of_checkpoints(place, entry):
 def test_values_of_a_unets_checkpoint(place):
     """Those around the weights, which take long to write and read."""
     solver = SupervisedSolver(
-        Run(RunFolder("X"), CPU), Task("unet", "mask", "resnet18"), 32, Normalization.paper(2)
+        Run(RunFolder("X"), CPU), Task("unet", "mask", "slim18"), 32, Normalization.paper(2)
     )
     good = solver.state()
     network = {name: value for name, value in good.items() if name == "network"}
