@@ -149,6 +149,12 @@ class Compare:
         f"{LIST} of the crops that were tested: biomes are its biomes, and intervals are over its "
         "scenes; None: what was tested are scenes",
     ] = None
+    base: Annotated[
+        str | None,
+        Flag(metavar="METHOD"),
+        "method that the others are compared with run by run, in the order given: differences are "
+        "written to table.md and table.tex too",
+    ] = None
     published: Annotated[
         Path | None,
         f"csv of published figures (%) with the columns {', '.join(PUBLISHED_COLUMNS)}; "
@@ -161,5 +167,5 @@ def compare(arguments: Sequence[str] | None = None) -> None:
     asked = parse(Compare, arguments, "-m fcd.comparison")
     from fcd.report import comparison  # with libraries that --help does without
 
-    how = (asked.published, asked.num_scenes, asked.crops)
+    how = (asked.published, asked.num_scenes, asked.crops, asked.base)
     comparison.compare(asked.runs, asked.output_dir, *how)

@@ -4,12 +4,15 @@ Runs of the same method become one row: those of its folds are pooled, of other 
 standard deviation; in brackets the interval over scenes (`fcd.report.intervals`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import pandas as pd
 
 from fcd import files
+from fcd.errors import UserError
 from fcd.patches.crops import read_list
 from fcd.patches.supervision import UNKNOWN
 from fcd.report import page, plots
@@ -98,6 +101,38 @@ def overall_table(methods: Sequence[Method]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def difference_table(methods: Sequence[Method], base: str) -> pd.DataFrame:
+    """One row of texts per method but `base`: its figures minus those of `base`, in points.
+
+    Runs are taken in pairs, the first of a method with the first of `base`, and so on: the mean of
+    the differences, their sample standard deviation, and the 95 % interval over scenes. Raises
+    `UserError` unless `base` is a method, and the others have as many runs over the same scenes.
+    """
+    named = {method.name: method for method in methods}
+    if base not in named:
+        raise UserError(f"--base {base} is no method; choose one of: {', '.join(named)}")
+    theirs, rows = named.pop(base).repetitions, []
+    for name, method in named.items():
+        ours = method.repetitions
+        if [{*run.tested} for run in ours] != [{*run.tested} for run in theirs]:
+            raise UserError(
+                f"--base {base}: {name} has other runs than it ({len(ours)}, not {len(theirs)}, or "
+                "over other scenes), so that there are no pairs; leave those without a pair out"
+            )
+        figures = [[run.figures(OVERALL) for run in runs] for runs in (ours, theirs)]
+        each = pd.DataFrame(np.subtract(*np.array(figures, float)), columns=list(FIGURES))
+        bounds = bootstrap([run.by_scene() for run in ours], [run.by_scene() for run in theirs])
+        texts = []
+        for figure in FIGURES:
+            mean, std, *ends = (
+                100 * v for v in (each[figure].mean(), each[figure].std(), *bounds[figure])
+            )
+            spread = f" ± {std:.2f}" if std == std else ""
+            texts.append(f"{mean:+.2f}{spread} [{ends[0]:+.1f}, {ends[1]:+.1f}]")
+        rows.append([name, *texts])
+    return pd.DataFrame(rows, columns=["Method", *FIGURES.values()])
+
+
 def biome_table(methods: Sequence[Method]) -> pd.DataFrame:
     """One row of texts per method: macro F1 by biome."""
     by_biome = by_scope(methods, "macro_f1")
@@ -133,8 +168,12 @@ def terminal_table(methods: Sequence[Method]) -> str:
     ]
     table = overall_table(methods).drop(columns=list(CHOICES.values()))
     table["Chosen with pixel labels"] = [", ".join(choices) or "nothing" for choices in chosen]
-    # The first column names the row: as an index it stands on the left.
-    return table.set_index("Method").rename_axis(index=None, columns="Method").to_string()
+    return _indexed(table, "Method")
+
+
+def _indexed(table: pd.DataFrame, corner: str) -> str:
+    """A `table` of texts by method for the terminal, where an index stands on the left."""
+    return table.set_index("Method").rename_axis(index=None, columns=corner).to_string()
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -169,9 +208,15 @@ def _accuracy(run: Run, key: str) -> float | None:
 
 
 def comparison_page(
-    methods: Sequence[Method], published: list[dict[str, str]], num_scenes: int
+    methods: Sequence[Method],
+    published: list[dict[str, str]],
+    num_scenes: int,
+    differences: Mapping[str, pd.DataFrame] = MappingProxyType({}),
 ) -> str:
-    """The whole HTML document; pictures of `num_scenes` scenes, from the hardest to the easiest."""
+    """The whole HTML document; pictures of `num_scenes` scenes, from the hardest to the easiest.
+
+    differences: a `difference_table` by its title.
+    """
     names = {"method": "Method", **FIGURES, "split": "Split", "source": "Source"}
     texts = overall_table(methods)
     keys = {title: [m.supervision[kind] for m in methods] for kind, title in LABELS.items()}
@@ -189,6 +234,7 @@ def comparison_page(
         warnings=warnings(methods),
         overall=texts.assign(Runs=[len(method.repetitions) for method in methods], **keys),
         texts=texts,
+        differences=differences,
         panels=[plots.bars({title: means}) for title, means in panels],
         published=pd.DataFrame(published, columns=list(names)).rename(columns=names),
         scenes=_scenes(methods, num_scenes),
@@ -231,17 +277,21 @@ def compare(
     published: Path | None,
     num_scenes: int,
     crops: Path | None = None,
+    base: str | None = None,
 ) -> Path:
     """Write tables, figure and page of the runs in `folders`; print the table, return the page.
 
     published: csv of figures of others; num_scenes: how many are shown as pictures; crops: list of
-    the crops that were tested (`fcd.patches.crops`), None if scenes were.
+    the crops that were tested (`fcd.patches.crops`), None if scenes were; base: the method that
+    `difference_table` compares the others with.
     Raises `UserError`, before anything is written, for a file that is missing or damaged.
     """
     others = read_published(published) if published else []
     named = {crop.name: crop for crop in read_list(crops)} if crops else None
     methods = group([read_run(folder, named) for folder in dict.fromkeys(folders)])
     tables = {"Overall, %": overall_table(methods), "Macro F1 by biome, %": biome_table(methods)}
+    differences = {f"Minus {base}, points": difference_table(methods, base)} if base else {}
+    tables |= differences
     notes = warnings(methods)
     parts = [f"**{title}**\n\n{markdown(table)}" for title, table in tables.items()]
     page_path = output_dir / "comparison.html"
@@ -250,11 +300,13 @@ def compare(
         output_dir / "table.md": "".join(f"{note}\n\n" for note in notes) + "\n".join(parts),
         output_dir / "table.tex": "\n".join(map(latex, tables.values())),
         output_dir / "figure.svg": plots.bars(by_scope(methods, "macro_f1"), columns=3),
-        page_path: comparison_page(methods, others, num_scenes),
+        page_path: comparison_page(methods, others, num_scenes, differences),
     }
     for path, text in contents.items():
         files.write_text(path, text)
     print(terminal_table(methods))
+    for title, table in differences.items():
+        print(f"\n{_indexed(table, title)}")
     for note in notes:
         print(f"note: {note}")
     print(f"Report: {page_path}")

@@ -33,15 +33,19 @@ FIGURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 """Of confusion counts (…, 2, 2) the figure (…) in [0, 1], as `fcd.metrics.scores` has it."""
 
 
-def bootstrap(runs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, tuple[float, float]]:
+def bootstrap(
+    runs: Sequence[Mapping[str, np.ndarray]], base: Sequence[Mapping[str, np.ndarray]] = ()
+) -> dict[str, tuple[float, float]]:
     """Interval of each of `FIGURES`, averaged over `runs`, by name.
 
     runs: scene -> confusion counts (2, 2), whose sum over drawn scenes is scored. In each draw all
     runs have the same scenes, as many as there are, with replacement. NaN of fewer than two scenes.
+    base: runs over the same scenes; the interval is that of the difference to them, draw by draw.
     """
-    scenes = sorted({scene for run in runs for scene in run})
+    every = (*runs, *base)
+    scenes = sorted({scene for run in every for scene in run})
     nothing = np.zeros((2, 2), np.int64)
-    counts = np.array([[run.get(scene, nothing) for scene in scenes] for run in runs])
+    counts = np.array([[run.get(scene, nothing) for scene in scenes] for run in every])
     if len(scenes) < 2 or not counts.any():
         return dict.fromkeys(FIGURES, (np.nan, np.nan))
     drawn = np.random.default_rng(SEED).integers(len(scenes), size=(DRAWS, len(scenes)))
@@ -49,7 +53,10 @@ def bootstrap(runs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, tuple[float
     cells = cells[:, cells.any(axis=(2, 3)).all(axis=0)]  # no pixel, no figure
     found = {}
     for name, figure in FIGURES.items():
-        values = figure(cells).mean(axis=0)
+        each = figure(cells)
+        values = each[: len(runs)].mean(axis=0)
+        if base:
+            values = values - each[len(runs) :].mean(axis=0)
         values = values[~np.isnan(values)]
         low, high = np.percentile(values, PERCENTILES) if len(values) else (np.nan, np.nan)
         found[name] = (float(low), float(high))

@@ -111,6 +111,35 @@ def test_folds_and_a_run_over_all_scenes_can_be_compared():
     assert "different scenes" in comparison.warnings(group([folds[0], whole]))[0]
 
 
+def test_differences_are_taken_run_by_run():
+    """Seeds differ by 20 points, the methods by 10 in each."""
+    pairs = {"A": [(50, 50, 0, 0), (70, 30, 0, 0)], "B": [(60, 40, 0, 0), (80, 20, 0, 0)]}
+    runs = [
+        Run(None, {"method": name}, {"a": sample("S", *cells), "b": sample("T", *cells)})
+        for name, each in pairs.items()
+        for cells in each
+    ]
+    table = comparison.difference_table(group(runs), "A")
+    assert table.Method.tolist() == ["B"]
+    assert table.Accuracy.tolist() == ["+10.00 ± 0.00 [+10.0, +10.0]"]
+    assert table["Cloud IoU"].tolist() == ["+0.00 ± 0.00 [+0.0, +0.0]"]
+    with pytest.raises(UserError, match="--base C is no method; choose one of: A, B"):
+        comparison.difference_table(group(runs), "C")
+    with pytest.raises(UserError, match=r"B has other runs than it .1, not 2, or over other sc"):
+        comparison.difference_table(group(runs[:-1]), "A")
+
+
+def test_the_base_is_in_every_table(runs, tmp_path, capsys):
+    comparison.compare([*runs[:1], runs[2]], tmp_path, None, 0, base="FCD")
+    printed = capsys.readouterr().out
+    (line,) = (row for row in printed.split("Minus FCD, points")[1].splitlines() if "QA" in row)
+    difference = line.split("QA & band_1")[1].split()[0]
+    for name in ("table.md", "table.tex", "comparison.html"):
+        text = (tmp_path / name).read_text()
+        assert difference in text, name
+        assert "Minus FCD, points" in text or name == "table.tex"
+
+
 def test_a_list_of_crops_says_biomes_and_scenes(runs, tmp_path, capsys):
     """The crops of a scene are resampled together: of one scene there is no interval."""
     lines = ["LC800,Water,S", "LC801,Water,S", "LC810,Water,S", "LC811,Urban,S"]

@@ -47,3 +47,16 @@ def test_what_has_no_interval():
     found = bootstrap([{"a": one, "b": one, "c": nothing}])
     assert np.isnan(found["cloud_iou"]).all()  # no cloud, neither there nor said
     assert found["accuracy"] == (1, 1)
+
+
+def test_differences_are_those_of_each_draw():
+    """The interval of a difference is not the difference of two intervals: scenes are shared."""
+    ours, base = [{f"S{n}": c for n, c in enumerate(counts)} for counts in (COUNTS, COUNTS[::-1])]
+    values = []
+    for draw in np.random.default_rng(0).integers(6, size=(DRAWS, 6)):
+        totals = [sum(run[f"S{scene}"] for scene in draw) for run in (ours, base)]
+        shares = [(total[0, 0] + total[1, 1]) / total.sum() for total in totals]
+        values.append(shares[0] - shares[1])
+    expected = np.percentile(values, [2.5, 97.5])
+    assert bootstrap([ours], [base])["accuracy"] == pytest.approx(expected)
+    assert bootstrap([ours], [ours])["accuracy"] == (0, 0)
