@@ -253,6 +253,43 @@ def test_what_the_benchmark_cannot_take_is_refused(stub, tmp_path, crops, flags,
     assert not (tmp_path / "asked").exists()
 
 
+WAYS = {"f1", "clear", "otsu", "four flips", "tiles continued", "last weights"}
+
+
+def test_what_pays_is_tested_on_one_training_of_each_seed(stub, tmp_path):
+    (tmp_path / "patches").mkdir()
+    done = stub("what_pays.sh", "--seeds", "0 7")
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
+    tests = [line for line in asked if line.startswith("main.py --mode test")]
+    found = [re.search(r"FCD-s(\d)\S* --method FCD, (.*?) --model", line).groups() for line in tests]
+    assert sorted(found) == sorted((seed, way) for seed in "07" for way in WAYS)
+    for line, (seed, _) in zip(tests, found, strict=True):
+        assert f" --model_weights outputs/FCD-s{seed}/models/" in line
+    trainings = [line for line in asked if "--mode train" in line]
+    assert [line.split()[0] for line in trainings] == ["main.py", *["supervised_main.py"] * 3] * 2
+    assert asked[-2].endswith("--base FCD, f1 --output_dir outputs/what-pays")
+    assert asked[-1].endswith("--base FCD+, plain --output_dir outputs/what-pays-plus")
+
+
+def test_what_pays_on_real_pixels_takes_the_folds_of_the_benchmark(stub, tmp_path, crops):
+    done = stub("what_pays.sh", crops)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"bash scripts/real_biome.sh {crops} --rows FCD makes it" in done.stderr
+    for run in ("FCD-fold0-s0", "FCD-fold1-s0", "FCD-fold1-s0-otsu", "FCD-fold1-s3"):
+        (tmp_path / "outputs" / run).mkdir(parents=True)
+    done = stub("what_pays.sh", crops)
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
+    tests = [line for line in asked if "--mode test" in line]
+    assert len(tests) == 2 * len(WAYS)
+    for line in tests:
+        fold = re.search(r"--image_dir patches/32-fold(\d) ", line)[1]
+        assert re.search(rf"--model_weights outputs/FCD-fold{fold}-s0/models/\w+\.pt ", line)
+    assert "--base FCD, clear --output_dir outputs/what-pays --crops" in asked[-1]
+
+
 def test_runs_of_other_folds_are_not_taken_for_these(stub, tmp_path, crops):
     assert stub("real_biome.sh", crops).returncode == 0
     done = stub("real_biome.sh", crops, "--folds", "2")
