@@ -159,7 +159,9 @@ for name in $methods; do
         done
     done
 done
-step "the table" -m fcd.comparison "${names[@]}" --crops "$crops/patches.csv" \
+base=()
+wanted FCD+ && base=(--base FCD+)
+step "the table" -m fcd.comparison "${names[@]}" --crops "$crops/patches.csv" "${base[@]}" \
     --output_dir outputs/comparison
 echo
 echo "table:  $PWD/outputs/comparison/table.csv, table.md"

@@ -64,7 +64,6 @@ ways() { # RUN: every way of testing an FCD
     as "${choices[1]}" "$1" --threshold "${choices[1]}"
     as "${choices[2]}" "$1" --threshold "${choices[2]}"
     as "four flips" "$1" --tta flip
-    as "tiles continued" "$1" --context 20
     last_weights "$1"
     as "last weights" "$1" --model_weights "$(folder "$1")/models/last_weights.pt"
 }
@@ -116,7 +115,6 @@ for seed in $seeds; do
     fi
     learned plain "$seed" "$seed"
     learned "unsure pixels ignored" "$seed" "sure_$seed"
-    learned "symmetries and average" "$seed" "$seed" --augment d4 --ema 0.03
     plus+=(outputs/FCDPlus-*-s"$seed")
 done
 table "FCD, ${choices[0]}" what-pays "${each[@]}"
