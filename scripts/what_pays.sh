@@ -102,20 +102,22 @@ learned() { # WAY SEED MASKS FLAGS…: an FCD+
     test_row supervised_main.py "FCD+, $1" "$name"
 }
 
+for seed in $seeds; do
+    train_row main.py "FCD-s$seed" "$seed" "${gan[@]}"
+    ways "FCD-s$seed"
+    each+=(outputs/FCD-s"$seed"-*)
+done
+table "FCD, ${choices[0]}" what-pays "${each[@]}"
+
 plus=()
 for seed in $seeds; do
-    run=FCD-s$seed
-    train_row main.py "$run" "$seed" "${gan[@]}"
-    ways "$run"
-    each+=(outputs/"$run"-*)
     if [ ! -f "patches/masked-$seed" ]; then
-        masked "$seed" "$run"
-        masked "sure_$seed" "$run" --unsure_from 0.8 --unsure_to 1.15
+        masked "$seed" "FCD-s$seed"
+        masked "sure_$seed" "FCD-s$seed" --unsure_from 0.8 --unsure_to 1.15
         touch "patches/masked-$seed"
     fi
     learned plain "$seed" "$seed"
     learned "unsure pixels ignored" "$seed" "sure_$seed"
     plus+=(outputs/FCDPlus-*-s"$seed")
 done
-table "FCD, ${choices[0]}" what-pays "${each[@]}"
 table "FCD+, plain" what-pays-plus "${plus[@]}"

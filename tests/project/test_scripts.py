@@ -262,13 +262,15 @@ def test_what_pays_is_tested_on_one_training_of_each_seed(stub, tmp_path):
     assert done.returncode == 0, done.stderr
     asked = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
     tests = [line for line in asked if line.startswith("main.py --mode test")]
-    found = [re.search(r"FCD-s(\d)\S* --method FCD, (.*?) --model", line).groups() for line in tests]
+    way = r"FCD-s(\d)\S* --method FCD, (.*?) --model"
+    found = [re.search(way, line).groups() for line in tests]
     assert sorted(found) == sorted((seed, way) for seed in "07" for way in WAYS)
     for line, (seed, _) in zip(tests, found, strict=True):
         assert f" --model_weights outputs/FCD-s{seed}/models/" in line
     trainings = [line for line in asked if "--mode train" in line]
-    assert [line.split()[0] for line in trainings] == ["main.py", *["supervised_main.py"] * 2] * 2
-    assert asked[-2].endswith("--base FCD, f1 --output_dir outputs/what-pays")
+    assert [line.split()[0] for line in trainings] == ["main.py"] * 2 + ["supervised_main.py"] * 4
+    tables = [line for line in asked if line.startswith("-m fcd.comparison")]
+    assert tables[0].endswith("--base FCD, f1 --output_dir outputs/what-pays")
     assert asked[-1].endswith("--base FCD+, plain --output_dir outputs/what-pays-plus")
 
 
