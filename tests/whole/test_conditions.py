@@ -224,9 +224,8 @@ def test_threads_of_one_test_are_not_those_of_the_next():
     assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (threads, variable)
 
 
-@pytest.mark.parametrize(
-    ("kind", "step"), [("gan", 7), pytest.param("unet", 4, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "step"), [("gan", 7), ("unet", 4)])
 def test_killed_with_readers_and_resumed_is_the_run_without_either(image_dir, kind, step):
     command = [sys.executable, "-c", INTERRUPTED, kind, str(step), image_dir]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -52,5 +52,5 @@ def test_the_real_crop_goes_all_the_way(tmp_path, monkeypatch, capsys):
         assert set(np.unique(dataset.read(1))) == {128, 255}
     call(prepare_landsat8_biome, "--data_path", scenes, "--output_dir", "p",
          "--generated_masks", "outputs/FCD/results/tifs")  # fmt: skip
-    call(supervised_main, "--mode", "train", *data, "--encoder", "resnet18", "--n_epochs", "1",
+    call(supervised_main, "--mode", "train", *data, "--encoder", "slim18", "--n_epochs", "1",
          "--train_mask_file", "generated_mask.tif", "--normalize", "stretch")  # fmt: skip
