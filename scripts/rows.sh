@@ -110,3 +110,13 @@ train_row() { # SCRIPT NAME SEED FLAGS…: train one run
     tested "$name" >/dev/null || say "$root/$script" --mode train "${data[@]}" \
         --experiment_name "$name" --seed "$seed" "$@" "${extra[@]}"
 }
+
+masked() { # FCD NAME FILE FLAGS…: masks of experiment FCD, cut onto the patches as FILE, for NAME
+    local fcd=$1 name=$2 file=$3
+    shift 3
+    tested "$name" >/dev/null && return
+    say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
+        --experiment_name "$fcd" "$@" "${extra[@]}"
+    say "$root/prepare_landsat8_biome.py" "${masks[@]}" \
+        --generated_masks "outputs/$fcd/results/tifs" --generated_mask_file "$file"
+}

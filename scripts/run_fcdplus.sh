@@ -4,16 +4,6 @@
 # shellcheck source=scripts/rows.sh
 source "$(dirname "$0")/rows.sh"
 
-masked() { # FCD NAME FILE FLAGS…: masks of experiment FCD, cut onto the patches as FILE, for NAME
-    local fcd=$1 name=$2 file=$3
-    shift 3
-    tested "$name" >/dev/null && return
-    say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
-        --experiment_name "$fcd" "$@" "${extra[@]}"
-    say "$root/prepare_landsat8_biome.py" "${masks[@]}" \
-        --generated_masks "outputs/$fcd/results/tifs" --generated_mask_file "$file"
-}
-
 for seed in $seeds; do
     train_row main.py "FCD-$seed" "$seed" "${gan[@]}"
     masked "FCD-$seed" "FCD+-$seed" "generated_mask_$seed.tif"

@@ -43,6 +43,7 @@ fi
 
 last_weights() { # RUN: its best checkpoint without the average of the weights
     local models
+    tested "$1-last-weights" >/dev/null && return
     models=$(folder "$1")/models
     python -c '
 import sys
@@ -88,17 +89,10 @@ if [ -n "$crops" ]; then
     exit
 fi
 
-masked() { # WAY RUN FLAGS…: FCD's masks of the training patches as generated_mask_WAY.tif
-    say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
-        --experiment_name "$2" "${@:3}"
-    say "$root/prepare_landsat8_biome.py" "${masks[@]}" --generated_masks "outputs/$2/results/tifs" \
-        --generated_mask_file "generated_mask_$1.tif"
-}
-
-learned() { # WAY SEED MASKS FLAGS…: an FCD+
-    local name=FCD+-${1// /-}-s$2
-    train_row supervised_main.py "$name" "$2" "${unet[@]}" \
-        --train_mask_file "generated_mask_$3.tif" "${@:4}"
+learned() { # WAY SEED FLAGS…: an FCD+ on FCD's masks, which are made with these flags
+    local name=FCD+-${1// /-}-s$2 file=generated_mask_${1// /-}_$2.tif
+    masked "FCD-s$2" "$name" "$file" "${@:3}"
+    train_row supervised_main.py "$name" "$2" "${unet[@]}" --train_mask_file "$file"
     test_row supervised_main.py "FCD+, $1" "$name"
 }
 
@@ -111,13 +105,8 @@ table "FCD, ${choices[0]}" what-pays "${each[@]}"
 
 plus=()
 for seed in $seeds; do
-    if [ ! -f "patches/masked-$seed" ]; then
-        masked "$seed" "FCD-s$seed"
-        masked "sure_$seed" "FCD-s$seed" --unsure_from 0.8 --unsure_to 1.15
-        touch "patches/masked-$seed"
-    fi
-    learned plain "$seed" "$seed"
-    learned "unsure pixels ignored" "$seed" "sure_$seed"
+    learned plain "$seed"
+    learned "unsure pixels ignored" "$seed" --unsure_from 0.8 --unsure_to 1.15
     plus+=(outputs/FCDPlus-*-s"$seed")
 done
 table "FCD+, plain" what-pays-plus "${plus[@]}"

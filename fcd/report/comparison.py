@@ -6,7 +6,6 @@ standard deviation; in brackets the interval over scenes (`fcd.report.intervals`
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -211,7 +210,7 @@ def comparison_page(
     methods: Sequence[Method],
     published: list[dict[str, str]],
     num_scenes: int,
-    differences: Mapping[str, pd.DataFrame] = MappingProxyType({}),
+    differences: Mapping[str, pd.DataFrame],
 ) -> str:
     """The whole HTML document; pictures of `num_scenes` scenes, from the hardest to the easiest.
 

@@ -4,7 +4,7 @@ Runs of a method over other scenes are its folds, which are pooled; over the sam
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,18 +71,20 @@ class Repetition:
     @cached_property
     def _figures(self) -> dict[str, list[float | None]]:
         """By scope: every table and plot of a comparison asks for them."""
-        counts: dict[str, np.ndarray] = {}
-        for tested in self.tested.values():
-            for scope in (OVERALL, tested.biome):
-                counts[scope] = counts.get(scope, 0) + tested.counts
+        counts = self._pooled(lambda tested: {OVERALL, tested.biome})
         scores = {scope: results.flat(metrics.scores(pooled)) for scope, pooled in counts.items()}
         return {scope: [flat[figure] for figure in FIGURES] for scope, flat in scores.items()}
 
     def by_scene(self) -> dict[str, np.ndarray]:
         """Confusion counts (2, 2) of each scene, those of its crops together."""
+        return self._pooled(lambda tested: {tested.scene})
+
+    def _pooled(self, keys: Callable[[Sample], set[str]]) -> dict[str, np.ndarray]:
+        """Confusion counts (2, 2) of what was tested, together under each of its `keys`."""
         counts: dict[str, np.ndarray] = {}
         for tested in self.tested.values():
-            counts[tested.scene] = counts.get(tested.scene, 0) + tested.counts
+            for key in keys(tested):
+                counts[key] = counts.get(key, 0) + tested.counts
         return counts
 
 
