@@ -123,11 +123,12 @@ def difference_table(methods: Sequence[Method], base: str) -> pd.DataFrame:
         bounds = bootstrap([run.by_scene() for run in ours], [run.by_scene() for run in theirs])
         texts = []
         for figure in FIGURES:
-            mean, std, *ends = (
+            mean, std, low, high = (
                 100 * v for v in (each[figure].mean(), each[figure].std(), *bounds[figure])
             )
             spread = f" ± {std:.2f}" if std == std else ""
-            texts.append(f"{mean:+.2f}{spread} [{ends[0]:+.1f}, {ends[1]:+.1f}]")
+            interval = f" [{low:+.1f}, {high:+.1f}]" if low == low else ""
+            texts.append(f"{mean:+.2f}{spread}{interval}" if mean == mean else number(mean))
         rows.append([name, *texts])
     return pd.DataFrame(rows, columns=["Method", *FIGURES.values()])
 

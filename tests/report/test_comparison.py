@@ -129,6 +129,13 @@ def test_differences_are_taken_run_by_run():
         comparison.difference_table(group(runs[:-1]), "A")
 
 
+def test_differences_that_are_not_defined_are_no_numbers():
+    """One scene has no interval, one pair no deviation, and where no cloud is there is no IoU."""
+    runs = [Run(None, {"method": name}, {"a": sample("S", 9, 0, 0, 0)}) for name in "AB"]
+    table = comparison.difference_table(group(runs), "A")
+    assert table.iloc[0].tolist() == ["B", "+0.00", "+0.00", "–"]
+
+
 def test_the_base_is_in_every_table(runs, tmp_path, capsys):
     comparison.compare([*runs[:1], runs[2]], tmp_path, None, 0, base="FCD")
     printed = capsys.readouterr().out
