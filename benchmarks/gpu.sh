@@ -13,8 +13,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 output=$PWD
 wheels=$root/.gpu
 # Of what requirements.txt asks for and that needs in turn: what images with PyTorch often lack.
-packages=(rasterio affine cligj click-plugins segmentation-models-pytorch albumentations albucore
-    simsimd stringzilla)
+packages=(rasterio affine cligj click-plugins segmentation-models-pytorch albumentations==2.0.8
+    albucore==0.0.24 simsimd stringzilla) # the albucore that this albumentations asks for
 
 if [ "${1:-}" = --carry ]; then
     version=${2:?--carry needs the release of Python, such as 3.12}

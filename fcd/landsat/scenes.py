@@ -2,8 +2,9 @@
 
 import math
 import os
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -253,6 +254,14 @@ class SceneReader:
         parts = self._scene.bands
         return tuple(nodata_of(self._dataset(part), self._number(part)) for part in parts)
 
+    @cached_property
+    def _by_file(self) -> dict[str, list[str]]:
+        """The bands, together those of one file."""
+        parts_of: dict[str, list[str]] = {}
+        for part in self._scene.bands:
+            parts_of.setdefault(os.fspath(self._scene.files[part]), []).append(part)
+        return parts_of
+
     def radiometry(self, bands: Sequence[str], sun_elevation: float | None) -> Radiometry:
         """By its MTL file; without one by the tag of its first band's file, or `sun_elevation`.
 
@@ -336,19 +345,16 @@ class SceneReader:
 
     def _hidden(self, start: int, stop: int | None, step: int) -> np.ndarray | None:
         """What masks and alpha bands of the bands' files hide, (C, h, w) bool; None if nothing."""
-        parts, where = self._scene.bands, self._rows(start, stop, step)
-        read: dict[str, list[int]] = {}
-        for part in parts:
-            read.setdefault(os.fspath(self._scene.files[part]), []).append(self._number(part))
+        where = self._rows(start, stop, step)
         found: dict[str, np.ndarray | None] = {}
-        for part in parts:
-            if (path := os.fspath(self._scene.files[part])) not in found:
-                with self._whole(part):
-                    found[path] = hidden_in(self._dataset(part), read[path], *where)
+        for parts in self._by_file.values():
+            with self._whole(parts[0]):
+                hidden = hidden_in(self._dataset(parts[0]), list(map(self._number, parts)), *where)
+            found |= dict.fromkeys(parts, hidden)
         if all(hidden is None for hidden in found.values()):
             return None
         nothing = np.zeros(where[1], bool)
-        masks = (found[os.fspath(self._scene.files[part])] for part in parts)
+        masks = (found[part] for part in self._scene.bands)
         return np.stack([nothing if mask is None else mask for mask in masks])
 
     # Each method reads the rows `start` to `stop` (all by default) in full width, or every
@@ -367,7 +373,14 @@ class SceneReader:
         leaves gaps, which are NaN (`fcd.landsat.rasters.blanked`, also for `asked`).
         """
         parts = self._scene.bands
-        pixels = np.stack([self._read(band, start, stop, step) for band in parts])
+
+        def read(of_file: list[str]) -> dict[str, np.ndarray]:
+            return {part: self._read(part, start, stop, step) for part in of_file}
+
+        # Decompressing takes longer than a GPU's scores. A file is never read by two at a time.
+        with ThreadPoolExecutor() as pool:
+            found = ChainMap(*pool.map(read, self._by_file.values()))
+        pixels = np.stack([found[part] for part in parts])
         hidden = self._hidden(start, stop, step)
         return plain(blanked(pixels, parts, hidden, self._marks, asked))
 
