@@ -282,9 +282,10 @@ def _plainly(
     compiled: bool = False,
     tried: bool = True,
 ) -> Cycle:
-    """The cycle as training does it, its networks `compiled`, or with channels `last` in memory.
+    """The cycle plainly, its networks `compiled`, or with the channels `last` in memory.
 
-    tried: whether cuDNN takes the fastest of its kernels, and not the one it expects to be that.
+    tried: whether cuDNN takes the fastest of its kernels, and not the one it expects to be that, as
+    in training, where trying has not paid.
     """
     torch.backends.cudnn.benchmark = tried
     run = replace(_run(device), compile=compiled and compiles(True, device))
@@ -327,7 +328,7 @@ def _graphed(
 
 def scenes(flags: Settings, device: torch.device) -> Iterator[Row]:
     """Mpixel a second: as the program does from memory, by batches in flight, file to file."""
-    torch.backends.cudnn.benchmark = False  # that is for training
+    torch.backends.cudnn.benchmark = False
     side = round((flags.mpixel * 1e6) ** 0.5)
     dn = _random_dn(side)
     for network, name in scene.NAMES.items():

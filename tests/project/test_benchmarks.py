@@ -242,7 +242,7 @@ def test_a_bad_flag_is_one_line(main, arguments, told, capsys):
 
 
 def test_what_a_gpu_has_to_show_runs_on_the_cpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "_product", lambda _: 64)
+    monkeypatch.setattr(measure, "matrix_product", lambda *_: 1e12)
     asked = ["--size", "tiny", "--device", "cpu", "--gan_batch", "2", "--unet_batch", "2"]
     asked += ["--mpixel", "0.004", "--seconds", "0", "--parts", "agreement", "steps", "scenes"]
     places = {kind: tmp_path / f"gpu.{kind}" for kind in ("json", "md")}
