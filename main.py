@@ -80,10 +80,7 @@ def train(settings: Settings, run: Run) -> int:
 
 def trained(settings: Settings, run: Run) -> FCDSolver:
     """The solver of the checkpoint that `settings` name."""
-    solver = FCDSolver.load(run, modes.weights(settings, run))
-    solver.use_rgb(settings.data.rgb_bands(solver.normalization.num_channels))
-    solver.views = settings.whole_scenes.views
-    return solver
+    return modes.prepared(settings, run, FCDSolver)
 
 
 def mask_training_scenes(settings: Settings, run: Run) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from fcd.landsat.reference import NAMES, TRUTH
 from fcd.masks import thresholds
 from fcd.masks.cam import Method, cam_score
 from fcd.masks.prediction import Predictor, predictor_of
-from fcd.masks.scoring import Scorer, Tiles, Views
+from fcd.masks.scoring import Scorer, Tiles, Views, mean_of
 from fcd.patches.normalisation import Normalization, to_device
 from fcd.patches.sources import Source, read_how
 from fcd.patches.supervision import Supervision
@@ -61,6 +62,7 @@ class Solver(Resumable):
     not_exportable = ""  # what is scored by, if it cannot be written as ONNX, in words
     shown: tuple[str, ...]  # the loss parts beside the bar
     views = Views()  # how others get tiles looked at; validation does without
+    companions: Sequence[Self] = ()  # whose scores are averaged with its own, for others too
 
     def __init__(self, run: Run, image_size: int, normalization: Normalization) -> None:
         super().__init__(run)
@@ -153,10 +155,10 @@ class Solver(Resumable):
     def scorer(self) -> Scorer:
         """The score with the weights as they are, and all that has to be known of it."""
         folder = self.run.folder
-        return Scorer(
+        alone = Scorer(
             experiment=folder.experiment,
-            name=self.score_name + self.views.told,
-            score=self.views.of(self.score),
+            name=self.score_name,
+            score=self.score,
             network=self.network,
             normalization=self.normalization,
             rgb=self.rgb,
@@ -166,21 +168,19 @@ class Solver(Resumable):
             identify=self.fingerprint,
             checkpoint=self.source,
             results=(folder.results, self.source.parent.parent / "results"),
-            views=self.views,
             natural_threshold=self.natural_threshold,
             stored_threshold=self.stored_threshold,
             not_exportable=self.not_exportable and f"{self.source} is {self.not_exportable}",
             compiled=self.run.compile,
             processes=self.run.processes,
         )
+        return mean_of(alone, [one.scorer() for one in self.companions]).viewed(self.views)
 
     def predictor(self, threshold: float | None = None, tiles: Tiles | None = None) -> Predictor:
         """What `predict_scenes` needs; by default with the threshold chosen for these weights."""
         scorer = self.scorer()
-        tiles = tiles or Tiles.of(scorer)
-        if threshold is None:
-            threshold = thresholds.known(scorer)["threshold"]
-        return predictor_of(scorer, tiles, threshold)
+        chosen = thresholds.known(scorer)["threshold"] if threshold is None else threshold
+        return predictor_of(scorer, tiles or Tiles.of(scorer), chosen)
 
     def choose_threshold(
         self,
@@ -218,10 +218,12 @@ class Solver(Resumable):
         }
         return thresholds.choose(scorer, choice, asked, measured)
 
-    def supervision(self, threshold: thresholds.Record) -> Supervision:
-        """What labels this run has seen, all choices and `threshold` included."""
+    def supervision(self, threshold: thresholds.Record | None) -> Supervision:
+        """What labels this run has seen, all choices and `threshold`, if any, included."""
         seen = self.seen.with_checkpoint(self.choice.by, self.choice.pixel_labels)
-        return seen.with_threshold(threshold["chosen_by"], threshold["pixel_labels"])
+        seen = reduce(Supervision.with_run, (c.supervision(None) for c in self.companions), seen)
+        chosen = threshold or {"chosen_by": "", "pixel_labels": 0}
+        return seen.with_threshold(chosen["chosen_by"], chosen["pixel_labels"])
 
     # Batches:
 
@@ -229,10 +231,9 @@ class Solver(Resumable):
         self, dataset: PatchDataset, settings: TrainingSettings, stop: int
     ) -> Iterator[tuple[dict, Part]]:
         """See `data_loader.training_batches`; from the step after `self.step` to step `stop`."""
-        run, processes = self.run, self.run.processes
+        run, processes, steps = self.run, self.run.processes, (self.step, stop)
         if processes.count > 1:
             processes.require_equal("training patches", dataset.summary()["fingerprint"])
-        steps = (self.step, stop)
         batches = training_batches(dataset, settings, run.seed, steps, processes, **self._reading)
         if run.profile and processes.first:
             return profiled(batches, run.profile, run.folder.logs)
@@ -334,8 +335,7 @@ class Solver(Resumable):
             return
         select, threshold = self.validation(settings)
         cells, threshold = self.validate(val_set, settings.batch_size, select, threshold)
-        scores = metrics.scores(cells)
-        f1 = scores["macro"]["f1"]
+        f1 = (scores := metrics.scores(cells))["macro"]["f1"]
         is_best = f1 >= self.best  # of equal ones the later: patches are few, and soon told apart
         self.best = max(f1, self.best)
         log_validation(log, self.step, scores, threshold, self.best)
@@ -407,8 +407,9 @@ class FCDSolver(Solver):
     ) -> tuple[int, int]:
         """See `Solver.start`."""
         self.start_optimizers(settings)
-        nothing = Supervision.none(train_set.labels_from)
-        self.seen = nothing.with_image_labels(len(train_set.patches))
+        self.seen = Supervision.none(train_set.labels_from).with_image_labels(
+            len(train_set.patches)
+        )
         self._to_show = self._sample_patches(val_set or train_set)
         return settings.num_iters, settings.model_save_step
 
@@ -691,8 +692,7 @@ def load_solver(checkpoint: Path | str, device: str = "auto") -> FCDSolver | Sup
 
     checkpoint: `outputs/<name>/models/best.pt` or a copy of it. Raises `UserError` if it is none.
     """
-    path = Path(checkpoint)
-    folder, name = path.resolve().parent, path.stem
+    folder, name = (path := Path(checkpoint)).resolve().parent, path.stem
     if folder.name == "models":
         name = folder.parent.name.replace("Plus", "+")
     run = Run(RunFolder(name), use_device(device))

@@ -161,10 +161,9 @@ def _check_batches(per_process: int, settings: Settings, train_set: PatchDataset
 
 def trained(settings: Settings, run: Run) -> SupervisedSolver:
     """The solver of the checkpoint that `settings` name."""
-    solver = SupervisedSolver.load(run, modes.weights(settings, run))
-    solver.use_cam(settings.net.cam_method)
-    solver.use_rgb(settings.data.rgb_bands(solver.normalization.num_channels))
-    solver.views = settings.whole_scenes.views
+    solver = modes.prepared(settings, run, SupervisedSolver)
+    for one in (solver, *solver.companions):
+        one.use_cam(settings.net.cam_method)
     return solver
 
 

@@ -8,7 +8,7 @@
 # from scenes of the Biome data set. Of its scenes one in N (default 3) is tested by each fold.
 # --jobs N carries out as many folds at the same time (default 1), each with its share of the CPU's
 # cores; what they print is in logs/. --rows names some of FCD FCD+ Drawn+ FCD+1Pct Supervised CAM
-# UCAM Drawn, what FCD+1Pct begins with among them. Typed again after a stop it goes on where it was.
+# UCAM Drawn Mean, what FCD+1Pct begins with and Mean averages among them. Typed again after a stop it goes on where it was.
 # Of the flags below, --dir is real-biome and --seeds is 0 by default; --demo, --orig_image_dir and
 # --image_dir do not belong here.
 #
@@ -16,7 +16,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
 crops="" folds=3 jobs=1 only="" arguments=() defaults=(--seeds 0 --dir real-biome)
-methods="FCD FCD+ Drawn+ FCD+1Pct Supervised CAM UCAM Drawn"
+methods="FCD FCD+ Drawn+ FCD+1Pct Supervised CAM UCAM Drawn Mean"
 while [ $# -gt 0 ]; do
     case $1 in
         --folds) folds=${2:?--folds needs a number}; shift 2 ;;
@@ -60,24 +60,31 @@ row() { # ROW METHOD SEED FLAGS…: train and test a U-Net on this fold, if it i
 # Networks that no pixel label calibrates say of scenes they have not seen far less than 0.5 where
 # they should. Image labels of unseen scenes tell: those of the others' folds, which this one learns.
 labelled_row() { # ROW SEED FLAGS…: train a U-Net on this fold; which threshold parts the tested ones
-    wanted "$1" && ! tested "$1-$run" >/dev/null || return 0
+    local results
+    results=$(folder "$1-$run")/results
+    wanted "$1" && [ ! -f "$results/labelled.json" ] || return 0
     train_row supervised_main.py "$1-$run" "$2" "${@:3}"
     use "patches/64-held$fold"
     say "$root/supervised_main.py" --mode pack "${data[@]}" --batch_size 64 \
         --experiment_name "$1-$run" --threshold image "${extra[@]}"
+    cp "$results/threshold.json" "$results/labelled.json" # the test writes its own threshold there
     use "patches/64-fold$fold"
+}
+
+mean_threshold() { # RECORD…: the mean of the thresholds in these files
+    python -c '
+import json, statistics, sys
+print(round(statistics.mean(json.load(open(path))["threshold"] for path in sys.argv[1:]), 4))
+' "$@"
 }
 
 of_others() { # NAME: the mean of the thresholds that labelled_row found on other folds than $fold
     local other records=()
     for ((other = 0; other < folds; other++)); do
         [ "$other" = "$fold" ] ||
-            records+=("$(folder "$1-fold$other-s$seed")/results/threshold.json")
+            records+=("$(folder "$1-fold$other-s$seed")/results/labelled.json")
     done
-    python -c '
-import json, statistics, sys
-print(round(statistics.mean(json.load(open(path))["threshold"] for path in sys.argv[1:]), 4))
-' "${records[@]}"
+    mean_threshold "${records[@]}"
 }
 
 map_row() { # ROW METHOD SEED NETWORK: the same of a class activation map
@@ -148,6 +155,15 @@ for seed in $seeds; do
             test_row supervised_main.py "${name/Drawn+/Drawn, then FCD+}" "$name-fold$fold-s$seed" \
                 --tta flip --threshold "$(of_others "$name")"
         done
+        if wanted Mean; then
+            run=fold$fold-s$seed
+            plus=$(folder "FCD+-$run") drawn=$(folder "Drawn-$run")
+            both=("$plus/results/threshold.json" "$drawn/results/threshold.json")
+            test_row supervised_main.py "Mean of FCD+ and drawn" "Mean-$run" --tta flip \
+                --threshold "$(mean_threshold "${both[@]}")" \
+                --model_weights "$plus/models/best.pt" \
+                --mean_with "outputs/Drawn-s$seed/models/best.pt"
+        fi
     done
 done
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from typing_extensions import Self
 
 from fcd.cli.entry import compiles, use_device
 from fcd.cli.run_folder import git_commit, run_config
@@ -24,7 +25,7 @@ from fcd.masks.fleet import fleet
 from fcd.masks.precision import AUTO, BFLOAT16, FLOAT32, Asked, Job, in_precision
 from fcd.masks.prediction import HERE, Predictor, made_writable, predict_scenes, predictor_of
 from fcd.masks.quantisation import Samples
-from fcd.masks.scoring import Scorer, Tiles
+from fcd.masks.scoring import Scorer, Tiles, Views
 from fcd.patches.normalisation import Normalization
 from fcd.patches.sources import Source
 from fcd.patches.supervision import Supervision
@@ -42,6 +43,16 @@ class Trained(Protocol):
     """What is needed of a `solver.Solver`."""
 
     scoring: str  # the name of the network that scores, unless it has an average
+    normalization: Normalization
+    views: Views
+    companions: Sequence[Any]
+
+    @classmethod
+    def load(cls, run: Run, path: Path) -> Self:
+        """That of the checkpoint `path`."""
+
+    def use_rgb(self, bands: tuple[int, ...] | None) -> None:
+        """Show these bands as red, green and blue."""
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -49,13 +60,14 @@ class Trained(Protocol):
     def scorer(self) -> Scorer:
         """The score and all that has to be known of it."""
 
-    def supervision(self, threshold: thresholds.Record) -> Supervision:
+    def supervision(self, threshold: thresholds.Record | None) -> Supervision:
         """What labels it has cost."""
 
     def choose_threshold(self, *asked: Any, **more: Any) -> thresholds.Record:
         """See `solver.Solver.choose_threshold`."""
 
 
+L = TypeVar("L", bound=Trained)
 Mode = Callable[[S, Run], int]
 Load = Callable[[S, Run], Trained]
 Patches = Callable[[Source, Normalization], Samples]
@@ -131,6 +143,16 @@ def weights_of(settings: CommandSettings, run: Run, bands: tuple[str, ...]) -> P
             "cut them in one of these"
         )
     return of[bands]
+
+
+def prepared(settings: CommandSettings, run: Run, kind: type[L]) -> L:
+    """The network of `kind` in the checkpoint that `settings` name, to score as they say."""
+    asked = settings.whole_scenes
+    solver = kind.load(run, weights(settings, run))
+    solver.use_rgb(settings.data.rgb_bands(solver.normalization.num_channels))
+    solver.views = asked.views
+    solver.companions = [kind.load(run, path) for path in asked.mean_with or ()]
+    return solver
 
 
 def tiles(settings: CommandSettings, scorer: Scorer) -> Tiles:

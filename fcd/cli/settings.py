@@ -339,6 +339,13 @@ class SceneSettings:
         MAY_CHANGE,
         "pixels blended between tiles; None: 32, at most half a tile; a U-Net's of 64 pixels: 16",
     ] = None
+    mean_with: Annotated[
+        list[Path] | None,
+        Flag(metavar="CHECKPOINT"),
+        MAY_CHANGE,
+        "further weights of the same kind and bands, such as those of other seeds: scenes are "
+        "scored by the mean of all",
+    ] = None
     tta: Annotated[
         Tta,
         MAY_CHANGE,

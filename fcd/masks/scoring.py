@@ -1,11 +1,12 @@
 """A trained method as the rest of the program sees it, and whole scenes scored by it."""
 
+import hashlib
 import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from fcd.landsat.rasters import Grid, blanked, plain
 from fcd.landsat.scenes import Scene, SceneReader
 from fcd.masks.runtime import PYTORCH, DNScore, Runtime, Scored, write_onnx
 from fcd.masks.tiling import Score, Strip, score_strips
-from fcd.patches.normalisation import Normalization
+from fcd.patches.normalisation import FILL, Normalization
 from fcd.processes import ALONE, Processes
 
 # The networks' zero padding writes a frame of about this many pixels into the scores of a tile.
@@ -147,10 +148,63 @@ class Scorer:
         if self.not_exportable:
             raise UserError(self.not_exportable)
 
+    def viewed(self, views: Views) -> "Scorer":
+        """The same, of tiles that are looked at as `views` say."""
+        return replace(self, name=self.name + views.told, score=views.of(self.score), views=views)
+
     @property
     def module(self) -> Scored:
         """`score` and its network as what is written as ONNX, with the weights as they are."""
         return Scored(self.network, self.score, self.normalization.num_channels)
+
+
+def mean_of(first: Scorer, others: Sequence[Scorer]) -> Scorer:
+    """What scores by the mean of the scores of `first` and `others`; `first` if there are none.
+
+    Each takes what `first` makes of the DN, in its own normalisation: what that clips is clipped
+    for all. No threshold that is known of one counts for the mean. Raises `UserError` if one takes
+    other DN.
+    """
+    if not others:
+        return first
+    members = (first, *others)
+
+    def kind(one: Scorer) -> tuple:
+        normalization = one.normalization
+        return normalization.bands, normalization.dtype, normalization.is_toa
+
+    for one in others:
+        if kind(one) != kind(first):
+            raise UserError(
+                f"--mean_with {one.checkpoint} takes {_taken(one)}, {first.checkpoint} "
+                f"{_taken(first)}: scores of the same pixels alone are averaged"
+            )
+
+    def score(x: torch.Tensor) -> torch.Tensor:
+        # Not as one value: others need not know it as nodata.
+        dn = first.normalization.denormalize(x).masked_fill_(x == FILL, math.nan)
+        scores = [one.score(one.normalization.normalize(dn)) for one in others]
+        return torch.stack([first.score(x), *scores]).mean(dim=0)
+
+    def identify() -> str:
+        each = "".join(one.fingerprint for one in members)
+        return hashlib.sha256(each.encode()).hexdigest()[:12]
+
+    return replace(
+        first,
+        name=f"mean of {len(members)} scores ({first.name})",
+        score=score,
+        multiple=math.lcm(*(one.multiple for one in members)),
+        identify=identify,
+        stored_threshold=None,
+        not_exportable="the mean of several networks' scores is computed by PyTorch alone",
+    )
+
+
+def _taken(scorer: Scorer) -> str:
+    normalization = scorer.normalization
+    reflectance = " as reflectance" if normalization.is_toa else ""
+    return f"{','.join(normalization.bands)} of {normalization.dtype}{reflectance}"
 
 
 def export(scorer: Scorer, path: Path, threshold: float, commit: str | None) -> None:

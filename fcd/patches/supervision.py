@@ -64,6 +64,13 @@ class Supervision:
         by = f"training masks: {masks.checkpoint_chosen_by}"
         return seen.with_checkpoint(by, masks.checkpoint_pixel_labels)
 
+    def with_run(self, other: "Supervision") -> "Supervision":
+        """Together with another run, whose scores are averaged with those of this one."""
+        seen = self.with_source(other.labels_from).with_image_labels(other.image_labels)
+        seen = seen.with_pixel_labels(other.pixel_labels)
+        seen = seen.with_threshold(other.threshold_chosen_by, other.threshold_pixel_labels)
+        return seen.with_checkpoint(other.checkpoint_chosen_by, other.checkpoint_pixel_labels)
+
 
 def _joined(*parts: str) -> str:
     return "; ".join(filter(None, parts))

@@ -1,6 +1,7 @@
 """Thresholds and checkpoints that take no pixel label, and what they are chosen from."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from data_loader import PatchDataset
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.masks import thresholds
+from fcd.masks.prediction import predict_array
 from fcd.masks.scoring import Tiles, Views
+from fcd.patches.normalisation import Normalization
 from fcd.patches.sources import PreparedPatches
 from tests.tiny import gan
 
@@ -124,6 +127,53 @@ def test_a_threshold_belongs_to_the_views_its_scores_are_averaged_over(image_dir
         thresholds.known(solver.scorer())
     assert solver.choose_threshold("clear", image_dir, 100, 4) != plain
     assert thresholds.known(solver.scorer())["score"] == "difference map, mean of flips"
+
+
+def test_the_mean_of_scores_is_of_the_same_pixels(image_dir):
+    """Two networks, each with its own normalisation: their scores one by one, averaged by hand."""
+    first, second = gan("FCD"), gan("other")
+    second.normalization = Normalization(
+        "stretch", (1000.0,) * 10, (60000.0,) * 10, (0, 5), bands=first.normalization.bands
+    )
+    for network in second.networks.values():
+        for weight in network.parameters():
+            weight.data.mul_(-1.5)
+    dn = np.random.default_rng(1).integers(2000, 50000, (10, 40, 50)).astype(np.uint16)
+    dn[3, 5, 7] = 0  # nodata in one band
+    alone = [predict_array(dn, solver.predictor(0.5)) for solver in (first, second)]
+    first.companions = [second]
+    mask, score = predict_array(dn, first.predictor(0.5))
+    expected = np.mean([score for _, score in alone], axis=0)
+    np.testing.assert_allclose(score, expected, atol=2e-5)
+    assert not np.allclose(alone[0][1], alone[1][1], atol=1e-3, equal_nan=True)
+    assert (mask == 0).sum() == np.isnan(score).sum() == 1
+    scorer = first.scorer()
+    assert scorer.name == "mean of 2 scores (difference map)"
+    assert scorer.fingerprint not in (first.fingerprint(), second.fingerprint())
+    first.views = Views("flip")
+    assert first.scorer().name == "mean of 2 scores (difference map), mean of flips"
+    with pytest.raises(UserError, match="mean of several networks' scores is computed by PyTorch"):
+        first.scorer().check_exportable()
+
+
+def test_a_threshold_belongs_to_the_mean_it_is_chosen_for(image_dir):
+    solver = gan("FCD")
+    plain = solver.choose_threshold("clear", image_dir, 100, 4)
+    solver.companions = [gan("other")]
+    solver.companions[0].G.main[0].weight.data.mul_(2)
+    with pytest.raises(UserError, match="no threshold is known"):
+        thresholds.known(solver.scorer())
+    assert solver.choose_threshold("clear", image_dir, 100, 4) != plain
+
+
+def test_scores_of_other_bands_are_not_averaged():
+    solver, other = gan("FCD"), gan("other")
+    other.normalization = replace(other.normalization, dtype="uint8")
+    solver.companions = [other]
+    with pytest.raises(
+        UserError, match=r"--mean_with .*best.pt takes B1,.* of uint8, .* of uint16"
+    ):
+        solver.scorer()
 
 
 def test_clear_training_patches_without_data_are_refused(image_dir, monkeypatch):

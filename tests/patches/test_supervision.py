@@ -36,3 +36,11 @@ def test_the_same_image_labels_count_once_and_pixel_labels_each_time():
     assert NOTHING.with_checkpoint("weights: last step", 0).checkpoint_chosen_by == (
         "weights: last step"
     )
+
+
+def test_a_mean_of_scores_has_cost_what_all_its_runs_have():
+    drawn = replace(NOTHING, pixel_labels=700, labels_from="manual masks")
+    both = FCD.with_run(drawn).with_run(replace(FCD, image_labels=310))
+    assert (both.image_labels, both.pixel_labels) == (310, 700)
+    assert (both.threshold_pixel_labels, both.checkpoint_pixel_labels) == (2000, 4000)
+    assert both.labels_from == "manual masks"

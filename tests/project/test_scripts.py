@@ -21,9 +21,11 @@ ROWS = {
 # Without one pixel label, and with a threshold and a checkpoint that are not chosen by one.
 LABEL_FREE = {"QA band", "FCD, no pixel label", "FCD+, no pixel label"}
 BENCHMARK = {
-    "FCD", "FCD+", "FCD+1%", "Supervised", "CAM", "U-CAM", "Drawn scenes alone", "Drawn, then FCD+"
+    "FCD", "FCD+", "FCD+1%", "Supervised", "CAM", "U-CAM", "Drawn scenes alone",
+    "Drawn, then FCD+", "Mean of FCD+ and drawn",
 }  # fmt: skip
-PIXEL_LABELS = {"FCD+1%", "Supervised", "Drawn scenes alone", "Drawn, then FCD+"}  # two of drawn
+OF_DRAWN = {"Drawn scenes alone", "Drawn, then FCD+", "Mean of FCD+ and drawn"}
+PIXEL_LABELS = {"FCD+1%", "Supervised", *OF_DRAWN}
 TINY = [
     "--jobs", "2", "--seeds", "0", "--device", "cpu",
     "--gan", "--num_iters 4 --num_iters_decay 2 --model_save_step 4 --g_conv_dim 4 "
@@ -123,8 +125,13 @@ def test_a_row_that_fails_is_named_and_the_others_go_on(tmp_path):
 
 @pytest.fixture
 def stub(tmp_path):
-    """Scripts with a `python` that does nothing but write down what it was asked."""
-    (tmp_path / "python").write_text(f'#!/bin/sh\necho "$@" >>"{tmp_path}/asked"\n')
+    """Scripts with a `python` that writes down what it was asked, and of packs a threshold."""
+    (tmp_path / "python").write_text(
+        f'#!/bin/sh\necho "$@" >>"{tmp_path}/asked"\n'
+        "name=$(echo \"$@\" | sed -n 's/.*--mode pack.*--experiment_name \\([^ ]*\\).*/\\1/p')\n"
+        'results=outputs/$(echo "$name" | sed s/+/Plus/)/results\n'
+        '[ -z "$name" ] || { mkdir -p "$results" && touch "$results/threshold.json"; }\n'
+    )
     (tmp_path / "python").chmod(0o755)
 
     def run(script, *arguments):
@@ -227,13 +234,19 @@ def test_every_row_of_the_benchmark_is_trained_and_tested_in_each_fold(stub, tmp
         assert re.search(r"--image_dir patches/64-held(\d) .*fold\1-s\d --threshold image", line)
     trainings = [line for line in asked if "--mode train" in line]
     assert len(trainings) == 2 + 2 * 2 * 7
+    means = [line for line in tests if "Mean-fold" in line]
+    assert len(means) == 2 * 2
+    for line in means:
+        fold, seed = re.search(r"Mean-fold(\d)-s(\d)", line).groups()
+        assert f"--model_weights outputs/FCDPlus-fold{fold}-s{seed}/models/best.pt" in line
+        assert f"--mean_with outputs/Drawn-s{seed}/models/best.pt" in line
     for line in (*trainings, *tests):
         assert line.count("--device cuda:1") == 1
         experiment = re.search(r"--experiment_name \S+fold(\d)", line)
         if experiment:  # learns from, and is tested on, the patches of its own fold
             assert f"-fold{experiment[1]} " in re.search(r"--image_dir (\S+ )", line)[1]
     compared = asked[-1].split()
-    assert len([word for word in compared if word.startswith("outputs/")]) == 33  # and the output
+    assert len([word for word in compared if word.startswith("outputs/")]) == 37  # and the output
     assert f"--crops {crops}/patches.csv --base FCD+ " in asked[-1]
 
 
