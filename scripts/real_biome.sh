@@ -8,7 +8,8 @@
 # from scenes of the Biome data set. Of its scenes one in N (default 3) is tested by each fold.
 # --jobs N carries out as many folds at the same time (default 1), each with its share of the CPU's
 # cores; what they print is in logs/. --rows names some of FCD FCD+ Drawn+ FCD+1Pct Supervised CAM
-# UCAM Drawn Mean, what FCD+1Pct begins with and Mean averages among them. Typed again after a stop it goes on where it was.
+# UCAM Drawn Mean, what FCD+1Pct begins with and Mean averages among them. Typed again after a stop
+# it goes on where it was.
 # Of the flags below, --dir is real-biome and --seeds is 0 by default; --demo, --orig_image_dir and
 # --image_dir do not belong here.
 #

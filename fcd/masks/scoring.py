@@ -162,22 +162,18 @@ def mean_of(first: Scorer, others: Sequence[Scorer]) -> Scorer:
     """What scores by the mean of the scores of `first` and `others`; `first` if there are none.
 
     Each takes what `first` makes of the DN, in its own normalisation: what that clips is clipped
-    for all. No threshold that is known of one counts for the mean. Raises `UserError` if one takes
-    other DN.
+    for all. No threshold that is known of one counts for the mean. Raises `UserError` if one is
+    another score or takes other DN.
     """
     if not others:
         return first
     members = (first, *others)
 
-    def kind(one: Scorer) -> tuple:
-        normalization = one.normalization
-        return normalization.bands, normalization.dtype, normalization.is_toa
-
     for one in others:
-        if kind(one) != kind(first):
+        if _kind(one) != _kind(first):
             raise UserError(
-                f"--mean_with {one.checkpoint} takes {_taken(one)}, {first.checkpoint} "
-                f"{_taken(first)}: scores of the same pixels alone are averaged"
+                f"--mean_with {one.checkpoint} is the {_kind(one)}, {first.checkpoint} the "
+                f"{_kind(first)}: only scores of one kind, of the same pixels, are averaged"
             )
 
     def score(x: torch.Tensor) -> torch.Tensor:
@@ -197,14 +193,15 @@ def mean_of(first: Scorer, others: Sequence[Scorer]) -> Scorer:
         multiple=math.lcm(*(one.multiple for one in members)),
         identify=identify,
         stored_threshold=None,
-        not_exportable="the mean of several networks' scores is computed by PyTorch alone",
+        not_exportable="--mean_with: the mean of several networks' scores is computed by PyTorch "
+        "alone; leave it out, or score in float32 or bfloat16 without ONNX",
     )
 
 
-def _taken(scorer: Scorer) -> str:
-    normalization = scorer.normalization
-    reflectance = " as reflectance" if normalization.is_toa else ""
-    return f"{','.join(normalization.bands)} of {normalization.dtype}{reflectance}"
+def _kind(scorer: Scorer) -> str:
+    taken = scorer.normalization
+    reflectance = " as reflectance" if taken.is_toa else ""
+    return f"{scorer.name} of {','.join(taken.bands)} in {taken.dtype}{reflectance}"
 
 
 def export(scorer: Scorer, path: Path, threshold: float, commit: str | None) -> None:

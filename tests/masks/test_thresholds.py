@@ -171,7 +171,8 @@ def test_scores_of_other_bands_are_not_averaged():
     other.normalization = replace(other.normalization, dtype="uint8")
     solver.companions = [other]
     with pytest.raises(
-        UserError, match=r"--mean_with .*best.pt takes B1,.* of uint8, .* of uint16"
+        UserError,
+        match=r"--mean_with .*best.pt is the difference map of B1,.* in uint8, .* in uint16",
     ):
         solver.scorer()
 
