@@ -168,11 +168,11 @@ def _scores_agree(
             scored = list(strips(scorer, ArrayScene(dn), tiles))
         scores.append(np.concatenate([strip.score for strip in scored]))
     # In bfloat16 single pixels of random weights are far off on any processor.
-    mean = float(np.sqrt(np.mean((scores[0] - scores[1]) ** 2)))
+    apart = float(np.sqrt(np.mean((scores[0] - scores[1]) ** 2)))
     half = np.median(scores[0])
     differ = float(np.mean((scores[0] > half) != (scores[1] > half)))
     way, most = precision.name, precision.tolerance
-    yield Row("agreement", f"{name}: score of a scene, RMS", way, mean, "", most)
+    yield Row("agreement", f"{name}: score of a scene, RMS", way, apart, "", most)
     # Half of the pixels lie above the threshold, where scores are densest.
     yield Row("agreement", f"{name}: pixels of its mask", way, differ, "", 10 * most)
 

@@ -58,12 +58,16 @@ row() { # ROW METHOD SEED FLAGS…: train and test a U-Net on this fold, if it i
     test_row supervised_main.py "$2" "$1-$run" --tta flip
 }
 
+labelled() { # ROW: whether labelled_row has done its work on this fold
+    [ -f "$(folder "$1-$run")/results/labelled.json" ]
+}
+
 # Networks that no pixel label calibrates say of scenes they have not seen far less than 0.5 where
 # they should. Image labels of unseen scenes tell: those of the others' folds, which this one learns.
 labelled_row() { # ROW SEED FLAGS…: train a U-Net on this fold; which threshold parts the tested ones
     local results
+    wanted "$1" && ! labelled "$1" || return 0
     results=$(folder "$1-$run")/results
-    wanted "$1" && [ ! -f "$results/labelled.json" ] || return 0
     train_row supervised_main.py "$1-$run" "$2" "${@:3}"
     use "patches/64-held$fold"
     say "$root/supervised_main.py" --mode pack "${data[@]}" --batch_size 64 \
@@ -127,8 +131,8 @@ for seed in $seeds; do
             test_row main.py FCD "FCD-$run" "${of_clear[@]}"
         fi
         use "patches/64-fold$fold"
-        if { wanted FCD+ && ! tested "FCD+-$run" >/dev/null; } ||
-            { wanted Drawn+ && ! tested "Drawn+-$run" >/dev/null; }; then
+        if { wanted FCD+ && ! labelled FCD+; } ||
+            { wanted Drawn+ && ! labelled Drawn+; }; then
             say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
                 --experiment_name "FCD-$run" "${masks[@]}" "${extra[@]}"
         fi

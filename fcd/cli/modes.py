@@ -60,7 +60,7 @@ class Trained(Protocol):
     def scorer(self) -> Scorer:
         """The score and all that has to be known of it."""
 
-    def supervision(self, threshold: thresholds.Record | None) -> Supervision:
+    def supervision(self, threshold: thresholds.Record) -> Supervision:
         """What labels it has cost."""
 
     def choose_threshold(self, *asked: Any, **more: Any) -> thresholds.Record:
