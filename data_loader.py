@@ -25,7 +25,7 @@ from fcd.masks import thresholds
 from fcd.masks.quantisation import Sample, Samples
 from fcd.patches.normalisation import FILL, TOA, Kind, Normalization, normalization
 from fcd.patches.sources import PreparedPatches, Source
-from fcd.patches.store import DamagedPatch
+from fcd.patches.store import TRUTH_MASK, DamagedPatch
 from fcd.processes import Part, Processes
 from fcd.training.augmentation import Augmentation
 from fcd.training.batches import Loader, Place, StepBatches, obey_parent_alone
@@ -125,7 +125,7 @@ class PatchDataset(Dataset):
             self._radiometries = self.source.radiometries(found, self.kind.bands)
         self.drawn: PatchDataset | None = None
         if drawn:
-            mask = "mask.tif" if self.mask_file else None
+            mask = TRUTH_MASK if self.mask_file else None
             self.drawn = PatchDataset(drawn, split, mask, bands=bands, toa=toa)
             if self.drawn.kind != self.kind:
                 raise UserError(
@@ -286,14 +286,14 @@ def validation_set(
         return None, select
     how: dict[str, Any] = {"skip_bad": skip_bad, "masks_optional": True}
     how |= {"bands": train_set.bands, "toa": train_set.toa}
-    dataset = PatchDataset(source, "val", "mask.tif", **how)
+    dataset = PatchDataset(source, "val", TRUTH_MASK, **how)
     if dataset.kind != train_set.kind:
         raise UserError(
             f"{source.root}: the val patches have {dataset.kind}, the training patches "
             f"{train_set.kind}; they must be alike"
         )
     if dataset.mask_file is None and select == "pixel":
-        missing = len(dataset.without("mask.tif"))
+        missing = len(dataset.without(TRUTH_MASK))
         print(
             f"{missing} of the {len(dataset)} val patches of {source.root} have no mask: the best "
             "checkpoint will be chosen by image-level labels (--select image)"
@@ -316,7 +316,7 @@ def threshold_patches(source: Source, choice: str, **how: Any) -> PatchDataset:
         return PatchDataset(source, split, **how)
     if choice == "otsu":
         how["masks_optional"] = True
-    return PatchDataset(source, "train", "mask.tif", only="cloudy", **how)
+    return PatchDataset(source, "train", TRUTH_MASK, only="cloudy", **how)
 
 
 def threshold_choice(source: Source) -> str:
@@ -340,7 +340,7 @@ def training_samples(source: Source, normalization: Normalization) -> Samples:
     Raises `UserError` if there are none, or they lack a band of the network.
     """
     how: dict[str, Any] = {"bands": normalization.bands, "toa": normalization.is_toa}
-    dataset = PatchDataset(source, "train", "mask.tif", masks_optional=True, **how)
+    dataset = PatchDataset(source, "train", TRUTH_MASK, masks_optional=True, **how)
 
     def draw(count: int) -> Iterator[Sample]:
         for index in thresholds.sample(len(dataset), count):

@@ -1,6 +1,6 @@
 """Fixed-Point GAN for cloud detection: train, generate masks, test, look at translations."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -10,15 +10,12 @@ from data_loader import PatchDataset, summaries, training_normalization, validat
 from fcd.cli import entry, modes
 from fcd.cli.parser import MAY_CHANGE, parse
 from fcd.cli.run_folder import carry_out, run_config
-from fcd.cli.settings import PREPARED, UNIT, CommandSettings, GANTraining
+from fcd.cli.settings import PREPARED, CommandSettings, GANTraining
 from fcd.errors import UserError
-from fcd.files import write_json
 from fcd.landsat.reference import QA, collection_of, method_name
-from fcd.masks.generated import generate_masks
-from fcd.masks.precision import Job
 from fcd.masks.scoring import qa_predictions
-from fcd.patches import cutting, generated
-from fcd.patches.sources import RasterPatches
+from fcd.patches import cutting
+from fcd.patches.store import TRUTH_MASK
 from fcd.patches.supervision import Supervision
 from fcd.report.evaluation import Evaluation, evaluate
 from fcd.training import augmentation
@@ -42,14 +39,6 @@ class Settings(CommandSettings):
     ] = "train"
     image_size: Annotated[int, Ge(1), "side of the patches in pixels"] = 128
     num_pictures: Annotated[int, Ge(1), MAY_CHANGE, "patches that --mode visualize shows"] = 16
-    unsure_from: Annotated[
-        float,
-        UNIT,
-        MAY_CHANGE,
-        "--mode generate_masks leaves pixels open (0) whose score is between this and --unsure_to, "
-        "in thresholds: FCD+ then learns nothing of them; 0.8 and 1.15 leave the rims of clouds",
-    ] = 1.0
-    unsure_to: Annotated[float, Ge(1), MAY_CHANGE, "see --unsure_from"] = 1.0
     training: GANTraining = field(default_factory=GANTraining)
     size: GANSize = field(default_factory=GANSize)
 
@@ -83,27 +72,6 @@ def trained(settings: Settings, run: Run) -> FCDSolver:
     return modes.prepared(settings, run, FCDSolver)
 
 
-def mask_training_scenes(settings: Settings, run: Run) -> int:
-    """`--mode generate_masks`; what labels the masks have cost is written beside them."""
-    source, folder = settings.data.patches(settings.mode), run.folder.results / "tifs"
-    solver = trained(settings, run)
-    scorer = solver.scorer()
-    tiles = modes.tiles(settings, scorer)
-    scenes = source.scenes("train", settings.data.orig_image_dir, masked=False)
-    scenes = [scene.taking(scorer.normalization.bands) for scene in scenes]
-    record = modes.chosen_threshold(settings, solver)
-    if run.processes.first:
-        write_json(folder / generated.PROVENANCE, asdict(solver.supervision(record)))
-    job = Job(folder, lambda: iter(scenes), len(scenes))
-    scorer = modes.in_asked_precision(settings, scorer, tiles, record["threshold"], job)
-    unsure = (settings.unsure_from, settings.unsure_to)
-    generate_masks(scorer, scenes, tiles, record["threshold"], folder, unsure)
-    if isinstance(source, RasterPatches) and run.processes.first:
-        source.add_generated_masks(folder, scenes)
-    print(f"masks of {len(scenes)} training scenes: {folder}")
-    return 0
-
-
 def visualize(settings: Settings, run: Run) -> int:
     """`--mode visualize`."""
     solver, data = trained(settings, run), settings.data
@@ -111,7 +79,7 @@ def visualize(settings: Settings, run: Run) -> int:
     dataset = PatchDataset(
         source,
         "train",
-        "mask.tif",
+        TRUTH_MASK,
         skip_bad=skip_bad,
         masks_optional=True,
         bands=solver.normalization.bands,
@@ -149,7 +117,6 @@ def score_qa_bands(settings: Settings, run: Run) -> int:
 
 MODES: dict[str, modes.Mode[Settings]] = {
     "train": train,
-    "generate_masks": mask_training_scenes,
     "visualize": visualize,
     "cfmask": score_qa_bands,
     **modes.after_training(trained),

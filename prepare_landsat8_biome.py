@@ -8,7 +8,15 @@ from annotated_types import Ge
 
 from fcd.cli import entry
 from fcd.cli.parser import Flag, parse
-from fcd.cli.settings import IMAGE_DIR, SCENE_DIR, UNIT, MaskCodes, PatchSize, Stride
+from fcd.cli.settings import (
+    IMAGE_DIR,
+    SCENE_DIR,
+    UNIT,
+    GeneratedMaskFile,
+    MaskCodes,
+    PatchSize,
+    Stride,
+)
 from fcd.landsat.bands import listed_bands
 from fcd.landsat.labels import truth_decoder
 from fcd.landsat.reference import QA, TRUTH
@@ -30,11 +38,7 @@ class Settings:
         Flag(metavar="DIR"),
         "cut the masks in DIR (main.py --mode generate_masks) onto the training patches",
     ] = None
-    generated_mask_file: Annotated[
-        str,
-        Flag(metavar="NAME"),
-        "name of the mask that --generated_masks writes into each patch",
-    ] = GENERATED_MASK
+    generated_mask_file: GeneratedMaskFile = GENERATED_MASK
     split_file: Annotated[
         Path | None,
         "csv with the columns scene,split (train, val or test) to use instead of drawing one",

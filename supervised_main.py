@@ -19,6 +19,7 @@ from fcd.cli.settings import UNIT, CommandSettings, RunSettings, SupervisedTrain
 from fcd.errors import UserError
 from fcd.masks.cam import Method
 from fcd.patches import generated
+from fcd.patches.store import TRUTH_MASK
 from fcd.patches.supervision import Supervision
 from fcd.training import augmentation
 from fcd.training.run import Run
@@ -56,9 +57,10 @@ class Settings(CommandSettings):
     """Networks trained on masks or image labels: FCD+, fully supervised, pre-training, CAM."""
 
     mode: Annotated[
-        Literal["train", "test", "predict", "export", "pack"],
+        Literal["train", "generate_masks", "test", "predict", "export", "pack"],
         MAY_CHANGE,
-        "train: train on patches; test: score the test scenes against their truth, or their QA "
+        "train: train on patches; generate_masks: masks of the training scenes, for another round "
+        "of training; test: score the test scenes against their truth, or their QA "
         "bands if they were prepared with --labels qa; predict: masks of any --scenes; "
         "export: write models/<checkpoint>.onnx, which takes DN and returns the U-Net's "
         "probability of cloud; pack: write models/<checkpoint>-packed.pt, the U-Net alone in half "
@@ -66,7 +68,7 @@ class Settings(CommandSettings):
     ] = "train"
     train_mask_file: Annotated[
         str, Flag(metavar="NAME"), "mask to learn: mask.tif (pixel labels) or generated_mask.tif"
-    ] = "mask.tif"
+    ] = TRUTH_MASK
     keep_ratio: Annotated[
         float, UNIT, "share of the training patches used, always the same ones"
     ] = 1.0
@@ -143,7 +145,7 @@ def train(settings: Settings, run: Run) -> int:
 
 def _cost_of(mask_file: str | None, image_dir: str) -> Supervision | None:
     """What labels the masks `mask_file` have cost, if they are generated ones."""
-    if mask_file in (None, "mask.tif"):
+    if mask_file in (None, TRUTH_MASK):
         return None
     return generated.mask_provenance(image_dir, mask_file)
 

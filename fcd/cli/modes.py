@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,19 +15,21 @@ from fcd.cli.entry import compiles, use_device
 from fcd.cli.run_folder import git_commit, run_config
 from fcd.cli.settings import KNOWN, CommandSettings
 from fcd.errors import UserError
-from fcd.files import sweep
+from fcd.files import sweep, write_json
 from fcd.landsat.products import expand, scene_from
 from fcd.landsat.reference import TRUTH
 from fcd.landsat.scenes import Scene
 from fcd.landsat.sparcs import SPARCS, find_sparcs
 from fcd.masks import scoring, thresholds
 from fcd.masks.fleet import fleet
+from fcd.masks.generated import generate_masks
 from fcd.masks.precision import AUTO, BFLOAT16, FLOAT32, Asked, Job, in_precision
 from fcd.masks.prediction import HERE, Predictor, made_writable, predict_scenes, predictor_of
 from fcd.masks.quantisation import Samples
 from fcd.masks.scoring import Scorer, Tiles, Views
+from fcd.patches import generated
 from fcd.patches.normalisation import Normalization
-from fcd.patches.sources import Source
+from fcd.patches.sources import RasterPatches, Source
 from fcd.patches.supervision import Supervision
 from fcd.processes import Processes, joined
 from fcd.report.evaluation import Evaluation, evaluate
@@ -222,6 +224,35 @@ def chosen_threshold(settings: CommandSettings, solver: Trained) -> thresholds.R
     return record
 
 
+def mask_training_scenes(settings: S, run: Run, load: Load[S]) -> int:
+    """`--mode generate_masks`: masks to train on; return the exit code.
+
+    What labels they have cost is written beside them.
+    """
+    asked, data = settings.generation, settings.data
+    source, folder = data.patches(settings.mode), run.folder.results / "tifs"
+    generated.check_name(asked.generated_mask_file)
+    if isinstance(source, RasterPatches):
+        source.check_mask_file(asked.generated_mask_file)
+    solver = load(settings, run)
+    scorer = solver.scorer()
+    used_tiles = tiles(settings, scorer)
+    scenes = source.scenes("train", data.orig_image_dir, masked=False)
+    scenes = [scene.taking(scorer.normalization.bands) for scene in scenes]
+    record = chosen_threshold(settings, solver)
+    threshold = record["threshold"]
+    if run.processes.first:
+        write_json(folder / generated.PROVENANCE, asdict(solver.supervision(record)))
+    job = Job(folder, lambda: iter(scenes), len(scenes))
+    scorer = in_asked_precision(settings, scorer, used_tiles, threshold, job)
+    unsure = (asked.unsure_from, asked.unsure_to)
+    generate_masks(scorer, scenes, used_tiles, threshold, folder, unsure)
+    if isinstance(source, RasterPatches) and run.processes.first:
+        source.add_generated_masks(folder, scenes, asked.generated_mask_file)
+    print(f"masks of {len(scenes)} training scenes: {folder}")
+    return 0
+
+
 def test(settings: S, run: Run, load: Load[S], patches: Patches | None) -> int:
     """`--mode test`: compare masks of the scenes with their reference; return the exit code."""
     solver = load(settings, run)
@@ -379,6 +410,7 @@ def pack(settings: S, run: Run, load: Load[S]) -> int:
 def after_training(load: Load[S], patches: Patches | None = None) -> dict[str, Mode[S]]:
     """The modes of a network that `load` loads and that may be calibrated on `patches`, by name."""
     return {
+        "generate_masks": partial(mask_training_scenes, load=load),
         "test": partial(test, load=load, patches=patches),
         "predict": partial(predict, load=load, patches=patches),
         "export": partial(export, load=load),

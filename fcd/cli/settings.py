@@ -22,6 +22,7 @@ from fcd.landsat.sparcs import SPARCS
 from fcd.masks.precision import Choice
 from fcd.masks.runtime import Runtime
 from fcd.masks.scoring import Tta, Views
+from fcd.patches.generated import GENERATED_MASK
 from fcd.patches.normalisation import TOA
 from fcd.patches.sources import PreparedPatches, RasterPatches, Source
 from fcd.training.augmentation import Kind
@@ -40,6 +41,13 @@ CHOICES, KNOWN = ("f1", "clear", "image", "otsu"), "known"  # of a threshold
 PatchSize = Annotated[int, Ge(1), "patch side in pixels"]
 Stride = Annotated[
     int | None, Ge(1), "distance of patches in pixels; None: the patch size, no overlap"
+]
+GeneratedMaskFile = Annotated[
+    str,
+    Flag(metavar="NAME"),
+    MAY_CHANGE,
+    f"name of the generated mask that each training patch gets (--dataset {OWN}: "
+    "<patch>_NAME); what learns it has it as --train_mask_file",
 ]
 MaskCodes = Annotated[
     str | None,
@@ -398,6 +406,21 @@ class SceneSettings:
 
 
 @dataclass(frozen=True)
+class GenerationSettings:
+    """Masks of training scenes (--mode generate_masks)."""
+
+    unsure_from: Annotated[
+        float,
+        UNIT,
+        MAY_CHANGE,
+        "pixels whose score is between this and --unsure_to, in thresholds, are left open (0): "
+        "nothing is learned of them; 0.8 and 1.15 leave the rims of FCD's clouds",
+    ] = 1.0
+    unsure_to: Annotated[float, Ge(1), MAY_CHANGE, "see --unsure_from"] = 1.0
+    generated_mask_file: GeneratedMaskFile = GENERATED_MASK
+
+
+@dataclass(frozen=True)
 class CommandSettings:
     """Settings that both networks' commands have; each adds its own."""
 
@@ -406,4 +429,5 @@ class CommandSettings:
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     whole_scenes: SceneSettings = field(default_factory=SceneSettings)
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
     prediction: PredictionSettings = field(default_factory=PredictionSettings)

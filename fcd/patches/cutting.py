@@ -316,7 +316,7 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
                     place = partial / folder / name
                     place.mkdir(parents=True)
                     store.write(place / "image.tif", dn.transpose(1, 2, 0))
-                    store.write(place / "mask.tif", mask)
+                    store.write(place / store.TRUTH_MASK, mask)
             mask = _write_thumbnail(reader, reference, record_path(image_dir, scene))
         if not mask.any():
             scene.require_pixels("prepare without it, such as by --bands B1-B9")

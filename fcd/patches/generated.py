@@ -30,11 +30,21 @@ def mask_tif(folder: Path | str, scene: Scene) -> Path:
     return Path(folder, f"{scene.key}_mask.tif")
 
 
+def check_name(name: str) -> None:
+    """Raise `UserError` if generated masks of that name would replace those of the patches."""
+    if name == store.TRUTH_MASK:
+        raise UserError(
+            f"--generated_mask_file {name} would replace the patches' own masks; give another name"
+        )
+
+
 def add_masks(scenes: list[Scene], masks: Path, image_dir: Path, name: str, workers: int) -> None:
     """Cut the generated masks onto the patches of all training scenes.
 
-    Raises `UserError` before any work if nothing is prepared or a mask is missing.
+    Raises `UserError` before any work if nothing is prepared or a mask is missing, or the name is
+    that of the patches' own masks.
     """
+    check_name(name)
     records = [(scene, read_record(image_dir, scene)) for scene in scenes]
     wanted = [(scene, record) for scene, record in records if record and record["split"] == "train"]
     if not wanted:
@@ -91,7 +101,7 @@ def add_generated_masks(
             for label, folder in enumerate(labels.CLASS_FOLDERS):
                 for patch in record[folder]:
                     patch_dir = image_dir / record["split"] / folder / patch
-                    truth = store.read(patch_dir / "mask.tif", 2)
+                    truth = store.read(patch_dir / store.TRUTH_MASK, 2)
                     row, column = patch_position(patch)
                     tif = dataset.read(1, window=Window(column, row, cutting.size, cutting.size))
                     mask = labels.patch_from_tif(tif, str(path))

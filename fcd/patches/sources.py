@@ -4,7 +4,7 @@ The latter are a GeoTIFF each, square, of one size, type and number of bands:
 
     DIR/{train,val,test}/{clear,cloudy}/<name>.tif
     DIR/{train,val,test}/{clear,cloudy}/<name>_mask.tif             where there is one
-    DIR/{train,val,test}/{clear,cloudy}/<name>_generated_mask.tif   by main.py --mode generate_masks
+    DIR/{train,val,test}/{clear,cloudy}/<name>_generated_mask.tif   by --mode generate_masks
 
 Masks have one band of uint8 in the codes of the masks that this project writes: 0 invalid, 128
 clear, 255 cloud (`fcd.landsat.labels`).
@@ -282,12 +282,16 @@ class RasterPatches:
 
         Raises `UserError` if masks of that name would be taken for patches.
         """
-        if not f"_{mask_file}".endswith(MASK_ENDING):
-            raise UserError(
-                f"--train_mask_file {mask_file}: with --dataset Patches its name must end in "
-                "mask.tif, or the masks would be taken for patches"
-            )
+        self.check_mask_file(mask_file)
         return patch.with_name(f"{patch.stem}_{mask_file}")
+
+    def check_mask_file(self, name: str) -> None:
+        """Raise `UserError` if masks of that name would be taken for patches."""
+        if not f"_{name}".endswith(MASK_ENDING):
+            raise UserError(
+                f"masks named {name}: with --dataset Patches the name must end in mask.tif, or "
+                "the masks would be taken for patches"
+            )
 
     def read(self, patch: Path, mask_file: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Image (C, H, W), and patch codes (H, W) uint8 of its mask: invalid where nodata.
@@ -316,7 +320,7 @@ class RasterPatches:
                 "patch"
             )
         # Masks that this project writes have its own codes.
-        own = mask_file == generated.GENERATED_MASK
+        own = mask_file != store.TRUTH_MASK
         decode = labels.truth_decoder(None if own else self.mask_codes)
         mask = decode(codes[0], str(path))
         mask[~known(plain(image), nodata).all(axis=0)] = labels.INVALID
@@ -405,7 +409,7 @@ class RasterPatches:
             )
         if masked:
             pairs = zip(scenes, found, strict=True)
-            masks = (self.mask(path, "mask.tif") for scene, (path, _) in pairs if scene.truth)
+            masks = (self.mask(path, store.TRUTH_MASK) for scene, (path, _) in pairs if scene.truth)
             labels.require_clear(masks, f"the {split} patches of {self.root}")
         if len(chosen) < len(scenes):
             print(f"{len(chosen)} of the {len(scenes)} {split} patches have a mask to compare with")
@@ -415,24 +419,24 @@ class RasterPatches:
         with _opened(path) as dataset:
             names = zip(names_of(dataset), pixel_bands(dataset), strict=True)
             files: dict[str, File] = {band: Band(path, number) for band, number in names}
-        bands, mask = tuple(files), self.mask_path(path, "mask.tif")
+        bands, mask = tuple(files), self.mask_path(path, store.TRUTH_MASK)
         if mask.exists():
             files["FIXEDMASK"] = mask
         decode = labels.truth_decoder(self.mask_codes)
         return Scene(path.stem, folder, path.parent, files, bands, False, decode)
 
-    def add_generated_masks(self, masks: Path, scenes: list[Scene]) -> None:
-        """Put the masks in the folder `masks` beside the patches, which are `scenes`.
+    def add_generated_masks(self, masks: Path, scenes: list[Scene], name: str) -> None:
+        """Put the masks in the folder `masks` beside the patches, which are `scenes`, as `name`.
 
         They are all clear where the label is: it already says so. Nodata stays invalid.
         """
-        with generated.recorded(self.root, generated.GENERATED_MASK, masks):
+        with generated.recorded(self.root, name, masks):
             for scene in tqdm(scenes, "adding masks", unit="patch", dynamic_ncols=True):
                 with _opened(generated.mask_tif(masks, scene)) as dataset:
                     mask, grid = dataset.read(1), Grid.of(dataset)
                 if scene.biome == labels.CLASS_FOLDERS[labels.LABEL_CLEAR]:
                     mask[mask != labels.TIF_NODATA] = labels.TIF_CLEAR
-                path = scene.folder / f"{scene.name}_{generated.GENERATED_MASK}"
+                path = scene.folder / f"{scene.name}_{name}"
                 write_raster(path, mask[None], grid, labels.TIF_NODATA)
 
 

@@ -210,7 +210,7 @@ def test_masks_that_do_not_fit_are_named(tmp_path):
         refuse(message, tmp_path, mask_file="mask.tif")
     path.unlink()
     refuse(r"p1\.tif has no mask\.tif \(1 of 6 patches", tmp_path, mask_file="mask.tif")
-    refuse(r"its name must end in mask\.tif", tmp_path, mask_file="labels.tif")
+    refuse(r"the name must end in mask\.tif", tmp_path, mask_file="labels.tif")
     mask = np.zeros((1, SIDE, SIDE), np.uint8)
     write_tif(tmp_path / "train/clear/p1_of_mine_mask.tif", mask)
     use(tmp_path)  # any name that begins with a patch's

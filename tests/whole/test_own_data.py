@@ -91,6 +91,51 @@ def test_generated_masks_are_those_of_the_difference_map(walk):
                 assert (dataset.crs, dataset.transform) == (patch.crs, patch.transform)
 
 
+def test_a_second_round_learns_what_the_first_networks_say(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    weights = walk / "outputs/FCDPlus/models/best.pt"
+    patches = RasterPatches(walk / "p").find("train", "cloudy")
+    first = [path.with_name(f"{path.stem}_generated_mask.tif").read_bytes() for path in patches]
+    assert call(monkeypatch, supervised_main, "--mode", "generate_masks", *DATA, "--threshold",
+                "image", "--overlap", "0",
+                "--generated_mask_file", "second_mask.tif") == 0  # fmt: skip
+    solver = load_solver(weights, "cpu")
+    record = json.loads((walk / "outputs/FCDPlus/results/threshold.json").read_text())
+    assert (record["choice"], record["pixel_labels"]) == ("image", 0)
+    for path, before in zip(patches, first, strict=True):
+        with rasterio.open(path) as dataset:
+            image = torch.from_numpy(dataset.read())[None]
+        with torch.no_grad():
+            logits = solver.network(solver.normalization.normalize(image))[0]
+        cloud = logits.softmax(dim=1)[0, 1].numpy()
+        with rasterio.open(path.with_name(f"{path.stem}_second_mask.tif")) as dataset:
+            mask = dataset.read(1)
+        decided = abs(cloud - record["threshold"]) > 1e-4
+        assert (mask == np.where(cloud > record["threshold"], 255, 128))[decided].all()
+        assert path.with_name(f"{path.stem}_generated_mask.tif").read_bytes() == before
+    for path in RasterPatches(walk / "p").find("train", "clear"):
+        with rasterio.open(path.with_name(f"{path.stem}_second_mask.tif")) as dataset:
+            assert (dataset.read(1) == 128).all()
+    assert call(monkeypatch, supervised_main, "--mode", "train", *DATA, *UNET, "--train_mask_file",
+                "second_mask.tif", "--experiment_name", "Second") == 0  # fmt: skip
+    seen = checkpoints.load(walk / "outputs/Second/models/best.pt", ("supervision",))["supervision"]
+    assert (seen["image_labels"], seen["pixel_labels"]) == (10, 0)
+    chosen = seen["threshold_chosen_by"].split("; ")
+    assert [by.split(":")[0] for by in chosen] == ["training masks", "training masks"]
+    assert "image-level labels" in chosen[0]
+    assert "99.9 percentile of the scores of 5 clear" in chosen[1]
+
+
+@pytest.mark.parametrize(("name", "told"), [
+    ("mask.tif", "would replace the patches' own masks; give another name"),
+    ("second.tif", r"the name must end in mask\.tif"),
+])  # fmt: skip
+def test_generated_masks_replace_no_truth_and_are_no_patches(walk, monkeypatch, name, told):
+    monkeypatch.chdir(walk)
+    with pytest.raises(UserError, match=told):
+        call(monkeypatch, main, "--mode", "generate_masks", *DATA, "--generated_mask_file", name)
+
+
 def test_patches_that_are_masked_share_batches(walk, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     solver, sizes = load_solver(walk / "outputs/FCD/models/best.pt", "cpu"), []
