@@ -124,7 +124,7 @@ fi
 
 for seed in $seeds; do
     for fold in $only; do
-        run=fold$fold-s$seed
+        run=fold$fold-s$seed mask_file=generated_mask_$seed.tif # seeds share patches, not masks
         use "patches/32-fold$fold"
         if wanted FCD || wanted FCD+ || wanted Drawn+ || wanted FCD+1Pct; then
             train_row main.py "FCD-$run" "$seed" "${gan[@]}"
@@ -134,10 +134,12 @@ for seed in $seeds; do
         if { wanted FCD+ && ! labelled FCD+; } ||
             { wanted Drawn+ && ! labelled Drawn+; }; then
             say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
-                --experiment_name "FCD-$run" "${masks[@]}" "${extra[@]}"
+                --experiment_name "FCD-$run" "${masks[@]}" --generated_mask_file "$mask_file" \
+                "${extra[@]}"
         fi
-        labelled_row FCD+ "$seed" "${unet[@]}" "${learned[@]}"
-        labelled_row Drawn+ "$seed" "${unet[@]}" "${learned[@]}" "${after_drawn[@]}" \
+        from_masks=("${unet[@]}" --train_mask_file "$mask_file" "${learned[@]}")
+        labelled_row FCD+ "$seed" "${from_masks[@]}"
+        labelled_row Drawn+ "$seed" "${from_masks[@]}" "${after_drawn[@]}" \
             --model_weights "outputs/Drawn-s$seed/models/best.pt"
         row FCD+1Pct FCD+1% "$seed" "${tuned[@]}" --keep_ratio 0.01 --freeze_encoder True \
             --model_weights "outputs/FCDPlus-$run/models/best.pt"

@@ -37,7 +37,8 @@ make() { # NAME BANDS
     use patches/drawn
     train_row supervised_main.py "Drawn-$1" "$seeds" "${unet[@]}" --train_bands "$2" "${of_drawn[@]}"
     use patches/64-all
-    local real=("${unet[@]}" --train_bands "$2" "${learned[@]}" "${after_drawn[@]}")
+    local real=("${unet[@]}" --train_bands "$2" --train_mask_file generated_mask.tif
+        "${learned[@]}" "${after_drawn[@]}")
     train_row supervised_main.py "$1-randomised" "$seeds" "${real[@]}" --n_epochs 8 \
         "${more_unet[@]}" --model_weights "outputs/Drawn-$1/models/best.pt"
     train_row supervised_main.py "$1" "$seeds" "${real[@]}" --augment d4 --ema 0.05 \

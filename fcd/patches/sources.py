@@ -278,10 +278,7 @@ class RasterPatches:
         return patch
 
     def mask_path(self, patch: Path, mask_file: str) -> Path:
-        """Where the mask `mask_file`, such as mask.tif, of a patch is.
-
-        Raises `UserError` if masks of that name would be taken for patches.
-        """
+        """Where the mask `mask_file`, such as mask.tif, of a patch is; see `check_mask_file`."""
         self.check_mask_file(mask_file)
         return patch.with_name(f"{patch.stem}_{mask_file}")
 

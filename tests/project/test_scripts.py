@@ -234,6 +234,11 @@ def test_every_row_of_the_benchmark_is_trained_and_tested_in_each_fold(stub, tmp
         assert re.search(r"--image_dir patches/64-held(\d) .*fold\1-s\d --threshold image", line)
     trainings = [line for line in asked if "--mode train" in line]
     assert len(trainings) == 2 + 2 * 2 * 7
+    # Seeds may be trained at the same time, on patches that they share.
+    masked = [line for line in asked if "--generated_mask_file" in line or "--train_mask" in line]
+    assert len(masked) == 2 * 2 * 3
+    for line in masked:
+        assert re.search(r"-fold\d-s(\d) .*_mask_file generated_mask_\1\.tif", line)
     means = [line for line in tests if "Mean-fold" in line]
     assert len(means) == 2 * 2
     for line in means:
