@@ -7,9 +7,9 @@
 # DIR holds images/, masks/ and patches.csv (docs/real-pixels.md); python -m fcd.crops makes such
 # from scenes of the Biome data set. Of its scenes one in N (default 3) is tested by each fold.
 # --jobs N carries out as many folds at the same time (default 1), each with its share of the CPU's
-# cores; what they print is in logs/. --rows names some of FCD FCD+ Drawn+ FCD+1Pct Supervised CAM
-# UCAM Drawn Mean, what FCD+1Pct begins with and Mean averages among them. Typed again after a stop
-# it goes on where it was.
+# cores; what they print is in logs/. --rows names some of FCD FCD+ Drawn+ Second FCD+1Pct Supervised
+# CAM UCAM Drawn Mean, with the rows that others build on: FCD+ for FCD+1Pct; FCD+ and Drawn for
+# Second and Mean. Typed again after a stop it goes on where it was.
 # Of the flags below, --dir is real-biome and --seeds is 0 by default; --demo, --orig_image_dir and
 # --image_dir do not belong here.
 #
@@ -17,7 +17,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
 crops="" folds=3 jobs=1 only="" arguments=() defaults=(--seeds 0 --dir real-biome)
-methods="FCD FCD+ Drawn+ FCD+1Pct Supervised CAM UCAM Drawn Mean"
+methods="FCD FCD+ Drawn+ Second FCD+1Pct Supervised CAM UCAM Drawn Mean"
 while [ $# -gt 0 ]; do
     case $1 in
         --folds) folds=${2:?--folds needs a number}; shift 2 ;;
@@ -105,7 +105,7 @@ if [ -z "$only" ]; then
         cut_patches "folds/fold-$fold.csv" "patches/64-fold$fold" 64 32
         cut_patches "folds/held-$fold.csv" "patches/64-held$fold" 64 32
     done
-    if wanted Drawn || wanted Drawn+; then
+    if wanted Drawn || wanted Drawn+ || wanted Second; then
         draw
         use patches/drawn
         for seed in $seeds; do
@@ -124,7 +124,8 @@ fi
 
 for seed in $seeds; do
     for fold in $only; do
-        run=fold$fold-s$seed mask_file=generated_mask_$seed.tif # seeds share patches, not masks
+        run=fold$fold-s$seed drawn=outputs/Drawn-s$seed/models/best.pt
+        mask_file=generated_${seed}_mask.tif second_file=second_${seed}_mask.tif # patches are shared
         use "patches/32-fold$fold"
         if wanted FCD || wanted FCD+ || wanted Drawn+ || wanted FCD+1Pct; then
             train_row main.py "FCD-$run" "$seed" "${gan[@]}"
@@ -140,15 +141,23 @@ for seed in $seeds; do
         from_masks=("${unet[@]}" --train_mask_file "$mask_file" "${learned[@]}")
         labelled_row FCD+ "$seed" "${from_masks[@]}"
         labelled_row Drawn+ "$seed" "${from_masks[@]}" "${after_drawn[@]}" \
-            --model_weights "outputs/Drawn-s$seed/models/best.pt"
+            --model_weights "$drawn"
+        plus=outputs/FCDPlus-$run/models/best.pt
+        if wanted Second && ! labelled Second; then
+            say "$root/supervised_main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
+                --experiment_name "Teacher-$run" --model_weights "$plus" --mean_with "$drawn" \
+                "${second[@]}" --generated_mask_file "$second_file" "${extra[@]}"
+        fi
+        labelled_row Second "$seed" "${unet[@]}" --train_mask_file "$second_file" \
+            "${learned[@]}" "${after_drawn[@]}" --model_weights "$drawn"
         row FCD+1Pct FCD+1% "$seed" "${tuned[@]}" --keep_ratio 0.01 --freeze_encoder True \
-            --model_weights "outputs/FCDPlus-$run/models/best.pt"
+            --model_weights "$plus"
         row Supervised Supervised "$seed" "${unet[@]}"
         map_row CAM CAM "$seed" resnet50
         map_row UCAM U-CAM "$seed" ucam
         if wanted Drawn; then
             test_row supervised_main.py "Drawn scenes alone" "Drawn-$run" --tta flip \
-                --threshold image --model_weights "outputs/Drawn-s$seed/models/best.pt"
+                --threshold image --model_weights "$drawn"
         fi
     done
 done
@@ -157,9 +166,10 @@ done
 for seed in $seeds; do
     for ((fold = 0; fold < folds; fold++)); do
         use "patches/64-fold$fold"
-        for name in FCD+ Drawn+; do
+        for name in FCD+ Drawn+ Second; do
             wanted "$name" || continue
-            test_row supervised_main.py "${name/Drawn+/Drawn, then FCD+}" "$name-fold$fold-s$seed" \
+            method=${name/Drawn+/Drawn, then FCD+}
+            test_row supervised_main.py "${method/Second/Second round}" "$name-fold$fold-s$seed" \
                 --tta flip --threshold "$(of_others "$name")"
         done
         if wanted Mean; then

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Starter weights, into weights/: a U-Net with thermal bands and one without, from drawn scenes and
-# the image-level labels of crops of real scenes. No pixel label anywhere. Those that lie there are of
-# an earlier recipe: docs/weights.md.
+# the image-level labels of crops of real scenes. No pixel label anywhere.
 #
 #   scripts/starter_weights.sh DIR [FLAGS…]
 #
@@ -30,25 +29,33 @@ say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 --experim
 use patches/64-all
 say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 --experiment_name FCD \
     "${masks[@]}" "${extra[@]}"
+train_row supervised_main.py FCD+ "$seeds" "${unet[@]}" --train_mask_file generated_mask.tif \
+    "${learned[@]}"
 
-# Drawn scenes teach grounds and skies that the real ones lack; real ones, first under other suns,
-# then as they are, teach what clouds look like.
-make() { # NAME BANDS
+on_drawn() { # NAME BANDS: a U-Net that has learned drawn scenes alone
     use patches/drawn
     train_row supervised_main.py "Drawn-$1" "$seeds" "${unet[@]}" --train_bands "$2" "${of_drawn[@]}"
     use patches/64-all
-    local real=("${unet[@]}" --train_bands "$2" --train_mask_file generated_mask.tif
-        "${learned[@]}" "${after_drawn[@]}")
-    train_row supervised_main.py "$1-randomised" "$seeds" "${real[@]}" --n_epochs 8 \
-        "${more_unet[@]}" --model_weights "outputs/Drawn-$1/models/best.pt"
-    train_row supervised_main.py "$1" "$seeds" "${real[@]}" --augment d4 --ema 0.05 \
-        "${more_unet[@]}" --model_weights "outputs/$1-randomised/models/best.pt"
+}
+
+make() { # NAME BANDS: begin with what drawn scenes have taught, learn the masks of the second round
+    train_row supervised_main.py "$1" "$seeds" "${unet[@]}" --train_bands "$2" "${learned[@]}" \
+        --train_mask_file second_mask.tif "${after_drawn[@]}" \
+        --model_weights "outputs/Drawn-$1/models/best.pt"
     say "$root/supervised_main.py" --mode pack "${data[@]}" --batch_size 64 \
         --experiment_name "$1" --threshold image "${extra[@]}"
     mkdir -p "$root/weights"
     cp "outputs/$1/models/best-packed.pt" "$root/weights/$1.pt"
 }
-make starter-thermal B2-B7,B9,B10
+
+# FCD+ and drawn scenes err on different ground; their mean, with all bands, teaches both kinds.
+all=B2-B7,B9,B10
+on_drawn starter-thermal "$all"
+say "$root/supervised_main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
+    --experiment_name FCD+ --mean_with outputs/Drawn-starter-thermal/models/best.pt "${second[@]}" \
+    --generated_mask_file second_mask.tif "${extra[@]}"
+make starter-thermal "$all"
+on_drawn starter B2-B7,B9
 make starter B2-B7,B9
 echo
 echo "weights: $root/weights"
