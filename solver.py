@@ -218,10 +218,10 @@ class Solver(Resumable):
         }
         return thresholds.choose(scorer, choice, asked, measured)
 
-    def supervision(self, threshold: thresholds.Record | None) -> Supervision:
+    def supervision(self, threshold: thresholds.Record | None = None) -> Supervision:
         """What labels this run has seen, all choices and `threshold`, if any, included."""
         seen = self.seen.with_checkpoint(self.choice.by, self.choice.pixel_labels)
-        seen = reduce(Supervision.with_run, (c.supervision(None) for c in self.companions), seen)
+        seen = reduce(Supervision.with_run, (c.supervision() for c in self.companions), seen)
         chosen = threshold or {"chosen_by": "", "pixel_labels": 0}
         return seen.with_threshold(chosen["chosen_by"], chosen["pixel_labels"])
 

@@ -381,6 +381,7 @@ def test_validation_without_a_valid_pixel_is_one_line(tmp_path, call, module, fl
     )
 
 
+@pytest.mark.slow
 def test_compiling_needs_a_compiler(tmp_path):
     env = {"CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run(

@@ -2,8 +2,6 @@ import csv
 import json
 import math
 import statistics
-import subprocess
-import sys
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -11,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fcd.cli import commands
 from fcd.errors import UserError
 from fcd.report import comparison
 from fcd.report.comparison import estimates, latex, markdown, summary
 from fcd.report.results import supervision_note
 from fcd.report.runs import Run, Sample, group, read_published, read_run
-from tests.conftest import ROOT
 from tests.report.runs import LABEL_FREE, WEAK, write_run
 
 
@@ -284,12 +282,12 @@ def test_different_scenes_are_warned_about(runs, tmp_path, capsys):
 
 
 def test_missing_metrics_name_the_file_and_the_command(tmp_path):
-    command = [sys.executable, "-m", "fcd.comparison", str(tmp_path / "FCDPlus")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert str(tmp_path / "FCDPlus/results/metrics.json") in done.stderr
-    assert "--mode test --experiment_name FCD+" in done.stderr
+    with pytest.raises(UserError) as refused:
+        commands.compare([str(tmp_path / "FCDPlus")])
+    said = str(refused.value)
+    assert "\n" not in said
+    assert str(tmp_path / "FCDPlus/results/metrics.json") in said
+    assert "--mode test --experiment_name FCD+" in said
 
 
 def test_damaged_metrics_are_refused(tmp_path):

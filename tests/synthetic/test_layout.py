@@ -1,8 +1,6 @@
 """Drawn scenes as files: as in L8 Biome, whole or absent."""
 
 import re
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
+from fcd.cli import commands, entry
 from fcd.errors import UserError
 from fcd.landsat import biome
 from fcd.landsat.bands import BANDS
@@ -86,17 +85,11 @@ def test_a_scene_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("flags", [("--size", "20"), ("--scenes_per_biome", "0"), ("--seed", "-1")])
-def test_command_line_refuses_in_one_line(tmp_path, flags):
-    command = [
-        sys.executable,
-        "-m",
-        "fcd.synthetic",
-        "--output_dir",
-        str(tmp_path / "x"),
-        *flags,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+def test_command_line_refuses_in_one_line(tmp_path, flags, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        entry.run(lambda: commands.draw(["--output_dir", str(tmp_path / "x"), *flags]))
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
     assert not (tmp_path / "x").exists()

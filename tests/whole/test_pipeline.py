@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from tests import tiny
 GAN = [*tiny.GAN, "--num_iters", "20", "--num_iters_decay", "10", "--n_critic", "2",
        "--sample_step", "10", "--model_save_step", "10"]  # fmt: skip
 UNET = [*tiny.UNET, "--log_step", "1"]
+BIOMES = set(sorted(RECIPES)[::2])
 DATA = ["--image_dir", "p", "--orig_image_dir", "scenes", "--num_workers", "0", "--device", "cpu"]
 
 
@@ -41,6 +43,8 @@ def walk(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.chdir(root)
     write_data_set("scenes", 6, 70, seed=5)
+    for biome in set(RECIPES) - BIOMES:
+        shutil.rmtree(root / "scenes" / biome)
 
     def call(module, *arguments):
         patch.setattr(sys, "argv", [f"{module.__name__}.py", *arguments])
@@ -76,7 +80,7 @@ def split(walk, kind):
 def test_masks_are_where_the_training_scenes_are(walk):
     folder = walk / "outputs" / "FCD" / "results" / "tifs"
     scenes = [s for s in find_scenes(walk / "scenes") if s.name in split(walk, "train")]
-    assert len(scenes) == 24
+    assert len(scenes) == 12
     threshold = json.loads((folder.parent / "threshold.json").read_text())
     assert threshold["pixel_labels"] > 0
     for scene in scenes:
@@ -100,7 +104,7 @@ def test_masks_are_where_the_training_scenes_are(walk):
 def test_generated_masks_of_patches_are_cut_from_those(walk):
     with open(walk / "p" / "generated_mask.json") as file:
         cost = json.load(file)
-    assert cost["image_labels"] == 96
+    assert cost["image_labels"] == 48
     assert cost["pixel_labels"] == 0
     assert cost["threshold_pixel_labels"] > 0
     patches = list((walk / "p" / "train" / "cloudy").iterdir())
@@ -139,8 +143,8 @@ def test_the_metrics_are_those_of_the_masks(walk):
     assert results["overall"]["macro"]["f1"] == pytest.approx(
         f1_score(truth, prediction, average="macro")
     )
-    assert len(results["scenes"]) == 16
-    assert set(results["biomes"]) == set(RECIPES)
+    assert len(results["scenes"]) == 8
+    assert set(results["biomes"]) == BIOMES
 
 
 def test_supervision_is_counted_through_the_chain(walk):
@@ -212,7 +216,7 @@ def test_a_second_walk_finds_everything_done(walk, monkeypatch, capsys):
     ]:
         monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *arguments])
         assert module.main() == 0
-    assert "48 scenes are cut already" in capsys.readouterr().out
+    assert "24 scenes are cut already" in capsys.readouterr().out
     assert tif.stat().st_mtime_ns == before
 
 
@@ -305,7 +309,7 @@ def test_class_activation_maps_from_image_labels(walk, monkeypatch, network):
             (walk / f"outputs/{network}-{method}/results/metrics.json").read_text()
         )
         assert results["supervision"] == {
-            "image_labels": 96,
+            "image_labels": 48,
             "pixel_labels": 0,
             "threshold_chosen_by": results["supervision"]["threshold_chosen_by"],
             "threshold_pixel_labels": 0,
@@ -313,7 +317,7 @@ def test_class_activation_maps_from_image_labels(walk, monkeypatch, network):
             "checkpoint_pixel_labels": 0,
             "labels_from": "manual masks",
         }
-        assert results["overall"]["pixels"] > 50_000
+        assert results["overall"]["pixels"] > 25_000
 
 
 def test_the_qa_band_is_scored_as_what_it_is(walk, monkeypatch):
