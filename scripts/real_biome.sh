@@ -149,7 +149,7 @@ for seed in $seeds; do
                 "${second[@]}" --generated_mask_file "$second_file" "${extra[@]}"
         fi
         labelled_row Second "$seed" "${unet[@]}" --train_mask_file "$second_file" \
-            "${learned[@]}" "${after_drawn[@]}" --model_weights "$drawn"
+            "${learned[@]}" "${again[@]}" --model_weights "$drawn"
         row FCD+1Pct FCD+1% "$seed" "${tuned[@]}" --keep_ratio 0.01 --freeze_encoder True \
             --model_weights "$plus"
         row Supervised Supervised "$seed" "${unet[@]}"

@@ -40,7 +40,7 @@ on_drawn() { # NAME BANDS: a U-Net that has learned drawn scenes alone
 
 make() { # NAME BANDS: begin with what drawn scenes have taught, learn the masks of the second round
     train_row supervised_main.py "$1" "$seeds" "${unet[@]}" --train_bands "$2" "${learned[@]}" \
-        --train_mask_file second_mask.tif "${after_drawn[@]}" \
+        --train_mask_file second_mask.tif "${again[@]}" \
         --model_weights "outputs/Drawn-$1/models/best.pt"
     say "$root/supervised_main.py" --mode pack "${data[@]}" --batch_size 64 \
         --experiment_name "$1" --threshold image "${extra[@]}"
