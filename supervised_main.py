@@ -20,7 +20,7 @@ from fcd.errors import UserError
 from fcd.masks.cam import Method
 from fcd.patches import generated
 from fcd.patches.store import TRUTH_MASK
-from fcd.patches.supervision import Supervision
+from fcd.patches.supervision import DRAWN, Supervision
 from fcd.training import augmentation
 from fcd.training.run import Run
 from model import Encoder, Network, Task
@@ -69,6 +69,11 @@ class Settings(CommandSettings):
     train_mask_file: Annotated[
         str, Flag(metavar="NAME"), "mask to learn: mask.tif (pixel labels) or generated_mask.tif"
     ] = TRUTH_MASK
+    drawn: Annotated[
+        bool,
+        "the patches are of drawn scenes (python -m fcd.synthetic), whose labels and masks cost "
+        "nothing and are not counted",
+    ] = False
     keep_ratio: Annotated[
         float, UNIT, "share of the training patches used, always the same ones"
     ] = 1.0
@@ -138,7 +143,10 @@ def train(settings: Settings, run: Run) -> int:
     for path, encoder_only in ((net.encoder_weights, True), (weights, False)):
         if path:
             solver.start_from(path, encoder_only=encoder_only, nodata=source.nodata)
-    solver.add_labels(train_set, _cost_of(mask_file, data.image_dir))
+    if settings.drawn:
+        solver.seen = solver.seen.with_source(DRAWN)
+    else:
+        solver.add_labels(train_set, _cost_of(mask_file, data.image_dir))
     learn = partial(solver.train, replace(training, select=select), train_set, val_set)
     return carry_out(learn, run, settings, summaries(train_set, val_set))
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 from fcd.landsat.reference import NAMES, TRUTH
 
+DRAWN = "drawn scenes"
+"""In place of where labels are from, of what has cost none."""
 UNKNOWN = "unknown"
 """In place of how a checkpoint was chosen that other code has written; its labels are not known."""
 

@@ -126,6 +126,24 @@ def test_a_second_round_learns_what_the_first_networks_say(walk, monkeypatch):
     assert "99.9 percentile of the scores of 5 clear" in chosen[1]
 
 
+def test_what_drawn_scenes_teach_costs_no_label(walk, monkeypatch):
+    monkeypatch.chdir(walk)
+    masks = ["--mode", "train", *DATA, *UNET, "--train_mask_file", "generated_mask.tif"]
+    drawn = ["--drawn", "True", "--experiment_name", "Drawn"]
+    after = ["--model_weights", "outputs/Drawn/models/best.pt", "--experiment_name", "After"]
+    for flags in (drawn, after):
+        assert call(monkeypatch, supervised_main, *masks, *flags) == 0
+    seen, later, plus = (
+        checkpoints.load(walk / f"outputs/{name}/models/best.pt", ("supervision",))["supervision"]
+        for name in ("Drawn", "After", "FCDPlus")
+    )
+    assert seen.pop("labels_from") == "drawn scenes"
+    assert not any(seen.values())
+    assert later.pop("labels_from") == "drawn scenes and folder names"
+    assert later["image_labels"] == plus["image_labels"] == 10
+    assert later["pixel_labels"] == 0
+
+
 @pytest.mark.parametrize(("name", "told"), [
     ("mask.tif", "would replace the patches' own masks; give another name"),
     ("second.tif", r"the name must end in mask\.tif"),
