@@ -70,8 +70,6 @@ class PatchDataset(Dataset):
     toa: images are standard DN (`fcd.landsat.radiometry`), whatever sun scenes were taken under.
     least_cloud: the mask of a cloudy patch in which a smaller share is cloud contradicts the label;
     it is given as all invalid.
-    drawn: where patches of drawn scenes are that follow upon these; their masks are mask.tif. They
-    are no part of `patches`, of what is counted there, and of what is left out.
     Raises `UserError` if a folder is missing or empty, or a patch has no `mask_file` but should.
     """
 
@@ -85,7 +83,6 @@ class PatchDataset(Dataset):
         skip_bad: bool = False,
         masks_optional: bool = False,
         bands: Sequence[str] | None = None,
-        drawn: Source | None = None,
         toa: bool = False,
         least_cloud: float = 0.0,
     ) -> None:
@@ -123,15 +120,6 @@ class PatchDataset(Dataset):
             self.kind.require_landsat(f"--normalize {TOA}", "--normalize stretch")
             found = [patch for patch, _ in self.patches]
             self._radiometries = self.source.radiometries(found, self.kind.bands)
-        self.drawn: PatchDataset | None = None
-        if drawn:
-            mask = TRUTH_MASK if self.mask_file else None
-            self.drawn = PatchDataset(drawn, split, mask, bands=bands, toa=toa)
-            if self.drawn.kind != self.kind:
-                raise UserError(
-                    f"--drawn_patches {drawn.root} has {self.drawn.kind}, {self.source.root} has "
-                    f"{self.kind}; draw and cut them alike"
-                )
 
     def _masks(self, patches: Sequence[Path]) -> Iterator[np.ndarray]:
         """The masks of `patches` that can be read."""
@@ -169,8 +157,7 @@ class PatchDataset(Dataset):
         """Which patches these are, for config.json: they must be the same when a run goes on."""
         names = "".join(f"{folder.name} {label}\n" for folder, label in self.patches)
         digest = hashlib.sha256(names.encode()).hexdigest()[:12]
-        told = {"patches": len(self.patches), "fingerprint": digest, "left_out": self.left_out}
-        return told | ({"drawn": self.drawn.summary()} if self.drawn else {})
+        return {"patches": len(self.patches), "fingerprint": digest, "left_out": self.left_out}
 
     def without(self, mask_file: str) -> list[Path]:
         """The patches that have no mask `mask_file`."""
@@ -179,8 +166,7 @@ class PatchDataset(Dataset):
     @property
     def labels(self) -> torch.Tensor:
         """Image-level labels (n,) float32."""
-        own = torch.tensor([label for _, label in self.patches], dtype=torch.float32)
-        return torch.cat([own, self.drawn.labels]) if self.drawn else own
+        return torch.tensor([label for _, label in self.patches], dtype=torch.float32)
 
     @cached_property
     def _whole(self) -> Kind:
@@ -226,11 +212,9 @@ class PatchDataset(Dataset):
             return sum(int(np.count_nonzero(mask)) for mask in masks)
 
     def __len__(self) -> int:
-        return len(self.patches) + (len(self.drawn) if self.drawn else 0)
+        return len(self.patches)
 
     def __getitem__(self, index: int) -> dict:
-        if self.drawn and index >= len(self.patches):
-            return self.drawn[index - len(self.patches)]
         patch, label = self.patches[index]
         with _can_be_left_out():
             image, mask = self.source.read(patch, self.mask_file)

@@ -47,8 +47,8 @@ def train(settings: Settings, run: Run) -> int:
     """`--mode train`."""
     data, training = settings.data, settings.training
     run.processes.per_process(training.batch_size)
-    source, drawn, bands = data.patches("train"), data.drawn(), data.learned_bands()
-    how: dict[str, Any] = {"skip_bad": data.skip_bad, "bands": bands, "drawn": drawn}
+    source = data.patches("train")
+    how: dict[str, Any] = {"skip_bad": data.skip_bad, "bands": data.learned_bands()}
     train_set = PatchDataset(source, "train", **how, toa=data.toa)
     val_set, select = validation_set(train_set, training.select, data.skip_bad)
     if train_set.image_size != settings.image_size:

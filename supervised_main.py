@@ -114,8 +114,8 @@ def train(settings: Settings, run: Run) -> int:
     labels_only = net.train_encoder_only or net.network != "unet"
     mask_file = None if labels_only else settings.train_mask_file
     source, ratio = data.patches("train"), settings.keep_ratio
-    more: dict[str, Any] = {"skip_bad": data.skip_bad, "drawn": data.drawn()}
-    more |= {"bands": data.learned_bands(), "toa": data.toa, "least_cloud": settings.least_cloud}
+    more: dict[str, Any] = {"skip_bad": data.skip_bad, "least_cloud": settings.least_cloud}
+    more |= {"bands": data.learned_bands(), "toa": data.toa}
     train_set = PatchDataset(source, "train", mask_file, ratio, **more)
     asked = "image" if labels_only else training.select
     val_set, select = validation_set(train_set, asked, data.skip_bad)

@@ -32,7 +32,7 @@ of_drawn=(--drawn True --ema 0.1 --n_epochs 6 --lr 2e-3 "${more_unet[@]}") # eig
 after_drawn=(--n_epochs 4 --lr 5e-4 --ema 0.5 "${more_unet[@]}")
 again=(--n_epochs 8 --lr 5e-4 "${more_unet[@]}") # after drawn scenes, too, but on better masks
 of_maps=("${unet[@]}" --n_epochs 3 "${more_unet[@]}")
-drawn=(--scenes_per_biome 80 --size 256 --seed 7 --variety wide)
+drawing=(--scenes_per_biome 80 --size 256 --seed 7 --variety wide)
 
 cut_patches() { # CSV FOLDER SIZE STRIDE: patches labelled by the masks
     local tree=$2
@@ -55,7 +55,7 @@ import sys
 from pathlib import Path
 from fcd.landsat.rasters import opened
 print(",".join(opened(next(Path(sys.argv[1], "images").glob("*.tif"))).descriptions))' "$crops")
-    say -m fcd.synthetic --output_dir drawn/scenes "${drawn[@]}"
+    say -m fcd.synthetic --output_dir drawn/scenes "${drawing[@]}"
     say -m fcd.crops --orig_image_dir drawn/scenes --output_dir drawn/crops --crops 1 --size 192 \
         --bands "$bands"
     say -m fcd.folds drawn/crops --output_dir drawn/folds

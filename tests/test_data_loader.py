@@ -24,7 +24,6 @@ from fcd.landsat.reference import QA
 from fcd.patches import cutting
 from fcd.patches.cutting import Cutting
 from fcd.patches.normalisation import dn_counts
-from fcd.patches.sources import PreparedPatches
 from fcd.processes import ALONE, Processes
 from fcd.training.augmentation import Augmentation
 from fcd.training.batches import StepBatches, batches_per_epoch
@@ -90,37 +89,15 @@ def test_a_mask_that_contradicts_its_label_teaches_nothing(image_dir):
 def test_bands_are_learned_by_name_in_the_order_asked_for(tmp_path):
     image_dir = write_patches(tmp_path / "p", 4, 2)
     whole = PatchDataset(image_dir, "train", "mask.tif")
-    some = PatchDataset(
-        image_dir, "train", "mask.tif", bands=("B9", "B2"), drawn=PreparedPatches(image_dir)
-    )
+    some = PatchDataset(image_dir, "train", "mask.tif", bands=("B9", "B2"))
     assert some.kind.bands == ("B9", "B2")
     for index in (0, len(whole) - 1):
-        for chosen in (some[index], some[len(whole) + index]):  # of drawn ones, too
-            assert (chosen["image"] == whole[index]["image"][[7, 1]]).all()
+        assert (some[index]["image"] == whole[index]["image"][[7, 1]]).all()
     assert validation_set(some, "pixel")[0].kind == some.kind
     normalization = training_normalization("stretch", some)
     assert normalization.bands == ("B9", "B2")
     of_all = training_normalization("stretch", whole)
     assert normalization.low == (of_all.low[7], of_all.low[1])
-
-
-def test_drawn_patches_follow_and_cost_nothing(tmp_path):
-    image_dir = write_patches(tmp_path / "real", 10, 4)
-    along = write_patches(tmp_path / "drawn", 4, 2)
-    both = PatchDataset(image_dir, "train", "mask.tif", drawn=PreparedPatches(along))
-    own, other = (PatchDataset(place, "train", "mask.tif") for place in (image_dir, along))
-    assert len(both) == len(own) + len(other) == len(both.labels)
-    assert both.labels.tolist() == [*own.labels.tolist(), *other.labels.tolist()]
-    for index, alone in ((3, own[3]), (len(own), other[0]), (len(both) - 1, other[len(other) - 1])):
-        assert (both[index]["image"] == alone["image"]).all()
-        assert (both[index]["mask"] == alone["mask"]).all()
-    assert both.labelled_pixels() == own.labelled_pixels()
-    assert both.summary() == own.summary() | {"drawn": other.summary()}
-    assert "mask" not in PatchDataset(image_dir, "train", drawn=PreparedPatches(along))[len(own)]
-    for image in along.rglob("image.tif"):
-        tifffile.imwrite(image, tifffile.imread(image)[:16, :16], photometric="minisblack")
-    with pytest.raises(UserError, match=r"--drawn_patches .* draw and cut them alike"):
-        PatchDataset(image_dir, "train", drawn=PreparedPatches(along))
 
 
 def drawn(*arguments, **others):

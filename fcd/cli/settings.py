@@ -153,12 +153,6 @@ class DataSettings:
         Flag(metavar="BANDS"),
         "bands to learn from, by name, such as B2-B7,B9; None: all that the patches have",
     ] = None
-    drawn_patches: Annotated[
-        Path | None,
-        Flag(metavar="DIR"),
-        "folder of patches of drawn scenes (python -m fcd.synthetic --variety wide), cut as those "
-        "of --image_dir, to learn along with them: their labels and masks cost nothing",
-    ] = None
     orig_image_dir: Annotated[
         str, Flag("--data_path"), MAY_CHANGE, "scenes, <biome>/<scene>/…; SPARCS: <scene>_data.tif"
     ] = SCENE_DIR
@@ -234,14 +228,6 @@ class DataSettings:
     def learned_bands(self) -> tuple[str, ...] | None:
         """The names that `--train_bands` lists, or None; `UserError` if they are none."""
         return listed_bands(self.train_bands, "--train_bands") if self.train_bands else None
-
-    def drawn(self) -> Source | None:
-        """Where the patches of drawn scenes are that are learned along."""
-        if self.drawn_patches is None:
-            return None
-        if self.dataset == OWN:
-            return RasterPatches(self.drawn_patches, self.asked_nodata)
-        return PreparedPatches(self.drawn_patches)
 
     def rgb_bands(self, num_channels: int) -> tuple[int, ...] | None:
         """The bands of `--rgb`, counted from 0, or None; `UserError` if there are no such."""
