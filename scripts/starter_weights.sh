@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starter weights, into weights/: a U-Net with thermal bands and one without, from drawn scenes and
-# the image-level labels of crops of real scenes. No pixel label anywhere.
+# Starter weights: a U-Net with thermal bands and one without, from drawn scenes and the image-level
+# labels of crops of real scenes. No pixel label anywhere. They end in weights/ of --dir.
 #
 #   scripts/starter_weights.sh DIR [FLAGS…]
 #
@@ -44,8 +44,8 @@ make() { # NAME BANDS: begin with what drawn scenes have taught, learn the masks
         --model_weights "outputs/Drawn-$1/models/best.pt"
     say "$root/supervised_main.py" --mode pack "${data[@]}" --batch_size 64 \
         --experiment_name "$1" --threshold image "${extra[@]}"
-    mkdir -p "$root/weights"
-    cp "outputs/$1/models/best-packed.pt" "$root/weights/$1.pt"
+    mkdir -p weights
+    cp "outputs/$1/models/best-packed.pt" "weights/$1.pt"
 }
 
 # FCD+ and drawn scenes err on different ground; their mean, with all bands, teaches both kinds.
@@ -58,4 +58,4 @@ make starter-thermal "$all"
 on_drawn starter B2-B7,B9
 make starter B2-B7,B9
 echo
-echo "weights: $root/weights"
+echo "weights: $PWD/weights (--model_weights $PWD/weights)"

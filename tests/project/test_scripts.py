@@ -128,15 +128,16 @@ def stub(tmp_path):
     (tmp_path / "python").write_text(
         f'#!/bin/sh\necho "$@" >>"{tmp_path}/asked"\n'
         "name=$(echo \"$@\" | sed -n 's/.*--mode pack.*--experiment_name \\([^ ]*\\).*/\\1/p')\n"
-        'results=outputs/$(echo "$name" | sed s/+/Plus/)/results\n'
-        '[ -z "$name" ] || { mkdir -p "$results" && touch "$results/threshold.json"; }\n'
+        'run=outputs/$(echo "$name" | sed s/+/Plus/)\n'
+        '[ -z "$name" ] || { mkdir -p "$run/results" "$run/models" &&\n'
+        'touch "$run/results/threshold.json" "$run/models/best-packed.pt"; }\n'
     )
     (tmp_path / "python").chmod(0o755)
 
     def run(script, *arguments):
         environment = {"VIRTUAL_ENV": "any", "PATH": f"{tmp_path}:/usr/bin:/bin"}
         return subprocess.run(
-            ["bash", ROOT / "scripts" / script, "--dir", tmp_path, *arguments],
+            ["bash", ROOT / "scripts" / script, *arguments, "--dir", tmp_path],
             env=environment, cwd=tmp_path, capture_output=True, text=True,
         )  # fmt: skip
 
@@ -252,6 +253,36 @@ def test_every_row_of_the_benchmark_is_trained_and_tested_in_each_fold(stub, tmp
     compared = asked[-1].split()
     assert len([word for word in compared if word.startswith("outputs/")]) == 41  # and the output
     assert f"--crops {crops}/patches.csv --base FCD+ " in asked[-1]
+
+
+def test_starter_weights_learn_drawn_scenes_then_the_masks_of_two_networks(stub, tmp_path, crops):
+    done = stub("starter_weights.sh", crops, "--device", "cuda:1")
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
+    trainings = [line for line in asked if "--mode train" in line]
+    learned = [re.search(r"--image_dir (\S+) .*--experiment_name (\S+)", line).groups()
+               for line in trainings]  # fmt: skip
+    assert learned == [
+        ("patches/32-all", "FCD"),
+        ("patches/64-all", "FCD+"),
+        ("patches/drawn", "Drawn-starter-thermal"),
+        ("patches/64-all", "starter-thermal"),
+        ("patches/drawn", "Drawn-starter"),
+        ("patches/64-all", "starter"),
+    ]
+    assert "--train_mask_file" not in trainings[0]
+    assert "--train_mask_file generated_mask.tif" in trainings[1]
+    (second,) = (line for line in asked if "--generated_mask_file second_mask.tif" in line)
+    assert "--experiment_name FCD+ --mean_with outputs/Drawn-starter-thermal/models" in second
+    for drawn, own, bands in ((2, 3, "B2-B7,B9,B10"), (4, 5, "B2-B7,B9")):
+        assert "--drawn True" in trainings[drawn]
+        assert "--train_mask_file second_mask.tif" in trainings[own]
+        name = learned[drawn][1]
+        assert f"--model_weights outputs/{name}/models/best.pt" in trainings[own]
+        assert all(f"--train_bands {bands} " in trainings[number] for number in (drawn, own))
+    assert all(line.count("--device cuda:1") == 1 for line in trainings)
+    found = {path.name for path in (tmp_path / "weights").iterdir()}
+    assert found == {"starter-thermal.pt", "starter.pt"}
 
 
 @pytest.mark.parametrize(
