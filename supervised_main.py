@@ -71,8 +71,8 @@ class Settings(CommandSettings):
     ] = TRUTH_MASK
     drawn: Annotated[
         bool,
-        "the patches are of drawn scenes (python -m fcd.synthetic), whose labels and masks cost "
-        "nothing and are not counted",
+        "the patches are of drawn scenes (python -m fcd.synthetic): what is learned from them "
+        "counts as no label",
     ] = False
     keep_ratio: Annotated[
         float, UNIT, "share of the training patches used, always the same ones"
