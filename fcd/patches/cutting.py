@@ -315,7 +315,7 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
                     patches[folder].append(name)
                     place = partial / folder / name
                     place.mkdir(parents=True)
-                    store.write(place / "image.tif", dn.transpose(1, 2, 0))
+                    store.write(place / store.IMAGE, dn.transpose(1, 2, 0))
                     store.write(place / store.TRUTH_MASK, mask)
             mask = _write_thumbnail(reader, reference, record_path(image_dir, scene))
         if not mask.any():

@@ -14,6 +14,7 @@ from fcd import metrics
 from fcd.errors import SceneError, UserError
 from fcd.files import from_plain, read_json, replacing, write_json
 from fcd.landsat import labels
+from fcd.landsat.bands import FILL_DN
 from fcd.landsat.rasters import opened
 from fcd.landsat.reference import QA
 from fcd.landsat.scenes import Scene
@@ -83,9 +84,10 @@ def add_generated_masks(
 ) -> np.ndarray:
     """Cut a generated scene mask onto the scene's patches, as `name` beside their image.tif.
 
-    A patch labelled clear becomes all clear: the label already says so. Pixels invalid in a manual
-    mask stay invalid; those a QA band says nothing about, such as the rims of clouds in Collection
-    2, become what the generated mask says. Returns the confusion (2, 2) against mask.tif.
+    A patch labelled clear becomes all clear, whatever was left open: the label already says so.
+    Pixels invalid in a manual mask stay invalid; those a QA band says nothing about, such as the
+    rims of clouds in Collection 2, become what the generated mask says. Returns the confusion
+    (2, 2) against mask.tif.
     Raises `UserError` if the mask cannot be read or has another size than the scene.
     """
     path, cutting = mask_tif(masks, scene), cutting_of(record)
@@ -105,9 +107,13 @@ def add_generated_masks(
                     row, column = patch_position(patch)
                     tif = dataset.read(1, window=Window(column, row, cutting.size, cutting.size))
                     mask = labels.patch_from_tif(tif, str(path))
-                    invalid = (mask if cutting.reference == QA else truth) == labels.INVALID
                     if label == labels.LABEL_CLEAR:
                         mask[:] = labels.CLEAR
+                    if cutting.reference == QA:
+                        dn = store.read(patch_dir / store.IMAGE, 3)
+                        invalid = ~(np.isfinite(dn) & (dn != FILL_DN)).all(axis=-1)
+                    else:
+                        invalid = truth == labels.INVALID
                     mask[invalid] = labels.INVALID
                     with replacing(patch_dir / name) as temporary:
                         store.write(temporary, mask)

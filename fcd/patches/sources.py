@@ -111,7 +111,7 @@ class PreparedPatches:
 
     def image_path(self, patch: Path) -> Path:
         """Where the image of a patch is."""
-        return patch / "image.tif"
+        return patch / store.IMAGE
 
     def mask_path(self, patch: Path, mask_file: str) -> Path:
         """Where the mask `mask_file`, such as mask.tif, of a patch is."""
@@ -425,14 +425,14 @@ class RasterPatches:
     def add_generated_masks(self, masks: Path, scenes: list[Scene], name: str) -> None:
         """Put the masks in the folder `masks` beside the patches, which are `scenes`, as `name`.
 
-        They are all clear where the label is: it already says so. Nodata stays invalid.
+        They are all clear where the label is, whatever was left open: it already says so.
         """
         with generated.recorded(self.root, name, masks):
             for scene in tqdm(scenes, "adding masks", unit="patch", dynamic_ncols=True):
                 with _opened(generated.mask_tif(masks, scene)) as dataset:
                     mask, grid = dataset.read(1), Grid.of(dataset)
                 if scene.biome == labels.CLASS_FOLDERS[labels.LABEL_CLEAR]:
-                    mask[mask != labels.TIF_NODATA] = labels.TIF_CLEAR
+                    mask[:] = labels.TIF_CLEAR  # `_masked` knows what is nodata
                 path = scene.folder / f"{scene.name}_{name}"
                 write_raster(path, mask[None], grid, labels.TIF_NODATA)
 

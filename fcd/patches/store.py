@@ -18,6 +18,7 @@ import tifffile
 
 from fcd.errors import OutputError, UserError
 
+IMAGE = "image.tif"  # of a patch
 TRUTH_MASK = "mask.tif"  # of a patch; those of other names were generated
 CHECKSUM = "crc32"  # its name in the JSON that tifffile keeps in the ImageDescription tag
 _NO_DIGITS = "--------"  # as long as the eight hex digits of a checksum

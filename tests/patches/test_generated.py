@@ -15,18 +15,21 @@ from fcd.patches.generated import PROVENANCE, add_generated_masks, mask_tif
 from tests.conftest import draw, write_scene
 
 
-def test_generated_masks_land_on_their_patches(scene, tmp_path):
-    scene, _, truth = scene
+@pytest.mark.parametrize("reference", ["truth", "qa"])
+def test_generated_masks_land_on_their_patches(scene, tmp_path, reference):
+    """Those of a QA band keep what it says nothing about, but no fill."""
+    scene, dn, truth = scene
     out, masks = tmp_path / "patches", tmp_path / "tifs"
     record = cut_scene(scene, out, "train", Cutting(16, 16))
+    record["cutting"]["reference"] = reference
     masks.mkdir()
-    generated = np.random.default_rng(0).choice([128, 255], (50, 70)).astype(np.uint8)
+    generated = np.random.default_rng(0).choice([0, 128, 255], (50, 70)).astype(np.uint8)
     with rasterio.open(mask_tif(masks, scene), "w", driver="GTiff", height=50, width=70,
                        count=1, dtype="uint8", crs="EPSG:32616",
                        transform=scene.grid().transform) as tif:  # fmt: skip
         tif.write(generated, 1)
     counts = add_generated_masks(scene, record, masks, out, "generated_mask.tif")
-    valid = truth != 0
+    valid = (dn != 0).all(axis=0) if reference == "qa" else truth != 0
     total = 0
     for folder in labels.CLASS_FOLDERS:
         for name in record[folder]:
@@ -35,10 +38,11 @@ def test_generated_masks_land_on_their_patches(scene, tmp_path):
             mask = tifffile.imread(out / "train" / folder / name / "generated_mask.tif")
             expected = {
                 "clear": np.ones((16, 16)),
-                "cloudy": np.where(generated[window] == 255, 2, 1),
-            }
-            assert (mask == np.where(valid[window], expected[folder], 0)).all()
-            total += valid[window].sum()
+                "cloudy": np.select([generated[window] == 128, generated[window] == 255], [1, 2]),
+            }  # what was left open is clear where the label is, too
+            wanted = np.where(valid[window], expected[folder], 0)
+            assert (mask == wanted).all()
+            total += np.count_nonzero(wanted * truth[window])
     assert counts.sum() == total
 
 

@@ -359,8 +359,9 @@ def test_is_nodata_of_arrays_and_tensors():
 
 
 def test_generated_masks_are_clear_where_the_label_is(tmp_path):
-    write_set(tmp_path, count=1)
-    source = RasterPatches(tmp_path)
+    images = write_set(tmp_path, count=1)
+    nodata = int(images["train", "clear", 0][0, 0, 0])
+    source = RasterPatches(tmp_path, (nodata,))
     scenes = source.scenes("train", "", masked=False)
     assert [scene.key for scene in scenes] == ["clear_p0", "cloudy_p0"]
     masks = tmp_path / "tifs"
@@ -369,10 +370,14 @@ def test_generated_masks_are_clear_where_the_label_is(tmp_path):
         grid = Grid(SIDE, SIDE, None, Affine.identity())
         write_raster(masks / f"{scene.key}_mask.tif", mask[None], grid, 0)
     (masks / "supervision.json").write_text('{"image_labels": 2}')
-    source.add_generated_masks(masks, scenes)
+    source.add_generated_masks(masks, scenes, "generated_mask.tif")
     dataset = PatchDataset(source, "train", "generated_mask.tif")
-    assert dataset[0]["mask"][:: SIDE // 2, :: SIDE // 2].tolist() == [[0, 1], [1, 1]]
-    assert dataset[1]["mask"][:: SIDE // 2, :: SIDE // 2].tolist() == [[0, 1], [2, 2]]
+    valid = [(images["train", name, 0] != nodata).all(axis=0) for name in ("clear", "cloudy")]
+    assert not valid[0].all()
+    # What was left open is clear there, too.
+    assert (dataset[0]["mask"].numpy() == valid[0]).all()
+    cloudy = np.select([mask == 128, mask == 255], [1, 2])
+    assert (dataset[1]["mask"].numpy() == np.where(valid[1], cloudy, 0)).all()
     assert '"image_labels": 2' in (tmp_path / "generated_mask.json").read_text()
 
 
