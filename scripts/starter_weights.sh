@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Starter weights: a U-Net with thermal bands and one without, from drawn scenes and the image-level
-# labels of crops of real scenes. No pixel label anywhere. They end in weights/ of --dir.
+# labels of crops of real scenes. No pixel label anywhere. They end in weights/ of --dir; those of the
+# checkout are of an earlier recipe: docs/weights.md.
 #
 #   scripts/starter_weights.sh DIR [FLAGS…]
 #

@@ -110,7 +110,7 @@ def test_the_rims_of_collection_2_are_not_said_to_be_clear_but_may_be_learned(tm
 
     tif = np.full((10, 20), 128, np.uint8)
     tif[:, :6], tif[:, 10:12] = 255, 255
-    tif[0, :] = 0  # fill
+    tif[0, :] = 0  # left open
     grid = scene.grid()
     with rasterio.open(mask_tif(tmp_path, scene), "w", driver="GTiff", height=10, width=20,
                        count=1, dtype="uint8", crs=grid.crs, transform=grid.transform) as dataset:  # fmt: skip  # noqa: E501
@@ -118,9 +118,10 @@ def test_the_rims_of_collection_2_are_not_said_to_be_clear_but_may_be_learned(tm
     counts = add_generated_masks(scene, record, tmp_path, tmp_path / "p")
     cloudy, clear = (tifffile.imread(cut[k] / "generated_mask.tif") for k in ("cloudy", "clear"))
     assert cloudy.tolist() == [[0] * 10] + [[2] * 6 + [1] * 4] * 9
-    assert clear.tolist() == [[0] * 10] + [[1] * 10] * 9
-    # Against mask.tif: 9 rows of 4 hits; 1 false alarm (column 5); 4 + 9 clear pixels, rims apart.
-    assert counts.tolist() == [[9 * 13, 9], [0, 9 * 4]]
+    assert clear.tolist() == [[1] * 10] * 10  # the label says so
+    # Against mask.tif: 9 rows of 4 hits, 1 false alarm (column 5) and 4 clear pixels; 10 rows of 9
+    # clear pixels; rims apart.
+    assert counts.tolist() == [[9 * 4 + 10 * 9, 9], [0, 9 * 4]]
 
 
 def test_a_scene_without_or_with_a_contradicting_band_is_left_out(tmp_path, call, capsys):
