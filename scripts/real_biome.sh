@@ -58,15 +58,15 @@ row() { # ROW METHOD SEED FLAGS…: train and test a U-Net on this fold, if it i
     test_row supervised_main.py "$2" "$1-$run" --tta flip
 }
 
-labelled() { # ROW: whether labelled_row has done its work on this fold
-    [ -f "$(folder "$1-$run")/results/labelled.json" ]
+to_learn() { # ROW: whether labelled_row has work on this fold
+    wanted "$1" && [ ! -f "$(folder "$1-$run")/results/labelled.json" ]
 }
 
 # Networks that no pixel label calibrates say of scenes they have not seen far less than 0.5 where
 # they should. Image labels of unseen scenes tell: those of the others' folds, which this one learns.
 labelled_row() { # ROW SEED FLAGS…: train a U-Net on this fold; which threshold parts the tested ones
     local results
-    wanted "$1" && ! labelled "$1" || return 0
+    to_learn "$1" || return 0
     results=$(folder "$1-$run")/results
     train_row supervised_main.py "$1-$run" "$2" "${@:3}"
     use "patches/64-held$fold"
@@ -90,6 +90,12 @@ of_others() { # NAME: the mean of the thresholds that labelled_row found on othe
             records+=("$(folder "$1-fold$other-s$seed")/results/labelled.json")
     done
     mean_threshold "${records[@]}"
+}
+
+test_by_others() { # ROW METHOD: test what labelled_row has trained, by the others' thresholds
+    wanted "$1" || return 0
+    test_row supervised_main.py "$2" "$1-fold$fold-s$seed" --tta flip \
+        --threshold "$(of_others "$1")"
 }
 
 map_row() { # ROW METHOD SEED NETWORK: the same of a class activation map
@@ -124,7 +130,7 @@ fi
 
 for seed in $seeds; do
     for fold in $only; do
-        run=fold$fold-s$seed drawn=outputs/Drawn-s$seed/models/best.pt
+        run=fold$fold-s$seed drawn=$(weights "Drawn-s$seed")
         mask_file=generated_${seed}_mask.tif second_file=second_${seed}_mask.tif # patches are shared
         use "patches/32-fold$fold"
         if wanted FCD || wanted FCD+ || wanted Drawn+ || wanted FCD+1Pct; then
@@ -132,8 +138,7 @@ for seed in $seeds; do
             test_row main.py FCD "FCD-$run" "${of_clear[@]}"
         fi
         use "patches/64-fold$fold"
-        if { wanted FCD+ && ! labelled FCD+; } ||
-            { wanted Drawn+ && ! labelled Drawn+; }; then
+        if to_learn FCD+ || to_learn Drawn+; then
             say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
                 --experiment_name "FCD-$run" "${masks[@]}" --generated_mask_file "$mask_file" \
                 "${extra[@]}"
@@ -142,8 +147,8 @@ for seed in $seeds; do
         labelled_row FCD+ "$seed" "${from_masks[@]}"
         labelled_row Drawn+ "$seed" "${from_masks[@]}" "${after_drawn[@]}" \
             --model_weights "$drawn"
-        plus=outputs/FCDPlus-$run/models/best.pt
-        if wanted Second && ! labelled Second; then
+        plus=$(weights "FCD+-$run")
+        if to_learn Second; then
             say "$root/supervised_main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
                 --experiment_name "Teacher-$run" --model_weights "$plus" --mean_with "$drawn" \
                 "${second[@]}" --generated_mask_file "$second_file" "${extra[@]}"
@@ -166,20 +171,18 @@ done
 for seed in $seeds; do
     for ((fold = 0; fold < folds; fold++)); do
         use "patches/64-fold$fold"
-        for name in FCD+ Drawn+ Second; do
-            wanted "$name" || continue
-            method=${name/Drawn+/Drawn, then FCD+}
-            test_row supervised_main.py "${method/Second/Second round}" "$name-fold$fold-s$seed" \
-                --tta flip --threshold "$(of_others "$name")"
-        done
+        test_by_others FCD+ FCD+
+        test_by_others Drawn+ "Drawn, then FCD+"
+        test_by_others Second "Second round"
         if wanted Mean; then
             run=fold$fold-s$seed
-            plus=$(folder "FCD+-$run") drawn=$(folder "Drawn-$run")
-            both=("$plus/results/threshold.json" "$drawn/results/threshold.json")
+            both=()
+            for name in FCD+ Drawn; do
+                both+=("$(folder "$name-$run")/results/threshold.json")
+            done
             test_row supervised_main.py "Mean of FCD+ and drawn" "Mean-$run" --tta flip \
                 --threshold "$(mean_threshold "${both[@]}")" \
-                --model_weights "$plus/models/best.pt" \
-                --mean_with "outputs/Drawn-s$seed/models/best.pt"
+                --model_weights "$(weights "FCD+-$run")" --mean_with "$(weights "Drawn-s$seed")"
         fi
     done
 done

@@ -89,6 +89,10 @@ folder() { # NAME: the folder of an experiment
     echo "outputs/${1//+/Plus}"
 }
 
+weights() { # NAME: the checkpoint of an experiment
+    echo "$(folder "$1")/models/best.pt"
+}
+
 tested() { # NAME
     if [ -f "$(folder "$1")/results/metrics.json" ]; then
         echo "$1 is tested already"

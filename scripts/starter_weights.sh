@@ -42,7 +42,7 @@ on_drawn() { # NAME BANDS: a U-Net that has learned drawn scenes alone
 make() { # NAME BANDS: begin with what drawn scenes have taught, learn the masks of the second round
     train_row supervised_main.py "$1" "$seeds" "${unet[@]}" --train_bands "$2" "${learned[@]}" \
         --train_mask_file second_mask.tif "${again[@]}" \
-        --model_weights "outputs/Drawn-$1/models/best.pt"
+        --model_weights "$(weights "Drawn-$1")"
     say "$root/supervised_main.py" --mode pack "${data[@]}" --batch_size 64 \
         --experiment_name "$1" --threshold image "${extra[@]}"
     mkdir -p weights
@@ -53,7 +53,7 @@ make() { # NAME BANDS: begin with what drawn scenes have taught, learn the masks
 all=B2-B7,B9,B10
 on_drawn starter-thermal "$all"
 say "$root/supervised_main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
-    --experiment_name FCD+ --mean_with outputs/Drawn-starter-thermal/models/best.pt "${second[@]}" \
+    --experiment_name FCD+ --mean_with "$(weights Drawn-starter-thermal)" "${second[@]}" \
     --generated_mask_file second_mask.tif "${extra[@]}"
 make starter-thermal "$all"
 on_drawn starter B2-B7,B9

@@ -20,6 +20,7 @@ from fcd.landsat.reference import QA
 from fcd.landsat.scenes import Scene
 from fcd.patches import store
 from fcd.patches.cutting import Record, cutting_of, parallel, patch_position, read_record
+from fcd.patches.normalisation import known
 from fcd.patches.supervision import Supervision
 
 GENERATED_MASK = "generated_mask.tif"
@@ -111,7 +112,7 @@ def add_generated_masks(
                         mask[:] = labels.CLEAR
                     if cutting.reference == QA:
                         dn = store.read(patch_dir / store.IMAGE, 3)
-                        invalid = ~(np.isfinite(dn) & (dn != FILL_DN)).all(axis=-1)
+                        invalid = ~known(dn, FILL_DN).all(axis=-1)
                     else:
                         invalid = truth == labels.INVALID
                     mask[invalid] = labels.INVALID

@@ -430,7 +430,7 @@ def binned_counts(
 
 
 def known(image: np.ndarray, nodata: Nodata) -> np.ndarray:
-    """Where pixels are finite and not `nodata`, (C, H, W) bool."""
+    """Where values of an image are finite and not `nodata`, bool of its shape."""
     return reduce(
         operator.and_, (image != value for value in values_of(nodata)), np.isfinite(image)
     )
