@@ -106,13 +106,15 @@ GUESTS = {
 LOW_SUN, HIGH_SUN, LOW_SHARE = (9, 32), (32, 72), 0.33
 COLD_K, POLAR_K, WIDE_K, WIDE_VAPOUR = (254, 277), (230, 275), (-14, 8), (0.15, 1.1)
 WOODS = {"conifer", "broadleaf"}
+# Where winters are white, and how often a scene is of one, beside those that snow is a guest of.
+WINTRY, WINTER_SHARE = {"Forest", "GrassCrops", "Shrubland", "Wetlands"}, 0.2
 # The ice sheets inland: flat, dry, high, and as cold as cirrus, their fine snow as dark in B6 and
 # B7 as ice clouds are. What parts the two is how even the snow is, and that clouds are rare there
 # (Bromwich et al. 2012, Rev. Geophys. 50, RG1004).
 PLATEAU = Biome(
-    ("fine snow",), (212, 246), (0.0, 0.3), (1.5, 3.8), (8, 42), scale=300, cloudless=0.75
+    ("fine snow",), (212, 246), (0.0, 0.3), (1.5, 3.8), (8, 42), scale=300, cloudless=0.85
 )
-PLATEAU_SHARE, PLATEAU_RELIEF = 0.5, (0.001, 0.03)
+PLATEAU_SHARE, PLATEAU_RELIEF = 0.7, (0.001, 0.03)
 CONTRAST = 2.5  # of the borders between materials: 0 one even mixture, high values hard edges
 
 
@@ -167,6 +169,8 @@ def widened(name: str, rng: np.random.Generator) -> Biome:
         *own,
         *rng.choice(guests, rng.choice([0, 1, 2], p=[0.4, 0.35, 0.25]), replace=False),
     ]
+    if name in WINTRY and rng.random() < WINTER_SHARE and "coarse snow" not in materials:
+        materials.append("coarse snow")
     if "coarse snow" in materials:
         materials = ["snowy wood" if one in WOODS else one for one in materials]
     if biome.streets and "asphalt" not in materials:
