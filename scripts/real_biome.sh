@@ -83,13 +83,18 @@ print(round(statistics.mean(json.load(open(path))["threshold"] for path in sys.a
 ' "$@"
 }
 
-of_others() { # NAME: the mean of the thresholds that labelled_row found on other folds than $fold
+of_others() { # NAME: the threshold for what labelled_row measured on other folds than $fold, together
     local other records=()
     for ((other = 0; other < folds; other++)); do
         [ "$other" = "$fold" ] ||
             records+=("$(folder "$1-fold$other-s$seed")/results/labelled.json")
     done
-    mean_threshold "${records[@]}"
+    python -c '
+import sys
+from pathlib import Path
+from fcd.masks.thresholds import pooled
+print(pooled(map(Path, sys.argv[1:])))
+' "${records[@]}"
 }
 
 test_by_others() { # ROW METHOD: test what labelled_row has trained, by the others' thresholds
@@ -154,7 +159,7 @@ for seed in $seeds; do
                 "${second[@]}" --generated_mask_file "$second_file" "${extra[@]}"
         fi
         labelled_row Second "$seed" "${unet[@]}" --train_mask_file "$second_file" \
-            "${learned[@]}" "${again[@]}" --model_weights "$drawn"
+            "${learned[@]}" "${after_drawn[@]}" --model_weights "$drawn"
         row FCD+1Pct FCD+1% "$seed" "${tuned[@]}" --keep_ratio 0.01 --freeze_encoder True \
             --model_weights "$plus"
         row Supervised Supervised "$seed" "${unet[@]}"

@@ -141,10 +141,35 @@ def choose(
                 "chosen_by": f"best macro F1 on {where}, against their {against}",
                 "macro_f1": f1,
             }
+            if choice == "image":
+                chosen["counts"] = _sparse(counts)
         record = asked | chosen
     if processes.first:
         write_json(path, record)
     return record
+
+
+def _sparse(counts: np.ndarray) -> list[list[int]]:
+    """[bin, clear, cloudy] for each bin of a `histogram` that is not empty."""
+    bins = np.flatnonzero(counts.any(axis=0))
+    return np.column_stack([bins, counts[:, bins].T]).tolist()
+
+
+def pooled(paths: Iterable[Path]) -> float:
+    """The threshold of best macro F1 on the patches of several files threshold.json together.
+
+    Each was chosen by `image`, of a network of the same kind on patches of its own. Scenes that no
+    threshold gets right weigh as much as others here; a mean of thresholds would follow them.
+    Raises `UserError` if a file holds no such threshold.
+    """
+    counts = np.zeros((2, metrics.BINS), np.int64)
+    for path in paths:
+        record = _read(path)
+        if not record or "counts" not in record:
+            raise UserError(f"{path} holds no threshold chosen by --threshold image; choose it so")
+        bins, *both = np.array(record["counts"]).T
+        counts[:, bins] += both
+    return metrics.best_threshold(counts)[0]
 
 
 def fixed(value: float) -> Record:

@@ -9,7 +9,9 @@ import torch
 from sklearn.metrics import f1_score
 
 from data_loader import PatchDataset
+from fcd import metrics
 from fcd.errors import UserError
+from fcd.files import write_json
 from fcd.landsat import labels
 from fcd.masks import thresholds
 from fcd.masks.prediction import predict_array
@@ -73,6 +75,35 @@ def test_image_parts_the_labels_of_held_out_patches(image_dir):
         )
         shutil.rmtree(folder, ignore_errors=True)
         (solver.run.folder.results / "threshold.json").unlink()
+
+
+def test_pooled_patches_give_the_threshold_of_all_together():
+    """Of an outlier's patches and others: those of more patches count, not the mean of both."""
+    rng = np.random.default_rng(0)
+    parts, paths = [], []
+    for number, (clear, cloudy, size) in enumerate(
+        [(0.1, 0.5, 60), (0.8, 0.95, 6), (0.2, 0.6, 60)]
+    ):
+        score = np.concatenate([rng.normal(clear, 0.1, size), rng.normal(cloudy, 0.1, size)])
+        score, truth = score.clip(0, 1), np.repeat([metrics.CLEAR, metrics.CLOUD], size)
+        parts.append((score, truth == metrics.CLOUD))
+        counts = metrics.histogram(truth, score)
+        solver, measured = gan(f"FCD{number}"), (counts, len(score))
+        asked = {"reference": "truth", "amp": False}
+        thresholds.choose(solver.scorer(), "image", asked, lambda measured=measured: measured)
+        paths.append(solver.run.folder.results / "threshold.json")
+    score, truth = (np.concatenate(both) for both in zip(*parts, strict=True))
+
+    def f1(threshold):
+        return f1_score(truth, score > threshold, average="macro")
+
+    found = thresholds.pooled(paths)
+    assert f1(found) == pytest.approx(max(map(f1, np.linspace(0, 1, 2001))), abs=1e-3)
+    alone = [thresholds.pooled([path]) for path in paths]
+    assert f1(found) > f1(np.mean(alone)) + 0.01
+    write_json(paths[0], thresholds.fixed(0.5))
+    with pytest.raises(UserError, match=r"holds no threshold chosen by --threshold image"):
+        thresholds.pooled(paths)
 
 
 def test_patches_are_told_apart_by_the_share_above_the_threshold_of_clear_ones(image_dir):
