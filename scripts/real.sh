@@ -30,7 +30,6 @@ unet+=(--n_epochs 10 --lr 1e-3 "${more_unet[@]}")
 learned=(--least_cloud 0.1)
 of_drawn=(--drawn True --ema 0.1 --n_epochs 6 --lr 2e-3 "${more_unet[@]}") # eight times as many patches
 after_drawn=(--n_epochs 4 --lr 5e-4 --ema 0.5 "${more_unet[@]}")
-again=(--n_epochs 8 --lr 5e-4 "${more_unet[@]}") # after drawn scenes, too, but on better masks
 of_maps=("${unet[@]}" --n_epochs 3 "${more_unet[@]}")
 drawing=(--scenes_per_biome 80 --size 256 --seed 7 --variety wide)
 
