@@ -672,8 +672,8 @@ class SupervisedSolver(Solver):
                 loss = losses.label_loss(self._image_logit(network, x), label)
                 parts = {"train/loss_label": loss}
             else:
-                outputs, least = self._masks(network, x), settings.least_cloud
-                loss, parts = losses.mask_loss(*outputs, mask, label, pixels, least)
+                logits, image_logit = self._masks(network, x)
+                loss, parts = losses.segmentation_loss(logits, mask, image_logit, label, pixels)
         optimizer = self.optimizers["optimizer"]
         self.update(optimizer, loss, part.weight, optimizer.param_groups[0]["params"])
         return detached(parts, part.weight)

@@ -77,6 +77,12 @@ class Settings(CommandSettings):
     keep_ratio: Annotated[
         float, UNIT, "share of the training patches used, always the same ones"
     ] = 1.0
+    least_cloud: Annotated[
+        float,
+        UNIT,
+        "learn nothing from the mask of a cloudy patch in which a smaller share is cloud: it "
+        "contradicts the label (0: learn every mask)",
+    ] = 0.0
     run: RunSettings = field(default_factory=lambda: RunSettings(experiment_name="FCD+"))
     training: SupervisedTraining = field(default_factory=SupervisedTraining)
     net: NetworkSettings = field(default_factory=NetworkSettings)
@@ -108,7 +114,7 @@ def train(settings: Settings, run: Run) -> int:
     labels_only = net.train_encoder_only or net.network != "unet"
     mask_file = None if labels_only else settings.train_mask_file
     source, ratio = data.patches("train"), settings.keep_ratio
-    more: dict[str, Any] = {"skip_bad": data.skip_bad, "least_cloud": training.least_cloud}
+    more: dict[str, Any] = {"skip_bad": data.skip_bad, "least_cloud": settings.least_cloud}
     more |= {"bands": data.learned_bands(), "toa": data.toa}
     train_set = PatchDataset(source, "train", mask_file, ratio, **more)
     asked = "image" if labels_only else training.select

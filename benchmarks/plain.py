@@ -17,7 +17,7 @@ from fcd.landsat.bands import FILL_DN
 from fcd.landsat.scenes import Scene
 from fcd.patches.cutting import Cutting, patch_name
 from fcd.patches.normalisation import Normalization
-from fcd.training.losses import LossWeights, mask_loss
+from fcd.training.losses import LossWeights, segmentation_loss
 from model import Discriminator, Generator, HalvingConv, InstanceNorm
 
 
@@ -87,7 +87,8 @@ class UNetStep:
 
     def __call__(self, x: Tensor, mask: Tensor, label: Tensor) -> dict[str, Tensor]:
         """One step; returns the parts of the loss."""
-        loss, parts = mask_loss(*self.network(x), mask, label)
+        logits, image_logit = self.network(x)
+        loss, parts = segmentation_loss(logits, mask, image_logit, label)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

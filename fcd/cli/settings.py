@@ -312,13 +312,6 @@ class SupervisedTraining(TrainingSettings):
         int, Ge(0), "epochs without a better validation F1 before the learning rate falls"
     ] = 3
     freeze_encoder: Annotated[bool, "keep the encoder's weights and batch-norm statistics"] = False
-    least_cloud: Annotated[
-        float,
-        UNIT,
-        "share of each patch labelled cloudy that is cloud at least: a mask with less contradicts "
-        "the label, and this share of its pixels, where cloud is likeliest, is learned as cloud in "
-        "its place (0: learn every mask)",
-    ] = 0.0
 
 
 @dataclass(frozen=True)

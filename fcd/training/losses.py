@@ -107,33 +107,24 @@ def generator_loss(
     return loss, parts
 
 
-def mask_loss(
+def segmentation_loss(
     logits: Tensor,
-    image_logit: Tensor | None,
     mask: Tensor,
+    image_logit: Tensor | None,
     label: Tensor,
     pixels: Tensor | None = None,
-    least_cloud: float = 0.0,
 ) -> tuple[Tensor, Parts]:
     """Cross-entropy over the valid pixels, + BCE on the image label with a classifier head.
 
-    logits (N, 2, H, W), image_logit (N, 1) or None, mask (N, H, W) patch codes, label (N, 1).
+    logits (N, 2, H, W), mask (N, H, W) patch codes, image_logit (N, 1) or None, label (N, 1).
     pixels: what the sum over the valid pixels is divided by; None: their number. A batch without
     a valid pixel has cross-entropy 0.
-    least_cloud: the share of each cloudy patch that is cloud at least; if a mask says nothing, this
-    share of its pixels, where cloud is likeliest, is learned as cloud (multiple-instance learning,
-    Dietterich et al. 1997, doi 10.1016/S0004-3702(96)00034-3), each patch as one of the batch.
     """
     target, ignored = labels.target_from_patch(mask), labels.IGNORE_INDEX
     if pixels is None:
         pixels = (target != ignored).sum().clamp(min=1)
     total = F.cross_entropy(_full(logits), target, ignore_index=ignored, reduction="sum")
     parts = {"train/loss_mask": total / pixels}
-    if least_cloud:
-        silent = (target == ignored).flatten(1).all(dim=1) & (label[:, 0] == labels.LABEL_CLOUDY)
-        clear, cloud = _full(logits).flatten(2).unbind(dim=1)
-        likeliest = (cloud - clear).topk(math.ceil(least_cloud * cloud.shape[1])).values
-        parts["train/loss_least"] = (F.softplus(-likeliest).mean(dim=1) * silent).mean()
     if image_logit is not None:
         parts["train/loss_label"] = label_loss(image_logit, label)
     return torch.stack(list(parts.values())).sum(), parts

@@ -1,7 +1,6 @@
 """The losses against a plain computation, one forward per term, as they are written."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from fcd.training.losses import (
     generator_loss,
     gradient_penalty,
     learning_rate_factor,
-    mask_loss,
+    segmentation_loss,
     translate,
 )
 from fcd.training.run import RunFolder
@@ -147,11 +146,11 @@ def test_bfloat16_changes_little_and_the_gradient_penalty_not_at_all():
         assert value.item() == pytest.approx(expected[name].item(), abs=0.02), name
 
 
-def test_mask_loss_leaves_invalid_pixels_out():
+def test_segmentation_loss_leaves_invalid_pixels_out():
     logits = torch.randn(2, 2, 4, 4)
     mask = torch.randint(0, 3, (2, 4, 4), dtype=torch.uint8)
     label, image_logit = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.3], [-0.2]])
-    loss, _ = mask_loss(logits, image_logit, mask, label)
+    loss, _ = segmentation_loss(logits, mask, image_logit, label)
     log_p = logits.log_softmax(dim=1)
     terms = [
         -log_p[n, mask[n, i, j].item() - 1, i, j]
@@ -160,28 +159,8 @@ def test_mask_loss_leaves_invalid_pixels_out():
     image = [torch.log1p(torch.exp(torch.tensor(0.3))), torch.log1p(torch.exp(torch.tensor(0.2)))]
     expected = torch.stack(terms).mean() + torch.stack(image).mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    empty, _ = mask_loss(logits, None, torch.zeros_like(mask), label)
+    empty, _ = segmentation_loss(logits, torch.zeros_like(mask), None, label)
     assert empty.item() == 0
-
-
-def test_where_a_cloudy_patch_has_no_mask_its_likeliest_pixels_are_learned_as_cloud():
-    torch.manual_seed(0)
-    logits = torch.randn(4, 2, 4, 4, requires_grad=True)
-    mask = torch.ones(4, 4, 4, dtype=torch.uint8)
-    mask[1:3] = 0  # of a cloudy patch and a clear one
-    label = torch.tensor([[1.0], [1.0], [0.0], [1.0]])
-    plain, _ = mask_loss(logits, None, mask, label)
-    loss, parts = mask_loss(logits, None, mask, label, least_cloud=0.15)
-    # 0.15 of 16 pixels: 3 of them; one of four patches.
-    odds = (logits[1, 1] - logits[1, 0]).flatten().tolist()
-    expected = sum(math.log1p(math.exp(-odd)) for odd in sorted(odds)[-3:]) / 3 / 4
-    assert parts["train/loss_least"].item() == pytest.approx(expected, rel=1e-5)
-    assert (loss - plain).item() == pytest.approx(expected, rel=1e-4)
-    (loss - plain).backward()
-    learned = (logits.grad.abs() > 1e-9).any(dim=1).flatten(1).sum(dim=1)
-    assert learned.tolist() == [0, 3, 0, 0]
-    nothing, _ = mask_loss(logits[2:3], None, mask[2:3], label[2:3], least_cloud=0.15)
-    assert nothing.item() == 0
 
 
 def test_learning_rate_falls_linearly_to_zero_at_the_end():
