@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Starter weights: a U-Net with thermal bands and one without, from drawn scenes and the image-level
-# labels of crops of real scenes. No pixel label anywhere. They end in weights/ of --dir.
+# labels of crops of real scenes. No pixel label anywhere. They end in weights/ of --dir; those of the
+# checkout are of an earlier recipe: docs/weights.md.
 #
 #   scripts/starter_weights.sh DIR [FLAGS…]
 #
@@ -39,11 +40,12 @@ on_drawn() { # NAME BANDS: a U-Net that has learned drawn scenes alone
 }
 
 make() { # NAME BANDS: begin with what drawn scenes have taught, learn the masks of the second round
+    # 0.25 parts clear from cloudy patches of scenes that were not learned from: docs/weights.md.
     train_row supervised_main.py "$1" "$seeds" "${unet[@]}" --train_bands "$2" "${learned[@]}" \
         --train_mask_file second_mask.tif "${again[@]}" \
         --model_weights "$(weights "Drawn-$1")"
     say "$root/supervised_main.py" --mode pack "${data[@]}" --batch_size 64 \
-        --experiment_name "$1" --threshold image "${extra[@]}"
+        --experiment_name "$1" --threshold 0.25 "${extra[@]}"
     mkdir -p weights
     cp "outputs/$1/models/best-packed.pt" "weights/$1.pt"
 }
