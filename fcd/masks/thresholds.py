@@ -114,6 +114,8 @@ def choose(
     path, processes = scorer.results[0] / "threshold.json", scorer.processes
     asked = asked | {"choice": choice, "score": scorer.name, "weights": scorer.fingerprint}
     known = processes.broadcast(_read(path) if processes.first else None)
+    if known and choice == "image" and "counts" not in known:
+        known = None  # earlier versions kept no counts
     if known and all(known.get(name) == value for name, value in asked.items()):
         return known
     if isinstance(choice, float):
@@ -166,7 +168,10 @@ def pooled(paths: Iterable[Path]) -> float:
     for path in paths:
         record = _read(path)
         if not record or "counts" not in record:
-            raise UserError(f"{path} holds no threshold chosen by --threshold image; choose it so")
+            raise UserError(
+                f"{path} holds no threshold chosen by --threshold image with its counts; remove "
+                "it, and run the command again"
+            )
         bins, *both = np.array(record["counts"]).T
         counts[:, bins] += both
     return metrics.best_threshold(counts)[0]

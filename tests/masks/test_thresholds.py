@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 from data_loader import PatchDataset
 from fcd import metrics
 from fcd.errors import UserError
-from fcd.files import write_json
+from fcd.files import read_json, write_json
 from fcd.landsat import labels
 from fcd.masks import thresholds
 from fcd.masks.prediction import predict_array
@@ -101,9 +101,14 @@ def test_pooled_patches_give_the_threshold_of_all_together():
     assert f1(found) == pytest.approx(max(map(f1, np.linspace(0, 1, 2001))), abs=1e-3)
     alone = [thresholds.pooled([path]) for path in paths]
     assert f1(found) > f1(np.mean(alone)) + 0.01
-    write_json(paths[0], thresholds.fixed(0.5))
-    with pytest.raises(UserError, match=r"holds no threshold chosen by --threshold image"):
+    record = read_json(paths[0])
+    write_json(paths[0], {name: value for name, value in record.items() if name != "counts"})
+    with pytest.raises(UserError, match=r"holds no threshold chosen by --threshold image with its"):
         thresholds.pooled(paths)
+    counts = metrics.histogram(np.where(parts[0][1], metrics.CLOUD, metrics.CLEAR), parts[0][0])
+    asked = {"reference": "truth", "amp": False}
+    chosen = thresholds.choose(gan("FCD0").scorer(), "image", asked, lambda: (counts, 120))
+    assert chosen == record == read_json(paths[0])
 
 
 def test_patches_are_told_apart_by_the_share_above_the_threshold_of_clear_ones(image_dir):
