@@ -40,10 +40,10 @@ on_drawn() { # NAME BANDS: a U-Net that has learned drawn scenes alone
 }
 
 make() { # NAME BANDS: begin with what drawn scenes have taught, learn the masks of the second round
-    # 0.25 parts clear from cloudy patches of scenes that were not learned from: docs/weights.md.
     train_row supervised_main.py "$1" "$seeds" "${unet[@]}" --train_bands "$2" "${learned[@]}" \
         --train_mask_file second_mask.tif "${again[@]}" \
         --model_weights "$(weights "Drawn-$1")"
+    # 0.25 parts clear from cloudy patches of scenes that were not learned from: docs/weights.md.
     say "$root/supervised_main.py" --mode pack "${data[@]}" --batch_size 64 \
         --experiment_name "$1" --threshold 0.25 "${extra[@]}"
     mkdir -p weights

@@ -35,7 +35,7 @@ FREEZING, GLASSY = 273.0, 235.0  # K: droplets are liquid above, ice below, eith
 RAYLEIGH_SCALE_HEIGHT = 8.0  # km
 # K, standard deviation over a view: tops of droplets lie below an inversion, those of ice where
 # they were blown to, and let warmer air through.
-TOPS_K = {False: (0.0, 2.5), True: (0.7, 4.0)}
+WATER_TOPS_K, ICE_TOPS_K = (0.0, 2.5), (0.7, 4.0)
 
 
 def wide_sky(sky: Sky, rng: np.random.Generator) -> Sky:
@@ -87,7 +87,7 @@ def _layer(
     """
     top = max(sky.air - LAPSE_RATE * height, TROPOPAUSE - 12)
     frozen = (FREEZING - top) / (FREEZING - GLASSY)
-    visible, ice = rng.uniform(*bright), float(np.clip(frozen + rng.normal(0, 0.25), 0, 1))
+    visible, ice = rng.uniform(*bright), np.clip(frozen + rng.normal(0, 0.25), 0, 1)
     thick_ice = rng.uniform(0.45, 0.9) if thin else rng.uniform(0.12, 0.5)
     b6 = (1 - ice) * rng.uniform(0.5, 0.95) + ice * thick_ice
     b7 = b6 * ((1 - ice) * rng.uniform(0.55, 0.85) + ice * rng.uniform(0.8, 1.2))
@@ -96,13 +96,14 @@ def _layer(
     above = sky.haze * np.exp(-height / RAYLEIGH_SCALE_HEIGHT) * (1 - 0.6 * visible)
     opacity = ndimage.gaussian_filter(opacity, rng.uniform(*SOFT), mode="wrap")
     texture = fractal(opacity.shape, rng, rng.uniform(15, 150), slope=rng.uniform(1.8, 3))
+    tops, absorption = (ICE_TOPS_K, (1.0, 1.2)) if ice > 0.5 else (WATER_TOPS_K, (1.5, 1.5))
     return Clouds(
         opacity=opacity,
         height=height,
         reflectance=visible * np.array(shares) + above * np.array((*SKY, 0)),
         # Where it is brighter it is thicker, and its top higher and colder.
-        temperature=np.float32(top) - np.float32(rng.uniform(*TOPS_K[ice > 0.5])) * texture,
-        absorption=(1.0, 1.2) if ice > 0.5 else (1.5, 1.5),
+        temperature=np.float32(top) - np.float32(rng.uniform(*tops)) * texture,
+        absorption=absorption,
         relief=(1 + np.float32(rng.uniform(*rough)) * texture).clip(0.3),
     )
 
