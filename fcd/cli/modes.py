@@ -12,6 +12,8 @@ import torch
 from typing_extensions import Self
 
 from fcd.cli.entry import compiles, use_device
+from fcd.cli.parser import settings_of
+from fcd.cli.prediction import PredictionSettings
 from fcd.cli.run_folder import git_commit, run_config
 from fcd.cli.settings import KNOWN, CommandSettings
 from fcd.errors import UserError
@@ -77,13 +79,28 @@ Patches = Callable[[Source, Normalization], Samples]
 
 
 def carry_out(settings: S, modes: Mapping[str, Mode[S]]) -> int:
-    """Carry out the mode that `settings` name, on their device; return the exit code."""
+    """Carry out the mode that `settings` name, on their device; return the exit code.
+
+    Raises `UserError` for a setting of prediction in another mode, which would not heed it.
+    """
+    _check_prediction(settings)
     # Some modes have no network to speed up, and where a cluster works this process does not.
     idle = settings.mode == "predict" and settings.prediction.cluster is not None
     device = use_device("cpu" if idle else settings.run.device)
     compiled = settings.run.compile and settings.mode not in ("export", "cfmask") and not idle
     with joined(device) as processes:
         return modes[settings.mode](settings, _run(settings, device, processes, compiled))
+
+
+def _check_prediction(settings: CommandSettings) -> None:
+    if settings.mode == "predict":
+        return
+    defaults = settings_of(PredictionSettings)
+    given = settings_of(PredictionSettings, settings.prediction)
+    for (_, name, _, default), (_, _, _, value) in zip(defaults, given, strict=True):
+        if value != default:
+            learned = "; --train_bands names those to learn from" if name == "bands" else ""
+            raise UserError(f"--{name} is for --mode predict, not for {settings.mode}{learned}")
 
 
 def _run(
