@@ -21,7 +21,7 @@ VAPOUR_SCALE_HEIGHT = 2.0  # km
 VAPOUR_ABSORPTION = 2.2
 LAPSE_RATE = 6.5  # K / km (ICAO standard atmosphere)
 TROPOPAUSE = 216.7  # K (ICAO standard atmosphere)
-DETAIL = 0.35  # share of the cells beside that of the weather system
+DETAIL = 0.35  # of the cells, beside 1 of the weather system
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,16 @@ def cells(
     scale: float,
     gain: float,
     stretch: float = 1.0,
+    detail: float = DETAIL,
 ) -> np.ndarray:
     """Clouds over the share `cover` of the scene, exactly 0 elsewhere: (h, w) float32 in [0, 1].
 
-    Cells of `scale` pixels crowd where the smooth field `system` is high, and leave wide gaps.
+    Cells of `scale` pixels crowd where the smooth field `system` is high, and leave wide gaps; the
+    more `detail`, the more evenly they are scattered.
     """
     if cover <= 0:
         return np.zeros_like(system)
-    field = system + DETAIL * fractal(
+    field = system + np.float32(detail) * fractal(
         system.shape, rng, scale, slope=2.1, stretch=stretch, angle=rng.uniform(0, np.pi)
     )
     field -= np.quantile(field, 1 - cover)

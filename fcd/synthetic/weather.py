@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from fcd.synthetic.clouds import (
+    DETAIL,
     LAPSE_RATE,
     TROPOPAUSE,
     VAPOUR_ABSORPTION,
@@ -137,10 +138,11 @@ def _fog(sky: Sky, system: np.ndarray, cover: float, rng: np.random.Generator) -
 
 
 def _broken(sky: Sky, system: np.ndarray, cover: float, rng: np.random.Generator) -> Clouds:
-    """Cumulus of any size, some altocumulus."""
+    """Cumulus of any size, in one system or scattered over the whole view; some altocumulus."""
     scale = float(np.exp(rng.uniform(*np.log((5, 45)))))
     gain = float(np.exp(rng.uniform(*np.log((0.4, 7)))))
-    opacity = cells(system, rng, cover, scale=scale, gain=gain)
+    detail = float(np.exp(rng.uniform(*np.log((DETAIL, 5)))))
+    opacity = cells(system, rng, cover, scale=scale, gain=gain, detail=detail)
     return _layer(sky, opacity, rng.uniform(0.5, 4.5), rng, rough=(0.03, 0.2))
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from fcd.landsat.bands import BANDS
 from fcd.synthetic import scene, surface, weather
-from fcd.synthetic.clouds import Clouds, Sky, truth_of
+from fcd.synthetic.clouds import DETAIL, Clouds, Sky, cells, truth_of
 from fcd.synthetic.scene import draw_scene
 from fcd.synthetic.sensor import NOISE_DN, TIRS_BLUR, reflective_dn, seen_by_tirs
 from fcd.synthetic.surface import GUESTS, MATERIALS, PLATEAU, RECIPES, fractal, widened
@@ -47,6 +47,17 @@ def test_the_kinds_are_what_they_are_called():
     assert 0.01 < np.mean(shares) < 0.4
     broken = [np.mean(clouds.opacity > 0.1) for clouds in layers(weather._broken)]
     assert np.mean(broken) == pytest.approx(0.4, abs=0.15)  # what was asked for, and blurred
+
+
+def test_cells_with_much_detail_are_scattered_over_the_view():
+    def uneven(detail):
+        rng = np.random.default_rng(0)
+        system = fractal((256, 256), rng, 150, slope=2.6)
+        clouds = cells(system, rng, 0.3, scale=8, gain=2, detail=detail) > 0
+        assert clouds.mean() == pytest.approx(0.3, abs=0.01)
+        return clouds.reshape(4, 64, 4, 64).mean(axis=(1, 3)).std()
+
+    assert uneven(5) < uneven(DETAIL) / 3
 
 
 def test_masks_drawn_by_hand_take_the_rims():
