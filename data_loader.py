@@ -33,6 +33,7 @@ from fcd.training.checkpoints import Select
 
 SUBSET_SEED = 42  # keep_ratio takes the same patches in every experiment
 MEASURED = 2000  # patches whose values give a normalisation
+REHEARSED = 4  # drawn patches that are learned along with each other one, at most
 
 
 def as_source(source: Source | Path | str) -> Source:
@@ -101,10 +102,9 @@ class PatchDataset(Dataset):
             whole += found
             if only in (None, name):
                 self.patches += [(patch, label) for patch in found]
+        self.along: PatchDataset | None = None
         if keep_ratio < 1:
-            order = np.random.default_rng(SUBSET_SEED).permutation(len(self.patches))
-            kept = sorted(order[: max(1, round(keep_ratio * len(order)))])
-            self.patches = [self.patches[index] for index in kept]
+            self._keep(max(1, round(keep_ratio * len(self.patches))))
         if mask_file and (missing := self.without(mask_file)):
             if not (masks_optional and self.source.masks_are_optional):
                 raise UserError(
@@ -120,6 +120,24 @@ class PatchDataset(Dataset):
             self.kind.require_landsat(f"--normalize {TOA}", "--normalize stretch")
             found = [patch for patch, _ in self.patches]
             self._radiometries = self.source.radiometries(found, self.kind.bands)
+
+    def _keep(self, count: int) -> None:
+        order = np.random.default_rng(SUBSET_SEED).permutation(len(self.patches))
+        self.patches = [self.patches[index] for index in sorted(order[:count])]
+
+    def rehearse(self, drawn: "PatchDataset") -> None:
+        """Give after one's own patches those of `drawn`, `REHEARSED` times as many at most.
+
+        `patches`, and what is counted of them, stay one's own. Raises `UserError` if the patches
+        are unlike.
+        """
+        drawn._keep(REHEARSED * len(self.patches))
+        if drawn.kind != self.kind:
+            raise UserError(
+                f"{drawn.source.root}: the drawn patches have {drawn.kind}, those of "
+                f"{self.source.root} {self.kind}; they must be alike"
+            )
+        self.along = drawn
 
     def _masks(self, patches: Sequence[Path]) -> Iterator[np.ndarray]:
         """The masks of `patches` that can be read."""
@@ -157,7 +175,8 @@ class PatchDataset(Dataset):
         """Which patches these are, for config.json: they must be the same when a run goes on."""
         names = "".join(f"{folder.name} {label}\n" for folder, label in self.patches)
         digest = hashlib.sha256(names.encode()).hexdigest()[:12]
-        return {"patches": len(self.patches), "fingerprint": digest, "left_out": self.left_out}
+        own = {"patches": len(self.patches), "fingerprint": digest, "left_out": self.left_out}
+        return own | ({"drawn": self.along.summary()} if self.along else {})
 
     def without(self, mask_file: str) -> list[Path]:
         """The patches that have no mask `mask_file`."""
@@ -165,8 +184,9 @@ class PatchDataset(Dataset):
 
     @property
     def labels(self) -> torch.Tensor:
-        """Image-level labels (n,) float32."""
-        return torch.tensor([label for _, label in self.patches], dtype=torch.float32)
+        """Image-level labels of all samples (n,) float32."""
+        drawn = self.along.patches if self.along else []
+        return torch.tensor([label for _, label in self.patches + drawn], dtype=torch.float32)
 
     @cached_property
     def _whole(self) -> Kind:
@@ -212,9 +232,11 @@ class PatchDataset(Dataset):
             return sum(int(np.count_nonzero(mask)) for mask in masks)
 
     def __len__(self) -> int:
-        return len(self.patches)
+        return len(self.patches) + (len(self.along) if self.along else 0)
 
     def __getitem__(self, index: int) -> dict:
+        if self.along and index >= len(self.patches):
+            return self.along[index - len(self.patches)]
         patch, label = self.patches[index]
         with _can_be_left_out():
             image, mask = self.source.read(patch, self.mask_file)

@@ -74,6 +74,12 @@ class Settings(CommandSettings):
         "the patches are of drawn scenes (python -m fcd.synthetic): what is learned from them "
         "counts as no label",
     ] = False
+    rehearse: Annotated[
+        Path | None,
+        Flag(metavar="DIR"),
+        "patches of drawn scenes, in the form of --image_dir and of its bands: some, and their "
+        "masks, are learned along, so that what they have taught --model_weights is not forgotten",
+    ] = None
     keep_ratio: Annotated[
         float, UNIT, "share of the training patches used, always the same ones"
     ] = 1.0
@@ -104,6 +110,8 @@ def check(settings: Settings) -> None:
     for name, value in of_unets.items():
         if net.network != "unet" and value:
             raise UserError(f"--network {net.network} does not go with --{name}")
+    if settings.rehearse and (net.train_encoder_only or net.network != "unet"):
+        raise UserError("--rehearse is for networks that learn masks, not image labels alone")
     if net.imagenet and net.network != "resnet50":
         raise UserError(f"--imagenet True is for --network resnet50, not {net.network}")
 
@@ -117,6 +125,9 @@ def train(settings: Settings, run: Run) -> int:
     more: dict[str, Any] = {"skip_bad": data.skip_bad, "least_cloud": settings.least_cloud}
     more |= {"bands": data.learned_bands(), "toa": data.toa}
     train_set = PatchDataset(source, "train", mask_file, ratio, **more)
+    if settings.rehearse:
+        of_drawn = replace(data, image_dir=str(settings.rehearse)).patches("train")
+        train_set.rehearse(PatchDataset(of_drawn, "train", TRUTH_MASK, **more | {"least_cloud": 0}))
     asked = "image" if labels_only else training.select
     val_set, select = validation_set(train_set, asked, data.skip_bad)
     if val_set is None and training.lr_schedule == "plateau":
@@ -143,10 +154,10 @@ def train(settings: Settings, run: Run) -> int:
     for path, encoder_only in ((net.encoder_weights, True), (weights, False)):
         if path:
             solver.start_from(path, encoder_only=encoder_only, nodata=source.nodata)
-    if settings.drawn:
-        solver.seen = solver.seen.with_source(DRAWN)
-    else:
+    if not settings.drawn:
         solver.add_labels(train_set, _cost_of(mask_file, data.image_dir))
+    if settings.drawn or settings.rehearse:
+        solver.seen = solver.seen.with_source(DRAWN)
     learn = partial(solver.train, replace(training, select=select), train_set, val_set)
     return carry_out(learn, run, settings, summaries(train_set, val_set))
 

@@ -131,12 +131,19 @@ def test_what_drawn_scenes_teach_costs_no_label(walk, monkeypatch):
     masks = ["--mode", "train", *DATA, *UNET, "--train_mask_file", "generated_mask.tif"]
     drawn = ["--drawn", "True", "--experiment_name", "Drawn"]
     after = ["--model_weights", "outputs/Drawn/models/best.pt", "--experiment_name", "After"]
-    for flags in (drawn, after):
+    shutil.copytree("p/train", "drawn/train")
+    for mask in Path("drawn").rglob("*_generated_mask.tif"):
+        mask.rename(mask.with_name(mask.name.replace("generated_", "")))
+    along = ["--rehearse", "drawn", "--experiment_name", "Along"]
+    for flags in (drawn, after, along):
         assert call(monkeypatch, supervised_main, *masks, *flags) == 0
-    seen, later, plus = (
+    seen, later, rehearsed, plus = (
         checkpoints.load(walk / f"outputs/{name}/models/best.pt", ("supervision",))["supervision"]
-        for name in ("Drawn", "After", "FCDPlus")
+        for name in ("Drawn", "After", "Along", "FCDPlus")
     )
+    assert rehearsed == plus | {"labels_from": f"{plus['labels_from']} and drawn scenes"}
+    config = json.loads((walk / "outputs/Along/config.json").read_text())
+    assert config["data"]["train"]["patches"] == config["data"]["train"]["drawn"]["patches"] == 10
     assert seen.pop("labels_from") == "drawn scenes"
     assert not any(seen.values())
     assert later.pop("labels_from") == "drawn scenes and folder names"
