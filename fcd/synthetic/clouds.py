@@ -74,6 +74,7 @@ class Clouds:
     temperature: np.ndarray | float  # K, (h, w) float32
     absorption: tuple[float, float]  # optical depth in B10 and B11 beside the visible one
     relief: np.ndarray | float = 1.0  # factor of the reflectance, (h, w) float32
+    thin: tuple[float, ...] = (1.0,) * 8  # another by band, where next to nothing is hidden
 
 
 def cells(

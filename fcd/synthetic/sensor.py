@@ -61,7 +61,8 @@ def reflective_dn(
         cloud = layer.reflectance[number]
         if band == "B9":
             cloud *= sky.cirrus_transmission(layer.height)
-        light += layer.opacity * (np.float32(cloud) * layer.relief - light)
+        thinner = np.float32(layer.thin[number] - 1) * (1 - layer.opacity)
+        light += layer.opacity * (np.float32(cloud) * (1 + thinner) * layer.relief - light)
     if band == "B9":
         light += np.float32(sky.veil)
     elif sky.ozone:

@@ -34,6 +34,9 @@ DRIEST = 0.12  # relative humidity
 SOFT = (0.4, 1.6)  # pixels over which the sensor and the air blur a cloud's border
 FREEZING, GLASSY = 273.0, 235.0  # K: droplets are liquid above, ice below, either between
 RAYLEIGH_SCALE_HEIGHT = 8.0  # km
+# How much more light one droplet sends back in B6 than in B4, and in B7 than in B6: scattering
+# efficiency times 1 - asymmetry, by Mie's theory, for effective radii of 12 to 4 um.
+THIN_DROPLETS = (1.14, 1.43), (1.0, 1.12)
 # K, standard deviation over a view: tops of droplets lie below an inversion, those of ice where
 # they were blown to, and let warmer air through.
 WATER_TOPS_K, ICE_TOPS_K = (0.0, 2.5), (0.7, 4.0)
@@ -82,9 +85,10 @@ def _layer(
     """A layer of `opacity` (h, w) at `height` km of the droplets or ice of that height.
 
     Droplets absorb little in the short-wave infrared, ice absorbs much, and the more so the thicker
-    the cloud is (Platnick et al. 2003, IEEE TGRS 41(2)); tops colder than `GLASSY` are of ice
-    (homogeneous freezing, Pruppacher and Klett 1997, chapter 7). bright: range of the visible
-    reflectance; rough: of the standard deviation of its texture.
+    the cloud is (Platnick et al. 2003, IEEE TGRS 41(2)); thin clouds of droplets are brightest
+    there, for they scatter less of it forward (Hansen and Travis 1974, Space Sci. Rev. 16). Tops
+    colder than `GLASSY` are of ice (homogeneous freezing, Pruppacher and Klett 1997, chapter 7).
+    bright: range of the visible reflectance; rough: of the standard deviation of its texture.
     """
     top = max(sky.air - LAPSE_RATE * height, TROPOPAUSE - 12)
     frozen = (FREEZING - top) / (FREEZING - GLASSY)
@@ -94,6 +98,9 @@ def _layer(
     b7 = b6 * ((1 - ice) * rng.uniform(0.55, 0.85) + ice * rng.uniform(0.8, 1.2))
     b9 = (1 - ice) * rng.uniform(0.6, 0.95) + ice * rng.uniform(0.25, 0.7)
     shares = (1, 1, 1, 1, rng.uniform(1.0, 1.06), b6, b7, b9)
+    thin6 = rng.uniform(*THIN_DROPLETS[0])
+    thin7 = thin6 * rng.uniform(*THIN_DROPLETS[1])
+    thinner = [1 + (1 - ice) * (thin / thick - 1) for thin, thick in ((thin6, b6), (thin7, b7))]
     above = sky.haze * np.exp(-height / RAYLEIGH_SCALE_HEIGHT) * (1 - 0.6 * visible)
     opacity = ndimage.gaussian_filter(opacity, rng.uniform(*SOFT), mode="wrap")
     texture = fractal(opacity.shape, rng, rng.uniform(15, 150), slope=rng.uniform(1.8, 3))
@@ -106,6 +113,7 @@ def _layer(
         temperature=np.float32(top) - np.float32(rng.uniform(*tops)) * texture,
         absorption=absorption,
         relief=(1 + np.float32(rng.uniform(*rough)) * texture).clip(0.3),
+        thin=(1.0,) * 5 + (*thinner, 1.0),
     )
 
 

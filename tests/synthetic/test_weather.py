@@ -46,7 +46,7 @@ def test_the_kinds_are_what_they_are_called():
     shares = [np.mean(trails.opacity > weather.THINNEST) for trails in layers(weather._trails)]
     assert 0.01 < np.mean(shares) < 0.4
     broken = [np.mean(clouds.opacity > 0.1) for clouds in layers(weather._broken)]
-    assert np.mean(broken) == pytest.approx(0.4, abs=0.15)  # what was asked for, and blurred
+    assert np.mean(broken) == pytest.approx(0.4, abs=0.2)  # what was asked for, and blurred
 
 
 def test_cells_with_much_detail_are_scattered_over_the_view():
@@ -119,6 +119,23 @@ def test_clouds_freeze_by_how_cold_they_are_not_by_how_high():
     assert max(shares(210.0, 0.3)) <= 0.72  # half a standard deviation short of frozen
     assert min(shares(300.0, 1.0)) >= 0.45
     assert np.mean(shares(210.0, 0.3)) < 0.4 < 0.6 < np.mean(shares(300.0, 1.0))
+
+
+def test_thin_clouds_of_droplets_are_brightest_in_the_short_wave_infrared():
+    ground, clear = np.full(SHAPE, 0.1), np.zeros(SHAPE, np.float32)
+
+    def added(opacity, band, warm):
+        """Light that a layer adds to the ground, over that of B4."""
+        rng = np.random.default_rng(0)
+        layer = weather._layer(SKY, np.full(SHAPE, opacity, np.float32), 0.5 if warm else 11, rng)
+        dn = {b: reflective_dn(ground, b, SKY, (layer,), clear) for b in ("B4", band)}
+        bare = {b: reflective_dn(ground, b, SKY, (), clear) for b in dn}
+        return np.mean(dn[band] - bare[band]) / np.mean(dn["B4"] - bare["B4"])
+
+    for band in ("B6", "B7"):
+        assert added(0.15, band, warm=True) > 1
+        assert added(0.95, band, warm=True) < 1
+        assert added(0.15, band, warm=False) == pytest.approx(added(0.95, band, warm=False), 0.02)
 
 
 def test_tops_of_ice_differ_in_temperature():
