@@ -28,10 +28,12 @@ unet=(--encoder slim18 --normalize root --batch_size 8 --augment randomise --ema
 tuned=("${unet[@]}" --n_epochs 40 --lr 1e-4 "${more_unet[@]}")
 unet+=(--n_epochs 10 --lr 1e-3 "${more_unet[@]}")
 learned=(--least_cloud 0.1)
-of_drawn=(--drawn True --ema 0.1 --n_epochs 6 --lr 2e-3 "${more_unet[@]}") # eight times as many patches
-after_drawn=(--n_epochs 4 --lr 5e-4 --ema 0.5 "${more_unet[@]}")
+of_drawn=(--drawn True --batch_size 32 --ema 0.1 --n_epochs 6 --lr 2e-3 "${more_unet[@]}") # of 16,000 patches
+# Few real scenes teach a network of drawn ones to forget the others: overcast, snow.
+after_drawn=(--rehearse patches/drawn --batch_size 16 --n_epochs 4 --lr 5e-4 --ema 0.5
+    "${more_unet[@]}")
 of_maps=("${unet[@]}" --n_epochs 3 "${more_unet[@]}")
-drawing=(--scenes_per_biome 80 --size 256 --seed 7 --variety wide)
+drawing=(--scenes_per_biome 240 --size 256 --seed 7 --variety wide)
 
 cut_patches() { # CSV FOLDER SIZE STRIDE: patches labelled by the masks
     local tree=$2

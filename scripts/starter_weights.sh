@@ -41,7 +41,7 @@ on_drawn() { # NAME BANDS: a U-Net that has learned drawn scenes alone
 
 make() { # NAME BANDS: begin with what drawn scenes have taught, learn the masks of the second round
     train_row supervised_main.py "$1" "$seeds" "${unet[@]}" --train_bands "$2" "${learned[@]}" \
-        --train_mask_file second_mask.tif "${again[@]}" \
+        --train_mask_file second_mask.tif "${after_drawn[@]}" \
         --model_weights "$(weights "Drawn-$1")"
     # 0.25 parts clear from cloudy patches of scenes that were not learned from: docs/weights.md.
     say "$root/supervised_main.py" --mode pack "${data[@]}" --batch_size 64 \
@@ -50,9 +50,7 @@ make() { # NAME BANDS: begin with what drawn scenes have taught, learn the masks
     cp "outputs/$1/models/best-packed.pt" "weights/$1.pt"
 }
 
-# FCD+ and drawn scenes err on different ground; their mean, with all bands, teaches both kinds. With
-# nothing held out they may learn it longer than a second round does, by an average that lags less.
-again=(--n_epochs 12 --ema 0.1 "${more_unet[@]}")
+# FCD+ and drawn scenes err on different ground; their mean, with all bands, teaches both kinds.
 all=B2-B7,B9,B10
 on_drawn starter-thermal "$all"
 say "$root/supervised_main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
