@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Starter weights: a U-Net with thermal bands and one without, from drawn scenes and the image-level
-# labels of crops of real scenes. No pixel label anywhere. They end in weights/ of --dir; those of the
-# checkout are of an earlier recipe: docs/weights.md.
+# labels of crops of real scenes. No pixel label anywhere. They end in weights/ of --dir.
 #
 #   scripts/starter_weights.sh DIR [FLAGS…]
 #
@@ -43,9 +42,9 @@ make() { # NAME BANDS: begin with what drawn scenes have taught, learn the masks
     train_row supervised_main.py "$1" "$seeds" "${unet[@]}" --train_bands "$2" "${learned[@]}" \
         --train_mask_file second_mask.tif "${after_drawn[@]}" \
         --model_weights "$(weights "Drawn-$1")"
-    # 0.25 parts clear from cloudy patches of scenes that were not learned from: docs/weights.md.
+    # 0.3 parts clear from cloudy patches of scenes that were not learned from: docs/weights.md.
     say "$root/supervised_main.py" --mode pack "${data[@]}" --batch_size 64 \
-        --experiment_name "$1" --threshold 0.25 "${extra[@]}"
+        --experiment_name "$1" --threshold 0.3 "${extra[@]}"
     mkdir -p weights
     cp "outputs/$1/models/best-packed.pt" "weights/$1.pt"
 }

@@ -37,7 +37,7 @@ def test_they_have_cost_no_pixel_label(name):
         0,
     ) * 3
     assert solver.choice.pixel_labels == 0
-    assert solver.predictor().threshold == {"starter-thermal": 0.15, "starter": 0.4}[name]
+    assert solver.predictor().threshold == 0.3
 
 
 def test_they_mask_scenes_without_training(tmp_path, monkeypatch, call):
