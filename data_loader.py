@@ -68,7 +68,7 @@ class PatchDataset(Dataset):
     shape or type than most: `left_out`. Otherwise they raise `DamagedPatch` when they are read.
     masks_optional: read no mask if a patch has none and `source` lets it do without.
     bands: those that images give, by name and in this order; None: all, as they are.
-    toa: images are standard DN (`fcd.landsat.radiometry`), whatever sun scenes were taken under.
+    toa: images are standard DN (`fcd.landsat.radiometry`), whatever sun there was.
     least_cloud: the mask of a cloudy patch in which a smaller share is cloud contradicts the label;
     it is given as all invalid.
     Raises `UserError` if a folder is missing or empty, or a patch has no `mask_file` but should.
@@ -125,16 +125,17 @@ class PatchDataset(Dataset):
         order = np.random.default_rng(SUBSET_SEED).permutation(len(self.patches))
         self.patches = [self.patches[index] for index in sorted(order[:count])]
 
-    def rehearse(self, drawn: "PatchDataset") -> None:
-        """Give after one's own patches those of `drawn`, `REHEARSED` times as many at most.
+    def rehearse(self, source: Source, skip_bad: bool = False) -> None:
+        """Give after one's own patches those of `source`, with their `mask.tif` if those have masks.
 
-        `patches`, and what is counted of them, stay one's own. Raises `UserError` if the patches
-        are unlike.
+        `patches`, and what is counted of them, stay one's own. `UserError` if they are unlike.
         """
+        how: dict[str, Any] = {"skip_bad": skip_bad, "bands": self.bands, "toa": self.toa}
+        drawn = PatchDataset(source, "train", TRUTH_MASK if self.mask_file else None, **how)
         drawn._keep(REHEARSED * len(self.patches))
         if drawn.kind != self.kind:
             raise UserError(
-                f"{drawn.source.root}: the drawn patches have {drawn.kind}, those of "
+                f"{source.root}: the drawn patches have {drawn.kind}, those of "
                 f"{self.source.root} {self.kind}; they must be alike"
             )
         self.along = drawn
@@ -176,7 +177,7 @@ class PatchDataset(Dataset):
         names = "".join(f"{folder.name} {label}\n" for folder, label in self.patches)
         digest = hashlib.sha256(names.encode()).hexdigest()[:12]
         own = {"patches": len(self.patches), "fingerprint": digest, "left_out": self.left_out}
-        return own | ({"drawn": self.along.summary()} if self.along else {})
+        return own if self.along is None else own | {"drawn": self.along.summary()}
 
     def without(self, mask_file: str) -> list[Path]:
         """The patches that have no mask `mask_file`."""

@@ -20,7 +20,7 @@ from fcd.errors import UserError
 from fcd.masks.cam import Method
 from fcd.patches import generated
 from fcd.patches.store import TRUTH_MASK
-from fcd.patches.supervision import DRAWN, Supervision
+from fcd.patches.supervision import DRAWN
 from fcd.training import augmentation
 from fcd.training.run import Run
 from model import Encoder, Network, Task
@@ -77,8 +77,8 @@ class Settings(CommandSettings):
     rehearse: Annotated[
         Path | None,
         Flag(metavar="DIR"),
-        "patches of drawn scenes, in the form of --image_dir and of its bands: some, and their "
-        "masks, are learned along, so that what they have taught --model_weights is not forgotten",
+        "patches of drawn scenes, in the form of --image_dir: some are learned along, so that what "
+        "they have taught --model_weights is not forgotten",
     ] = None
     keep_ratio: Annotated[
         float, UNIT, "share of the training patches used, always the same ones"
@@ -110,8 +110,6 @@ def check(settings: Settings) -> None:
     for name, value in of_unets.items():
         if net.network != "unet" and value:
             raise UserError(f"--network {net.network} does not go with --{name}")
-    if settings.rehearse and (net.train_encoder_only or net.network != "unet"):
-        raise UserError("--rehearse is for networks that learn masks, not image labels alone")
     if net.imagenet and net.network != "resnet50":
         raise UserError(f"--imagenet True is for --network resnet50, not {net.network}")
 
@@ -126,8 +124,8 @@ def train(settings: Settings, run: Run) -> int:
     more |= {"bands": data.learned_bands(), "toa": data.toa}
     train_set = PatchDataset(source, "train", mask_file, ratio, **more)
     if settings.rehearse:
-        of_drawn = replace(data, image_dir=str(settings.rehearse)).patches("train")
-        train_set.rehearse(PatchDataset(of_drawn, "train", TRUTH_MASK, **more | {"least_cloud": 0}))
+        along = replace(data, image_dir=str(settings.rehearse)).patches("train")
+        train_set.rehearse(along, data.skip_bad)
     asked = "image" if labels_only else training.select
     val_set, select = validation_set(train_set, asked, data.skip_bad)
     if val_set is None and training.lr_schedule == "plateau":
@@ -155,18 +153,14 @@ def train(settings: Settings, run: Run) -> int:
         if path:
             solver.start_from(path, encoder_only=encoder_only, nodata=source.nodata)
     if not settings.drawn:
-        solver.add_labels(train_set, _cost_of(mask_file, data.image_dir))
+        learned = None  # or what labels the masks have cost, if they are generated ones
+        if mask_file not in (None, TRUTH_MASK):
+            learned = generated.mask_provenance(data.image_dir, str(mask_file))
+        solver.add_labels(train_set, learned)
     if settings.drawn or settings.rehearse:
         solver.seen = solver.seen.with_source(DRAWN)
     learn = partial(solver.train, replace(training, select=select), train_set, val_set)
     return carry_out(learn, run, settings, summaries(train_set, val_set))
-
-
-def _cost_of(mask_file: str | None, image_dir: str) -> Supervision | None:
-    """What labels the masks `mask_file` have cost, if they are generated ones."""
-    if mask_file in (None, TRUTH_MASK):
-        return None
-    return generated.mask_provenance(image_dir, mask_file)
 
 
 def _check_batches(per_process: int, settings: Settings, train_set: PatchDataset) -> None:

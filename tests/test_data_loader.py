@@ -24,6 +24,7 @@ from fcd.landsat.reference import QA
 from fcd.patches import cutting
 from fcd.patches.cutting import Cutting
 from fcd.patches.normalisation import dn_counts
+from fcd.patches.sources import PreparedPatches
 from fcd.processes import ALONE, Processes
 from fcd.training.augmentation import Augmentation
 from fcd.training.batches import StepBatches, batches_per_epoch
@@ -89,9 +90,9 @@ def test_a_mask_that_contradicts_its_label_teaches_nothing(image_dir):
 def test_drawn_patches_are_learned_along_and_counted_apart(tmp_path):
     own = PatchDataset(write_patches(tmp_path / "p", 3, 0), "train", "mask.tif")
     before, counted = own.summary(), own.labelled_pixels()
-    drawn = PatchDataset(write_patches(tmp_path / "drawn", 20, 0, ragged=True), "train", "mask.tif")
-    every = {sample["name"]: sample for sample in drawn}
-    own.rehearse(drawn)
+    source = PreparedPatches(write_patches(tmp_path / "drawn", 20, 0, ragged=True))
+    every = {sample["name"]: sample for sample in PatchDataset(source, "train", "mask.tif")}
+    own.rehearse(source)
     assert (len(own), len(own.patches), own.labelled_pixels()) == (15, 3, counted)
     along = [own[index] for index in range(3, 15)]
     assert len({sample["name"] for sample in along}) == 12
@@ -99,19 +100,18 @@ def test_drawn_patches_are_learned_along_and_counted_apart(tmp_path):
         assert (sample["mask"] == every[sample["name"]]["mask"]).all()
     assert own.labels[:3].tolist() == [0, 0, 1]
     assert own.labels[3:].tolist() == [sample["label"].item() for sample in along]
-    assert own.summary() == before | {"drawn": drawn.summary()}
-    again = PatchDataset(tmp_path / "drawn", "train", "mask.tif")
-    PatchDataset(tmp_path / "p", "train", "mask.tif").rehearse(again)
-    assert again.summary() == drawn.summary()
+    drawn = own.along.summary()
+    assert (own.summary(), drawn["patches"]) == (before | {"drawn": drawn}, 12)
+    labels = PatchDataset(tmp_path / "p", "train")
+    labels.rehearse(source)
+    assert labels.along.summary() == drawn
+    assert all(sample.keys() == {"image", "label", "name"} for sample in labels)
 
 
-def test_drawn_patches_must_be_like_the_others(tmp_path):
-    for name in ("p", "drawn"):
-        write_patches(tmp_path / name, 4, 0)
-    own = PatchDataset(tmp_path / "p", "train", "mask.tif")
-    drawn = PatchDataset(tmp_path / "drawn", "train", "mask.tif", bands=("B9", "B2"))
-    with pytest.raises(UserError, match=r"drawn: the drawn patches have .*; they must be alike"):
-        own.rehearse(drawn)
+def test_drawn_patches_must_be_like_the_others(tmp_path, image_dir):
+    own = PatchDataset(write_patches(tmp_path / "p", 4, 0), "train", "mask.tif")
+    with pytest.raises(UserError, match=r": the drawn patches have .*; they must be alike"):
+        own.rehearse(PreparedPatches(image_dir))
 
 
 def test_bands_are_learned_by_name_in_the_order_asked_for(tmp_path):

@@ -68,7 +68,6 @@ TINY = ["--image_size", "32", "--d_repeat_num", "3", "--g_conv_dim", "4", "--d_c
         (supervised_main, ["--classifier_head", "1"], "'1' is neither True nor False"),
         (supervised_main, ["--image_dir", "absent"], "holds no patches"),
         (supervised_main, ["--bands", "1-7"], "--bands is for --mode predict, not for train; --tr"),
-        (supervised_main, ["--rehearse", "d", "--network", "ucam"], "--rehearse is for networks"),
         (main, ["--mode", "test", "--shadow", "True"], "--shadow is for --mode predict, not for t"),
         (
             supervised_main,

@@ -44,7 +44,7 @@ def starter(tmp_path_factory):
     folder = tmp_path_factory.mktemp("int8")
     weights = shutil.copy(ROOT / "weights/starter.pt", folder / "best.pt")
     scorer = load_solver(weights, "cpu").scorer()
-    drawn = draw_scene("Forest", 192, 77, index=5, cover=0.4, variety="wide")
+    drawn = draw_scene("Wetlands", 192, 77, index=0, cover=0.4, variety="wide")
     bands = [BANDS.index(name) for name in scorer.normalization.bands]
     scene = ArrayScene(drawn.dn[bands], scorer.normalization.bands)
     plain = folder / "plain.onnx"
