@@ -126,7 +126,7 @@ class PatchDataset(Dataset):
         self.patches = [self.patches[index] for index in sorted(order[:count])]
 
     def rehearse(self, source: Source, skip_bad: bool = False) -> None:
-        """Give after one's own patches those of `source`, with their `mask.tif` if those have masks.
+        """Give after one's own patches those of `source`, with masks if those have masks.
 
         `patches`, and what is counted of them, stay one's own. `UserError` if they are unlike.
         """
