@@ -62,13 +62,13 @@ class PatchDataset(Dataset):
 
     source: where the patches are; a path is a folder of prepare_landsat8_biome.py.
     mask_file: mask.tif, generated_mask.tif, …; None reads no mask.
-    keep_ratio: share of the patches to keep, the same ones every time.
+    keep_ratio: share of the patches to keep, the same ones every time; most: how many, at most.
     only: the patches of that label alone.
     skip_bad: read every patch once and leave out, for good, those that are damaged, or of another
     shape or type than most: `left_out`. Otherwise they raise `DamagedPatch` when they are read.
     masks_optional: read no mask if a patch has none and `source` lets it do without.
     bands: those that images give, by name and in this order; None: all, as they are.
-    toa: images are standard DN (`fcd.landsat.radiometry`), whatever sun there was.
+    toa: images are standard DN (`fcd.landsat.radiometry`), whatever sun scenes were taken under.
     least_cloud: the mask of a cloudy patch in which a smaller share is cloud contradicts the label;
     it is given as all invalid.
     Raises `UserError` if a folder is missing or empty, or a patch has no `mask_file` but should.
@@ -80,6 +80,7 @@ class PatchDataset(Dataset):
         split: str,
         mask_file: str | None = None,
         keep_ratio: float = 1.0,
+        most: int | None = None,
         only: Literal["clear", "cloudy"] | None = None,
         skip_bad: bool = False,
         masks_optional: bool = False,
@@ -103,8 +104,10 @@ class PatchDataset(Dataset):
             if only in (None, name):
                 self.patches += [(patch, label) for patch in found]
         self.along: PatchDataset | None = None
-        if keep_ratio < 1:
-            self._keep(max(1, round(keep_ratio * len(self.patches))))
+        kept = min(max(1, round(keep_ratio * len(self.patches))), most or len(self.patches))
+        if kept < len(self.patches):
+            order = np.random.default_rng(SUBSET_SEED).permutation(len(self.patches))
+            self.patches = [self.patches[index] for index in sorted(order[:kept])]
         if mask_file and (missing := self.without(mask_file)):
             if not (masks_optional and self.source.masks_are_optional):
                 raise UserError(
@@ -121,24 +124,23 @@ class PatchDataset(Dataset):
             found = [patch for patch, _ in self.patches]
             self._radiometries = self.source.radiometries(found, self.kind.bands)
 
-    def _keep(self, count: int) -> None:
-        order = np.random.default_rng(SUBSET_SEED).permutation(len(self.patches))
-        self.patches = [self.patches[index] for index in sorted(order[:count])]
-
     def rehearse(self, source: Source, skip_bad: bool = False) -> None:
         """Give after one's own patches those of `source`, with masks if those have masks.
 
         `patches`, and what is counted of them, stay one's own. `UserError` if they are unlike.
         """
         how: dict[str, Any] = {"skip_bad": skip_bad, "bands": self.bands, "toa": self.toa}
-        drawn = PatchDataset(source, "train", TRUTH_MASK if self.mask_file else None, **how)
-        drawn._keep(REHEARSED * len(self.patches))
-        if drawn.kind != self.kind:
+        mask_file, most = TRUTH_MASK if self.mask_file else None, REHEARSED * len(self.patches)
+        self.along = PatchDataset(source, "train", mask_file, most=most, **how)
+        self.require_alike(self.along, "drawn")
+
+    def require_alike(self, other: "PatchDataset", name: str) -> None:
+        """Raise `UserError` if the patches of `other`, called `name`, have another `kind`."""
+        if other.kind != self.kind:
             raise UserError(
-                f"{source.root}: the drawn patches have {drawn.kind}, those of "
-                f"{self.source.root} {self.kind}; they must be alike"
+                f"{other.source.root}: the {name} patches have {other.kind}, the training patches "
+                f"{self.kind}; they must be alike"
             )
-        self.along = drawn
 
     def _masks(self, patches: Sequence[Path]) -> Iterator[np.ndarray]:
         """The masks of `patches` that can be read."""
@@ -294,11 +296,7 @@ def validation_set(
     how: dict[str, Any] = {"skip_bad": skip_bad, "masks_optional": True}
     how |= {"bands": train_set.bands, "toa": train_set.toa}
     dataset = PatchDataset(source, "val", TRUTH_MASK, **how)
-    if dataset.kind != train_set.kind:
-        raise UserError(
-            f"{source.root}: the val patches have {dataset.kind}, the training patches "
-            f"{train_set.kind}; they must be alike"
-        )
+    train_set.require_alike(dataset, "val")
     if dataset.mask_file is None and select == "pixel":
         missing = len(dataset.without(TRUTH_MASK))
         print(
