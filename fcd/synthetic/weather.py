@@ -100,7 +100,7 @@ def _layer(
     shares = (1, 1, 1, 1, rng.uniform(1.0, 1.06), b6, b7, b9)
     thin6 = rng.uniform(*THIN_DROPLETS[0])
     thin7 = thin6 * rng.uniform(*THIN_DROPLETS[1])
-    thinner = [1 + (1 - ice) * (thin / thick - 1) for thin, thick in ((thin6, b6), (thin7, b7))]
+    brighter6, brighter7 = 1 + (1 - ice) * (thin6 / b6 - 1), 1 + (1 - ice) * (thin7 / b7 - 1)
     above = sky.haze * np.exp(-height / RAYLEIGH_SCALE_HEIGHT) * (1 - 0.6 * visible)
     opacity = ndimage.gaussian_filter(opacity, rng.uniform(*SOFT), mode="wrap")
     texture = fractal(opacity.shape, rng, rng.uniform(15, 150), slope=rng.uniform(1.8, 3))
@@ -113,7 +113,7 @@ def _layer(
         temperature=np.float32(top) - np.float32(rng.uniform(*tops)) * texture,
         absorption=absorption,
         relief=(1 + np.float32(rng.uniform(*rough)) * texture).clip(0.3),
-        thin=(1.0,) * 5 + (*thinner, 1.0),
+        thin=(1, 1, 1, 1, 1, brighter6, brighter7, 1),
     )
 
 
