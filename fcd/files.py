@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -29,15 +30,16 @@ _WORKBOOKS = {b"PK\x03\x04": "xlsx or ods", b"\xd0\xcf\x11\xe0": "xls"}
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path of the same suffix in the folder of `path`; rename it on success.
 
-    On an exception it is removed and an earlier `path` stays as it was. What a killed process of
-    this machine has left of the same file is removed, too. Raises `OutputError` if the file cannot
-    be written (the disk is full, a folder is read-only).
+    On an exception it is removed and an earlier `path` stays as it was. What killed processes of
+    this machine have left in the folder is removed, too, before the first file that this process
+    writes there. Raises `OutputError` if the file cannot be written (the disk is full, a folder is
+    read-only).
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.partial-{_HOST}-{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent, path.stem)
+        _sweep_once(path.parent.absolute())
         try:
             yield temporary
             os.replace(temporary, path)
@@ -49,11 +51,17 @@ def replacing(path: Path | str) -> Iterator[Path]:
         ) from error
 
 
-def sweep(folder: Path, stem: str | None = None) -> None:
-    """Remove what killed processes of this machine have left of the files `stem`; None: of all."""
-    name = rf"\.{'.*' if stem is None else re.escape(stem)}\.partial-{_HOST}-(\d+)\..*"
+@lru_cache(maxsize=1024)
+def _sweep_once(folder: Path) -> None:
+    # A folder of many files takes long to list.
+    sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove from `folder` what killed processes of this machine have left of their files."""
     for left in folder.glob(".*.partial-*"):
-        if (match := re.fullmatch(name, left.name)) and not _is_running(int(match[1])):
+        match = re.fullmatch(rf"\..*\.partial-{_HOST}-(\d+)\..*", left.name)
+        if match and not _is_running(int(match[1])):
             left.unlink(missing_ok=True)
 
 

@@ -30,7 +30,7 @@ from benchmarks.seam import random_generator, scores, seam
 from fcd import pictures
 from fcd.cli import entry
 from fcd.errors import SceneError, UserError
-from fcd.files import replacing
+from fcd.files import replacing, write_text
 from fcd.landsat import labels
 from fcd.landsat.bands import BANDS, RGB_BANDS
 from fcd.landsat.products import expand, scene_from
@@ -381,14 +381,26 @@ def test_what_a_killed_process_has_left_is_removed(tmp_path):
     kept = [
         f".x.partial-{host}-1.tif",  # of a process that is there
         f".x.partial-other{host}-999999999.tif",  # of another machine, whose processes none knows
+    ]
+    left = [
+        f".x.partial-{host}-999999999.tif",
+        f".x.partial-{host}-999999999.tif.ovr.tmp",
         f".xy.partial-{host}-999999999.tif",
     ]
-    left = [f".x.partial-{host}-999999999.tif", f".x.partial-{host}-999999999.tif.ovr.tmp"]
     for name in kept + left:
         (tmp_path / name).touch()
     with replacing(tmp_path / "x.tif") as temporary:
         temporary.touch()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "x.tif"])
+
+
+def test_a_folder_is_listed_once_however_many_files_are_written(tmp_path, monkeypatch):
+    listed, glob = [], Path.glob
+    monkeypatch.setattr(Path, "glob", lambda *given: listed.append(given[0]) or glob(*given))
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        for name in ("1.txt", "2.txt", "3.txt"):
+            write_text(folder / name, name)
+    assert listed == [tmp_path / "a", tmp_path / "b"]
 
 
 # --- the command, with networks that are small and not trained --------------------------------
