@@ -28,7 +28,7 @@ def csmask(array: str, threads: str) -> Work:
 
 
 def plainly(checkpoint: str, scene: str, mask: str) -> Work:
-    """The plain way, file to file, in the tiles of ours."""
+    """The plain way, file to file, in tiles as large as the patches that overlap by a quarter."""
     from pathlib import Path
 
     from benchmarks import plain
@@ -38,7 +38,7 @@ def plainly(checkpoint: str, scene: str, mask: str) -> Work:
 
     def work() -> None:
         solver = load_solver(checkpoint, "cpu")
-        tiles = Tiles.of(solver.scorer())
+        tiles = Tiles.of(solver.scorer(), solver.image_size, solver.image_size // 4)
         how = (tiles.size, tiles.overlap, tiles.batch_size, solver.device)
         (only,) = find_scenes(scene)
         plain.mask_scene(only, solver.score, solver.normalization, 0.5, Path(mask), *how)

@@ -40,6 +40,7 @@ from fcd.training.run import Run, RunFolder
 
 ROOT = Path(__file__).parents[1]
 SIX = ["B2", "B3", "B4", "B5", "B6", "B7"]  # blue to the second short-wave infrared
+OUTPUT = "--output_dir"
 CSMASK = "ukis-csmask[cpu]==1.0.0"
 
 
@@ -50,6 +51,9 @@ class Settings(measure.Settings):
     size: Annotated[SizeName, "of our U-Net with random weights, whose time is that of any"] = (
         "paper"
     )
+    checkpoint: Annotated[
+        Path | None, "of a trained U-Net in place of random weights, which int8 does not take"
+    ] = None
     mpixel: Annotated[list[float], Ge(0), "sizes of square scenes"] = field(
         default_factory=lambda: [1, 4, 16]
     )
@@ -78,12 +82,12 @@ class Input:
 
     @property
     def weights(self) -> Path:
-        """A U-Net with random weights."""
-        return self.folder / "random.pt"
+        """Of our U-Net."""
+        return self.flags.checkpoint or self.folder / "random.pt"
 
     @property
     def masks(self) -> Path:
-        """Folder of the masks of ours."""
+        """Folder of the folders of the masks of ours."""
         return self.folder / "masks"
 
     def write(self, mpixel: float) -> None:
@@ -95,9 +99,10 @@ class Input:
             dn = reader.bands().astype(np.float32)
         reflectance = dn * np.float32(REFLECTANCE_MULT) + np.float32(REFLECTANCE_ADD)
         np.save(self.array, np.moveaxis(reflectance, 0, -1))
-        run = Run(RunFolder("benchmark"), torch.device("cpu"))
-        solver = scene.build("unet", SIZES[self.flags.size], run)
-        checkpoints.save(self.weights, solver.state())
+        if self.flags.checkpoint is None:
+            run = Run(RunFolder("benchmark"), torch.device("cpu"))
+            solver = scene.build("unet", SIZES[self.flags.size], run)
+            checkpoints.save(self.weights, solver.state())
 
 
 @dataclass(frozen=True)
@@ -138,11 +143,15 @@ def plainly(given: Input) -> list[str | Path]:
 
 
 def ours(precision: str, weights: str | None = None) -> Peer:
-    """`supervised_main.py --mode predict`; weights: None takes random ones."""
+    """`supervised_main.py --mode predict`; weights: None takes those of the input.
+
+    What it makes once, such as a network in int8, the same one finds in its folder.
+    """
 
     def command(given: Input) -> list[str | Path]:
         flags = ["--mode", "predict", "--device", "cpu", "--precision", precision]
-        paths = ["--scenes", given.scene, "--output_dir", given.masks]
+        folder = given.masks / "-".join(filter(None, (precision, weights)))
+        paths = ["--scenes", given.scene, OUTPUT, folder, "--overwrite", "True"]
         chosen = ["--model_weights", weights or given.weights]
         return [sys.executable, "-m", "benchmarks.peer", "ours", *flags, *paths, *chosen]
 
@@ -154,8 +163,12 @@ PEERS: dict[str, Peer] = {
     "plain, file to file": plainly,
     "ours, float32": ours("float32"),
     "ours, auto": ours("auto"),
-    "ours, starter weights, float32": ours("float32", STARTER_NAME),
-    "ours, starter weights, auto": ours("auto", STARTER_NAME),
+    "ours, int8, which is made": ours("int8"),
+    "ours, int8, which is there": ours("int8"),
+    "ours, starter, float32": ours("float32", STARTER_NAME),
+    "ours, starter, auto": ours("auto", STARTER_NAME),
+    "ours, starter, int8, made": ours("int8", STARTER_NAME),
+    "ours, starter, int8, there": ours("int8", STARTER_NAME),
 }
 
 
@@ -197,11 +210,12 @@ def measured(mpixel: float, flags: Settings) -> Iterator[Row]:
         took: dict[str, list[dict[str, float]]] = {name: [] for name in PEERS}
         notes = dict.fromkeys(PEERS, "")
         for _ in range(flags.rounds):
-            for name, command in PEERS.items():
-                shutil.rmtree(given.masks, ignore_errors=True)
+            shutil.rmtree(given.masks, ignore_errors=True)
+            for name, peer in PEERS.items():
                 try:
-                    took[name].append(json.loads(_output(command(given)).splitlines()[-1]))
-                    notes[name] = _precision(given.masks / SUMMARY)
+                    command = peer(given)
+                    took[name].append(json.loads(_output(command).splitlines()[-1]))
+                    notes[name] = _precision(command)
                 except UserError as error:
                     notes[name] = str(error)
         for name, runs in took.items():
@@ -213,12 +227,13 @@ def measured(mpixel: float, flags: Settings) -> Iterator[Row]:
             yield Row(name, mpixel, *rates, peak, notes[name])
 
 
-def _precision(summary: Path) -> str:
-    """What the summary of ours says that was taken; nothing if there is none."""
-    if not summary.exists():
+def _precision(command: list[str | Path]) -> str:
+    """What the summary of ours, if that is what `command` is, says that was taken."""
+    if OUTPUT not in command:
         return ""
-    with summary.open(newline="") as file:
-        return next(csv.DictReader(file))["precision"]
+    with Path(command[command.index(OUTPUT) + 1], SUMMARY).open(newline="") as file:
+        *_, last = csv.DictReader(file)
+    return last["precision"]
 
 
 def _output(command: Sequence[str | Path]) -> str:

@@ -325,13 +325,17 @@ class SceneSettings:
         "learned or chosen on them",
     ] = "test"
     tile_size: Annotated[
-        int | None, Ge(1), MAY_CHANGE, "side of a scene's tiles, pixels; None: that of the patches"
+        int | None,
+        Ge(1),
+        MAY_CHANGE,
+        "side of a scene's tiles, pixels; None: that of the patches, of a U-Net's of 128 pixels "
+        "256 (and a quarter of --batch_size)",
     ] = None
     overlap: Annotated[
         int | None,
         Ge(0),
         MAY_CHANGE,
-        "pixels blended between tiles; None: 32, at most half a tile; a U-Net's of 64 pixels: 16",
+        "pixels blended between tiles; None: 32, of a U-Net 16, and at most half a tile",
     ] = None
     mean_with: Annotated[
         list[Path] | None,

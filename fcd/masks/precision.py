@@ -45,13 +45,14 @@ _By = Callable[[Precision, Runtime], Scorer]
 KEPT = "precision.json"
 LOOKED_AT = 4  # scenes from which tiles are taken, at most
 MEASURED = 1 << 16  # pixels that are scored to measure
-LOOK, BUDGET = 0.5, 2.5  # seconds for a look at float32 alone, and for all ways
+LOOK, BUDGET = 0.5, 2.5  # seconds for a look at float32 alone, and for all ways, at most
+SHARE = 0.1  # of the work that is looked ahead to, which all ways may take to be measured
 ROUNDS = 7  # at most
 HOPELESS = 3.0  # times as slow as float32: not measured any further
 GAIN = 1.05  # times as fast as float32 at least, or it is left for nothing
 # What pays back: measuring takes seconds, writing and calibrating networks a minute.
 SMALL = 4_000_000  # pixels in all, below which float32 is taken unmeasured
-WORTH_MEASURING = 30.0  # seconds of work in float32
+WORTH_MEASURING = 6.0  # seconds of work in float32
 WORTH_PREPARING = 600.0  # seconds of work in float32 from which ONNX Runtime is measured, too
 
 
@@ -251,7 +252,7 @@ def _measured(
     for way in _ways(scorer, asked.runtime, prepared=work >= WORTH_PREPARING):
         with suppress(UserError):  # of a network whose masks in int8 differ
             scores[way] = by(*way).score
-    took = timed(scores, x, scorer.multiple, BUDGET)
+    took = timed(scores, x, scorer.multiple, min(BUDGET, SHARE * work))
     masks = {
         way: labels.patch_from_score(values, valid[: len(values)], threshold)
         for way, (_, values) in took.items()

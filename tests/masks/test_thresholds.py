@@ -18,7 +18,7 @@ from fcd.masks.prediction import predict_array
 from fcd.masks.scoring import Tiles, Views
 from fcd.patches.normalisation import Normalization
 from fcd.patches.sources import PreparedPatches
-from tests.tiny import gan
+from tests.tiny import gan, unet
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
 
@@ -237,3 +237,19 @@ def test_what_happens_at_the_border_of_a_tile_is_cut_off(image_dir):
         solver.views = Views(context=context)
         with pytest.raises(UserError, match=f"--context {context}: for tiles of .* multiple of 4"):
             Tiles.of(solver.scorer(), size)
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"),
+    # As many pixels at a time: 20 tiles of 128 are 5 of 256.
+    [(32, (32, 16, 20)), (64, (64, 16, 20)), (128, (256, 16, 5)), (256, (256, 16, 20))],
+)
+def test_tiles_by_default(side, expected):
+    network = replace(unet("U").scorer(), image_size=side)
+    tiles = Tiles.of(network, batch_size=20)
+    assert (tiles.size, tiles.overlap, tiles.batch_size) == expected
+    # A generator keeps to the patches it was trained on; what is asked for is taken as it is.
+    tiles = Tiles.of(replace(network, natural_threshold=None), batch_size=20)
+    assert (tiles.size, tiles.overlap, tiles.batch_size) == (side, min(32, side // 2), 20)
+    tiles = Tiles.of(network, 128, 40, batch_size=20)
+    assert (tiles.size, tiles.overlap, tiles.batch_size) == (128, 40, 20)

@@ -4,9 +4,11 @@ import gc
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +100,22 @@ def test_rows(tmp_path, monkeypatch, main, arguments, names, capsys):
             assert (row["plain"], row["ratio"]) == (None, None)
         assert row["name"] in capsys.readouterr().out or comparison is not made[0]
     assert (rows[-1]["plain"] is None) == (main is scene.main)
+
+
+def test_the_share_of_the_network(tmp_path, monkeypatch, capsys):
+    spent, network = [], scene.build("unet", TINY, RUN).scorer()
+    slow = replace(network, score=lambda x: time.sleep(0.05) or x[:, 0])
+    scene.clocked(slow, spent).score(torch.ones(1, 3, 32, 32))
+    assert 0.05 <= sum(spent) < 0.5
+    monkeypatch.setattr(scene, "clocked", lambda scorer, spent: spent.append(3.0) or scorer)
+    ways = measure.Comparison("u", "x/s", 1, None, measure.Way(4.0, 512.0))
+    monkeypatch.setattr(measure, "compare", lambda *_: ways)
+    asked = ["--size", "tiny", "--mpixel", "0.01", "--plain_up_to", "0", "--device", "cpu"]
+    monkeypatch.setattr(measure, "matrix_product", lambda *_: 1e12)
+    scene.main(asked)
+    assert "U-Net, 0.01 Mpixel, float32: the network takes 75% of the time" in (
+        capsys.readouterr().out
+    )
 
 
 def test_the_median_of_alternating_runs(monkeypatch):
@@ -388,6 +406,22 @@ def test_peers_in_turn_and_one_that_cannot_run(tmp_path, monkeypatch, capsys):
     assert rows[1].note.endswith("has failed: no such wheel")
     assert [row["peer"] for row in json.loads((tmp_path / "rows.json").read_text())] == seen[:2]
     assert "no such wheel" in capsys.readouterr().out
+
+
+def test_what_one_peer_makes_another_finds(tmp_path):
+    given = peers.Input(tmp_path, peers.Settings(checkpoint=tmp_path / "best.pt"))
+    made, there = (peers.PEERS[f"ours, int8, which is {how}"](given) for how in ("made", "there"))
+    assert made == there
+    assert str(tmp_path / "best.pt") in map(str, made)
+    folder = Path(made[made.index("--output_dir") + 1])
+    assert folder not in {
+        Path(command[command.index("--output_dir") + 1])
+        for command in (peers.PEERS[name](given) for name in peers.PEERS if "int8" not in name)
+        if "--output_dir" in command
+    }
+    folder.mkdir(parents=True)
+    (folder / "summary.csv").write_text("scene,precision\na,float32\na,int8\n")
+    assert peers._precision(made) == "int8"
 
 
 def test_a_peer_tells_what_it_took(monkeypatch, capsys):
