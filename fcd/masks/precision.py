@@ -205,10 +205,11 @@ def _tiles(
 
 
 def _samples(scorer: Scorer, tiles: Tiles, job: Job) -> Samples:
-    """Training patches if they are at hand and fit, else tiles of the scenes themselves."""
+    """Training patches if they are at hand and fit, else such from the scenes themselves."""
     if job.patches:
         with suppress(UserError):
             return job.patches()
+    tiles = replace(tiles, size=scorer.image_size)  # larger ones would be more pixels than needed
 
     def draw(count: int) -> Iterator[tuple[Tensor, np.ndarray, None]]:
         return ((x, valid, None) for x, valid in _tiles(scorer, tiles, job, LOOKED_AT, count))

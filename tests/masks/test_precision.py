@@ -149,6 +149,15 @@ def test_calibrated_on_training_patches_it_lies_beside_the_checkpoint(
     beside.rmdir()
 
 
+def test_it_is_calibrated_on_pieces_of_scenes_as_large_as_its_patches(in_tmp):
+    scorer = unet("U").scorer()
+    scene = ArrayScene(np.random.default_rng(0).integers(1, 30_000, (10, 96, 128), np.uint16))
+    job = Job(Path("out"), lambda: iter([scene]), 1)
+    drawn = list(precision._samples(scorer, Tiles.of(scorer, 64), job).draw(9))
+    assert {tuple(x.shape) for x, *_ in drawn} == {(10, 32, 32)}
+    assert len(drawn) == 9
+
+
 def test_int8_that_is_calibrated_badly_is_refused(starter, written_once, tmp_path):
     """Each ninth tile, which is held back, is as it was, the others hold next to nothing."""
     forged = tiles_of(starter, lambda number, x: x if number % 9 == 0 else x * 0.01 - 0.9)
