@@ -31,6 +31,8 @@ def plainly(checkpoint: str, scene: str, mask: str) -> Work:
     """The plain way, file to file, in tiles as large as the patches that overlap by a quarter."""
     from pathlib import Path
 
+    import segmentation_models_pytorch  # noqa: F401  # which a network imports when it is made
+
     from benchmarks import plain
     from fcd.landsat.scenes import find_scenes
     from fcd.masks.scoring import Tiles
@@ -48,6 +50,9 @@ def plainly(checkpoint: str, scene: str, mask: str) -> Work:
 
 def ours(*arguments: str) -> Work:
     """Our command, with these `arguments`."""
+    import onnxruntime  # noqa: F401  # these two it imports when it needs them
+    import segmentation_models_pytorch  # noqa: F401
+
     import supervised_main
 
     sys.argv = ["supervised_main.py", *arguments]
