@@ -8,8 +8,8 @@
 # from scenes of the Biome data set. Of its scenes one in N (default 3) is tested by each fold.
 # --jobs N carries out as many folds at the same time (default 1), each with its share of the CPU's
 # cores; what they print is in logs/. --rows names some of FCD FCD+ Drawn+ Second FCD+1Pct Supervised
-# CAM UCAM Drawn Mean, with the rows that others build on: FCD+ for FCD+1Pct; FCD+ and Drawn for
-# Second and Mean. Typed again after a stop it goes on where it was.
+# CAM UCAM Drawn, with the rows that others build on: FCD+ for FCD+1Pct, and with Drawn for Second.
+# Typed again after a stop it goes on where it was.
 # Of the flags below, --dir is real-biome and --seeds is 0 by default; --demo, --orig_image_dir and
 # --image_dir do not belong here.
 #
@@ -17,7 +17,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
 crops="" folds=3 jobs=1 only="" arguments=() defaults=(--seeds 0 --dir real-biome)
-methods="FCD FCD+ Drawn+ Second FCD+1Pct Supervised CAM UCAM Drawn Mean"
+methods="FCD FCD+ Drawn+ Second FCD+1Pct Supervised CAM UCAM Drawn"
 while [ $# -gt 0 ]; do
     case $1 in
         --folds) folds=${2:?--folds needs a number}; shift 2 ;;
@@ -74,13 +74,6 @@ labelled_row() { # ROW SEED FLAGS…: train a U-Net on this fold; which threshol
         --experiment_name "$1-$run" --threshold image "${extra[@]}"
     cp "$results/threshold.json" "$results/labelled.json" # the test writes its own threshold there
     use "patches/64-fold$fold"
-}
-
-mean_threshold() { # RECORD…: the mean of the thresholds in these files
-    python -c '
-import json, statistics, sys
-print(round(statistics.mean(json.load(open(path))["threshold"] for path in sys.argv[1:]), 4))
-' "$@"
 }
 
 of_others() { # NAME: the threshold for what labelled_row measured on other folds than $fold, together
@@ -179,16 +172,6 @@ for seed in $seeds; do
         test_by_others FCD+ FCD+
         test_by_others Drawn+ "Drawn, then FCD+"
         test_by_others Second "Second round"
-        if wanted Mean; then
-            run=fold$fold-s$seed
-            both=()
-            for name in FCD+ Drawn; do
-                both+=("$(folder "$name-$run")/results/threshold.json")
-            done
-            test_row supervised_main.py "Mean of FCD+ and drawn" "Mean-$run" --tta flip \
-                --threshold "$(mean_threshold "${both[@]}")" \
-                --model_weights "$(weights "FCD+-$run")" --mean_with "$(weights "Drawn-s$seed")"
-        fi
     done
 done
 
