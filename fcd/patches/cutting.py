@@ -114,6 +114,11 @@ def _records(image_dir: Path | str) -> list[Record]:
 def _checked(path: Path) -> Record:
     """The record at `path`; `UserError` if it is none, or names what is no patch."""
     record = read_json(path)
+    if "label" in record and "scene" not in record:
+        raise UserError(
+            f"{path.parents[1]} holds patches of labelled images (python -m fcd.cut), which are "
+            "read with --dataset Patches"
+        )
     fits = {name: isinstance(record.get(name), str) for name in ("biome", "scene")}
     fits["split"] = record.get("split") in SPLITS
     fits["cloud_share"] = isinstance(record.get("cloud_share"), int | float)

@@ -23,7 +23,7 @@ from fcd.landsat.products import scene_from
 from fcd.masks import thresholds
 from fcd.masks.generated import generate_masks
 from fcd.masks.scoring import Tiles, strips
-from fcd.patches.sources import RasterPatches
+from fcd.patches.sources import PreparedPatches, RasterPatches
 from fcd.synthetic import layout
 from fcd.training import checkpoints
 from fcd.training.run import RunFolder
@@ -124,6 +124,12 @@ def test_a_second_round_learns_what_the_first_networks_say(walk, monkeypatch):
     assert [by.split(":")[0] for by in chosen] == ["training masks", "training masks"]
     assert "image-level labels" in chosen[0]
     assert "99.9 percentile of the scores of 5 clear" in chosen[1]
+
+
+def test_patches_of_labelled_images_are_none_of_scenes(walk):
+    told = rf"{walk / 'p'} holds patches of labelled images .* read with --dataset Patches"
+    with pytest.raises(UserError, match=told):
+        _ = PreparedPatches(walk / "p").reference
 
 
 def test_what_drawn_scenes_teach_costs_no_label(walk, monkeypatch):
