@@ -158,6 +158,12 @@ def test_ice_sheets_are_even_and_mostly_without_clouds(monkeypatch):
     assert len(plateaus) / 400 == pytest.approx(surface.PLATEAU_SHARE, abs=0.06)
     low, high = surface.PLATEAU_RELIEF
     assert low <= min(p.relief for p in plateaus) < max(p.relief for p in plateaus) <= high
+    # Under a sun of 10 degrees 207 to 239 K, of 40 degrees 234 to 266 K.
+    for plateau in plateaus:
+        (sun, same), (coldest, warmest) = plateau.sun_elevation, plateau.temperature
+        assert 8 <= sun == same <= 42
+        assert coldest == pytest.approx(207 + 27 * (sun - 10) / 30)
+        assert warmest - coldest == pytest.approx(32)
 
     monkeypatch.setattr(scene, "widened", lambda *_: PLATEAU)
     scenes = [draw_scene("SnowIce", 64, 1, index=n, cover=0.5, variety="wide") for n in range(60)]
