@@ -112,12 +112,12 @@ WINTRY, WINTER_SHARE = {"Forest", "GrassCrops", "Shrubland", "Wetlands"}, 0.2
 # B7 as ice clouds are. What parts the two is how even the snow is, and that clouds are rare there
 # (Bromwich et al. 2012, Rev. Geophys. 50, RG1004). The higher their sun, the warmer they are, as at
 # the South Pole (Lazzara et al. 2012, Atmos. Res. 118) and on Greenland (Steffen and Box 2001, JGR
-# 106, D24): about a line, 16 K up or down. What is far colder under a high sun is cloud.
+# 106, D24): about a line, 14 K up or down. What is far colder under a high sun is cloud.
 PLATEAU = Biome(
-    ("fine snow",), (205, 268), (0.0, 0.3), (1.5, 3.8), (8, 42), scale=300, cloudless=0.85
+    ("fine snow",), (208, 270), (0.0, 0.3), (1.5, 3.8), (8, 42), scale=300, cloudless=0.85
 )
 PLATEAU_SHARE, PLATEAU_RELIEF = 0.7, (0.001, 0.03)
-PLATEAU_K, PLATEAU_K_PER_DEGREE, PLATEAU_SPREAD_K = 214.0, 0.9, 16.0
+PLATEAU_K, PLATEAU_K_PER_DEGREE, PLATEAU_SPREAD_K = 214.0, 1.0, 14.0
 CONTRAST = 2.5  # of the borders between materials: 0 one even mixture, high values hard edges
 
 
