@@ -555,7 +555,7 @@ def test_blending_removes_the_seam_on_a_real_scene():
 
 
 @pytest.mark.parametrize(
-    ("network", "overlaps"), [(tiny.gan, (16, 32, 32)), (tiny.unet, (16, 16, 32))]
+    ("network", "overlaps"), [(tiny.gan, (16, 32, 32)), (tiny.unet, (16, 16, 16))]
 )
 def test_tiles_overlap_by_what_their_network_needs(network, overlaps, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
