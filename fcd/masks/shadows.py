@@ -8,15 +8,19 @@ dark ground says the less the more of it there is, and ground too dull to tell s
 neighbours vote: one cloud fits on dark ground at many heights by chance, those of some cells
 together at that of their shadows alone.
 
-Whole scenes are held as a byte a pixel; bands are read strip by strip, once.
+Whole scenes are held as a byte a pixel; bands are read strip by strip, once. Tiles, and then rows
+of cells, are worked on by as many threads as PyTorch has.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
+import torch
 from scipy import ndimage
 
 from fcd.landsat.bands import FILL_DN
@@ -102,17 +106,14 @@ def find(mask: np.ndarray, read: Read, bands: tuple[str, ...], geometry: Geometr
     mask: (H, W) uint8 patch codes, without a buffer. bands: those that `read` returns, `NIR`
     first, then `SWIR` and `THERMAL` if there are such.
     """
-    ground, warmth = _ground(mask, read, bands)
-    fitting = _Fitting(ground, geometry, warmth)
-    # Found anew each time they are gone through: all of them together would be too large.
-    single, votes = zip(*map(fitting.single, fitting.clouds()), strict=True)
-    thrown, each = np.zeros(ground.shape, np.uint8), zip(single, _agreed(votes), strict=True)
-    for clouds, (alone, agreed) in zip(fitting.clouds(), each, strict=True):
-        height, casts = fitting.together(clouds, alone, agreed)
-        moved = geometry.of(clouds.centres(), ground.shape)
-        rows, columns, inside = clouds.below(moved, height, ground.shape)
-        inside &= casts[clouds.owner]
-        thrown[rows[inside], columns[inside]] = 1
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        ground, warmth = _ground(mask, read, bands, pool)
+        fitting = _Fitting(ground, geometry, warmth)
+        tops = range(0, len(ground), CELL)
+        single, votes = zip(*pool.map(fitting.single, tops), strict=True)
+        thrown = np.zeros(ground.shape, np.uint8)
+        # Waited for, so that what fails is raised.
+        list(pool.map(partial(fitting.throw, thrown), tops, single, _agreed(votes)))
     return _on_dark_ground(thrown, ground)
 
 
@@ -140,7 +141,7 @@ def _on_dark_ground(thrown: np.ndarray, ground: np.ndarray) -> np.ndarray:
 
 
 def _ground(
-    mask: np.ndarray, read: Read, bands: tuple[str, ...]
+    mask: np.ndarray, read: Read, bands: tuple[str, ...], pool: Executor
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """What each pixel is, (H, W) uint8, and the temperature (h, w) float32 in K on a coarse grid.
 
@@ -150,13 +151,15 @@ def _ground(
     ground, warmth = np.empty_like(mask), []
     for row in range(0, height, _TILE):
         first, last = max(row - _BORDER, 0), min(row + _TILE + _BORDER, height)
-        dn = read(first, last)
+        dn, codes = read(first, last), mask[first:last]
+        light = dn[: 1 + (SWIR in bands)]
         rows = slice(row - first, min(row + _TILE, height) - first)
-        for column in range(0, width, _TILE):
-            left, right = max(column - _BORDER, 0), min(column + _TILE + _BORDER, width)
-            columns = slice(column - left, min(column + _TILE, width) - left)
-            tile = _kinds(dn[: 1 + (SWIR in bands), :, left:right], mask[first:last, left:right])
-            ground[row : row + _TILE, column : column + _TILE] = tile[rows, columns]
+        columns = range(0, width, _TILE)
+        spans = [slice(max(c - _BORDER, 0), min(c + _TILE + _BORDER, width)) for c in columns]
+        tiles = pool.map(_kinds, *zip(*((light[:, :, s], codes[:, s]) for s in spans), strict=True))
+        for column, span, tile in zip(columns, spans, tiles, strict=True):
+            own = tile[rows, column - span.start :][:, :_TILE]
+            ground[row : row + _TILE, column : column + _TILE] = own
         if THERMAL in bands:
             coarse = dn[-1, rows][::_COARSE, ::_COARSE]
             kelvin = brightness_temperature(coarse, THERMAL).astype(np.float32)
@@ -171,19 +174,39 @@ def _kinds(dn: np.ndarray, mask: np.ndarray) -> np.ndarray:
     if not clear.any():
         return np.where(valid, _CLOUD + len(_DARKENS) - 1, _UNSEEN).astype(np.uint8)
     dark = clear
-    scaled = dn * np.float32(REFLECTANCE_MULT / _STEP) + np.float32(REFLECTANCE_ADD / _STEP)
-    levels = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    for level in levels:
-        low = np.uint8(np.percentile(level[clear], _LOW_GROUND))
+    levels = [_level(band) for band in dn]
+    usual = [_percentiles(level, clear) for level in levels]
+    # Of what can be looked up by one of 256 levels no image of floats is made.
+    values = np.arange(256, dtype=np.float32)
+    deep = np.maximum(_DEPTH, _SHARE * values).astype(np.uint8)
+    for level, (low, _) in zip(levels, usual, strict=True):
         # Nodata is low ground, into which basins drain, as they do over the border.
         basin = np.pad(np.where(valid, level, low), 1, constant_values=low)
         brim = _filled(basin)[1:-1, 1:-1]
-        dark = dark & (cv2.subtract(brim, level) > np.maximum(_DEPTH, _SHARE * brim))
-    bright = levels[0].astype(np.float32) - np.median(levels[0][clear])
-    thickness = np.clip(np.rint(bright * (3 * _STEP / _OPAQUE)), 0, 3).astype(np.uint8)
-    dull = levels[0] < _DULLEST * np.median(levels[0][clear])
-    seen = np.where(dark, _DARK, np.where(dull, _DULL, _LIT))
-    return np.where(valid, np.where(cloud, _CLOUD + thickness, seen), _UNSEEN).astype(np.uint8)
+        dark = dark & (cv2.subtract(brim, level) > cv2.LUT(brim, deep))
+    middle = usual[0][1]
+    thickness = np.clip(np.rint((values - middle) * (3 * _STEP / _OPAQUE)), 0, 3)
+    seen = np.where(values < _DULLEST * middle, _DULL, _LIT)
+    of_cloud, of_clear = (
+        cv2.LUT(levels[0], table.astype(np.uint8)) for table in (_CLOUD + thickness, seen)
+    )
+    kinds = np.where(cloud, of_cloud, of_clear)
+    kinds[dark] = _DARK
+    kinds[~valid] = _UNSEEN
+    return kinds
+
+
+def _level(dn: np.ndarray) -> np.ndarray:
+    """Standard DN -> reflectance in steps of `_STEP`, uint8."""
+    black = np.uint16(round(-REFLECTANCE_ADD / REFLECTANCE_MULT))
+    return cv2.convertScaleAbs(np.maximum(dn, black) - black, alpha=REFLECTANCE_MULT / _STEP)
+
+
+def _percentiles(level: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """That of low ground and the median of the uint8 values of `level` that are `there`."""
+    counts = cv2.calcHist([level], [0], there.view(np.uint8), [256], [0, 256]).ravel().cumsum()
+    ranks = np.multiply(counts[-1] - 1, (_LOW_GROUND / 100, 0.5))
+    return np.searchsorted(counts, ranks, side="right").astype(np.uint8)
 
 
 def _filled(level: np.ndarray, steps: int | None = _STEPS) -> np.ndarray:
@@ -196,7 +219,7 @@ def _filled(level: np.ndarray, steps: int | None = _STEPS) -> np.ndarray:
     filled, (height, width) = np.full_like(level, 255), level.shape
     if min(level.shape) > 16:
         padded = np.pad(level, ((0, -height % 4), (0, -width % 4)), "edge")
-        greatest = padded.reshape(len(padded) // 4, 4, -1, 4).max(axis=(1, 3))
+        greatest = cv2.dilate(padded, np.ones((4, 4), np.uint8), anchor=(0, 0))[::4, ::4]
         filled = _filled(greatest, None).repeat(4, axis=0).repeat(4, axis=1)[:height, :width]
     filled[[0, -1]], filled[:, [0, -1]] = level[[0, -1]], level[:, [0, -1]]
     square, before, done = np.ones((3, 3), np.uint8), np.empty(0, np.uint8), 0
@@ -298,11 +321,6 @@ class _Fitting:
             self._usual = float(usual[0]), float(usual[1])
         self._heights = np.arange(HEIGHTS[0], HEIGHTS[1] + geometry.step, geometry.step)
 
-    def clouds(self) -> Iterator[_Clouds]:
-        """Those of the scene, `CELL` rows at a time."""
-        for top in range(0, len(self._ground), CELL):
-            yield _Clouds.of(self._ground, top)
-
     def _evidence(self, clouds: _Clouds) -> np.ndarray:
         """(thickness, what the ground is) -> log likelihood ratio of shadow to none."""
         top = int(clouds.rows.min(initial=0))
@@ -348,12 +366,13 @@ class _Fitting:
             fits = part.sums(weights[thickness[chosen], kinds] * inside)
             yield number, asked, fits * scale, part.sums((kinds < _DULL) & inside) * scale
 
-    def single(self, clouds: _Clouds) -> tuple[np.ndarray, np.ndarray]:
-        """What each of the clouds says of its height, and what those of each cell say.
+    def single(self, top: int) -> tuple[np.ndarray, np.ndarray]:
+        """What each cloud of the cells from row `top` says of its height, and those of each cell.
 
         (2, n): the height in metres at which each fits best, and how well. (3, cells, heights)
         float32: fits, pixels of ground below and pixels, each of a cloud by the root of its size.
         """
+        clouds = _Clouds.of(self._ground, top)
         cells, root = -(-self._ground.shape[1] // CELL), np.sqrt(clouds.sizes)
         height, best = np.zeros(len(root)), np.full(len(root), -np.inf)
         votes = np.zeros((3, cells, len(self._heights)), np.float32)
@@ -367,13 +386,13 @@ class _Fitting:
             height[better], best[better] = self._heights[number], fits[better]
         return np.stack([height, best]), votes
 
-    def together(
-        self, clouds: _Clouds, single: np.ndarray, agreed: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The height of each of the clouds in metres, and whether it throws a shadow; (n,) each.
+    def throw(self, thrown: np.ndarray, top: int, single: np.ndarray, agreed: np.ndarray) -> None:
+        """Set `thrown`, (H, W), to 1 where the shadows of the clouds from row `top` would lie.
 
         single: as of `single`. agreed: (cells, heights) as of `_agreed`.
         """
+        # Found anew: the clouds of all cells together would be too large.
+        clouds = _Clouds.of(self._ground, top)
         step, cell, root = self._geometry.step, clouds.cells(), np.sqrt(clouds.sizes)
         low, high = self._range(clouds.sampled())
         shared, most = np.full(len(cell), np.nan), np.full(len(cell), _AGREED)
@@ -389,4 +408,8 @@ class _Fitting:
             better = asked & (fits > fit)
             best[better], fit[better] = heights[number], fits[better]
         alone = single[1] - fit > _ALONE * root
-        return np.where(alone, single[0], best), alone | (fit > 0)
+        moved = self._geometry.of(clouds.centres(), self._ground.shape)
+        height = np.where(alone, single[0], best)
+        rows, columns, inside = clouds.below(moved, height, self._ground.shape)
+        inside &= (alone | (fit > 0))[clouds.owner]
+        thrown[rows[inside], columns[inside]] = 1
