@@ -4,6 +4,7 @@ import heapq
 
 import numpy as np
 import pytest
+import torch
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 from scipy.ndimage import binary_dilation
@@ -96,6 +97,24 @@ def test_drawn_shadows_are_found_in_every_quadrant_under_any_sun():
     recall, precision = rates(counts)
     assert recall >= 0.8
     assert precision >= 0.8
+
+
+def test_the_number_of_threads_changes_no_shadow():
+    scene = draw_scene("Forest", 600, 7, index=1, cover=0.3, sun=(45, 200))  # of several tiles
+    torch.set_num_threads(1)
+    found = found_in(scene)
+    torch.set_num_threads(3)
+    np.testing.assert_array_equal(found_in(scene), found)
+    assert found.any()
+
+
+@pytest.mark.parametrize("size", [1, 2, 37, 600])
+def test_low_ground_and_median_are_those_of_the_sorted_values(size):
+    rng = np.random.default_rng(size)
+    level, there = rng.integers(0, 256, (size, size), np.uint8), rng.random((size, size)) < 0.3
+    there[0, 0] = True
+    expected = np.percentile(level[there], (17.5, 50), method="lower")
+    np.testing.assert_array_equal(shadows._percentiles(level, there), expected)
 
 
 def test_north_is_that_of_the_meridian():
