@@ -110,11 +110,14 @@ WOODS = {"conifer", "broadleaf"}
 WINTRY, WINTER_SHARE = {"Forest", "GrassCrops", "Shrubland", "Wetlands"}, 0.2
 # The ice sheets inland: flat, dry, high, and as cold as cirrus, their fine snow as dark in B6 and
 # B7 as ice clouds are. What parts the two is how even the snow is, and that clouds are rare there
-# (Bromwich et al. 2012, Rev. Geophys. 50, RG1004).
+# (Bromwich et al. 2012, Rev. Geophys. 50, RG1004). The higher their sun, the warmer they are, as at
+# the South Pole (Lazzara et al. 2012, Atmos. Res. 118) and on Greenland (Steffen and Box 2001, JGR
+# 106, D24): about a line, 14 K up or down. What is far colder under a high sun is cloud.
 PLATEAU = Biome(
-    ("fine snow",), (212, 246), (0.0, 0.3), (1.5, 3.8), (8, 42), scale=300, cloudless=0.85
+    ("fine snow",), (208, 270), (0.0, 0.3), (1.5, 3.8), (8, 42), scale=300, cloudless=0.85
 )
 PLATEAU_SHARE, PLATEAU_RELIEF = 0.7, (0.001, 0.03)
+PLATEAU_K, PLATEAU_K_PER_DEGREE, PLATEAU_SPREAD_K = 214.0, 1.0, 14.0
 CONTRAST = 2.5  # of the borders between materials: 0 one even mixture, high values hard edges
 
 
@@ -162,8 +165,17 @@ def widened(name: str, rng: np.random.Generator) -> Biome:
     """The recipe `name` for one `wide` scene: other materials too, any sun, any season."""
     biome, guests = RECIPES[name], GUESTS[name]
     if name == "SnowIce" and rng.random() < PLATEAU_SHARE:
-        relief = np.exp(rng.uniform(*np.log(PLATEAU_RELIEF)))
-        return replace(PLATEAU, relief=float(relief))
+        relief, sun = (
+            np.exp(rng.uniform(*np.log(PLATEAU_RELIEF))),
+            rng.uniform(*PLATEAU.sun_elevation),
+        )
+        usual = PLATEAU_K + PLATEAU_K_PER_DEGREE * sun
+        return replace(
+            PLATEAU,
+            relief=float(relief),
+            sun_elevation=(sun, sun),
+            temperature=(usual - PLATEAU_SPREAD_K, usual + PLATEAU_SPREAD_K),
+        )
     own = rng.choice(biome.materials, rng.integers(1, len(biome.materials) + 1), replace=False)
     materials = [
         *own,

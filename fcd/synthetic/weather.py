@@ -118,13 +118,22 @@ def _layer(
 
 
 def _overcast(sky: Sky, system: np.ndarray, cover: float, rng: np.random.Generator) -> Clouds:
-    """Stratus, altostratus or the anvil of a storm, over the whole view."""
+    """Stratus or altostratus over the whole view."""
     del cover
     thickness = np.exp(rng.uniform(*np.log((0.5, 5)))) * np.exp(
         np.float32(rng.uniform(0, 0.4)) * system
     )
     opacity = 1 - np.exp(-thickness.astype(np.float32))
     return _layer(sky, opacity, rng.uniform(0.3, 11.5), rng, rough=(0.005, 0.2))
+
+
+def _anvil(sky: Sky, system: np.ndarray, cover: float, rng: np.random.Generator) -> Clouds:
+    """The anvil of a storm, or nimbostratus: thick, cold, of ice, over the whole view."""
+    del cover
+    thickness = np.exp(rng.uniform(*np.log((3, 30))) + np.float32(rng.uniform(0, 0.4)) * system)
+    opacity = 1 - np.exp(-thickness.astype(np.float32))
+    height = rng.uniform(5, 11.5)
+    return _layer(sky, opacity, height, rng, bright=(0.55, 1.15), rough=(0.005, 0.1))
 
 
 def _deck(sky: Sky, system: np.ndarray, cover: float, rng: np.random.Generator) -> Clouds:
@@ -203,6 +212,7 @@ SKIES: tuple[tuple[float, tuple[Kind, ...]], ...] = (
     (0.08, (_fibres,)),
     (0.08, (_veil,)),
     (0.12, (_overcast,)),
+    (0.07, (_anvil,)),
     (0.04, (_broken, _overcast)),
     (0.10, (_deck,)),
     (0.08, (_fog,)),

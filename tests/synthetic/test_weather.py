@@ -40,6 +40,10 @@ def test_the_kinds_are_what_they_are_called():
     for towers in layers(weather._towers):
         assert towers.temperature.mean() < SKY.air - 25
         assert towers.reflectance[B6] < 0.85 * towers.reflectance[B2]
+    for anvil in layers(weather._anvil):
+        assert anvil.opacity.min() > 0.5
+        assert np.median(anvil.opacity) > 0.9
+        assert anvil.temperature.mean() < SKY.air - 25
     for thin in (*layers(weather._veil), *layers(weather._trails)):
         assert thin.opacity.max() < 0.96
         assert thin.opacity.max() > 0.02
@@ -158,6 +162,12 @@ def test_ice_sheets_are_even_and_mostly_without_clouds(monkeypatch):
     assert len(plateaus) / 400 == pytest.approx(surface.PLATEAU_SHARE, abs=0.06)
     low, high = surface.PLATEAU_RELIEF
     assert low <= min(p.relief for p in plateaus) < max(p.relief for p in plateaus) <= high
+    # Under a sun of 10 degrees 210 to 238 K, of 40 degrees 240 to 268 K.
+    for plateau in plateaus:
+        (sun, same), (coldest, warmest) = plateau.sun_elevation, plateau.temperature
+        assert 8 <= sun == same <= 42
+        assert coldest == pytest.approx(200 + sun)
+        assert warmest - coldest == pytest.approx(28)
 
     monkeypatch.setattr(scene, "widened", lambda *_: PLATEAU)
     scenes = [draw_scene("SnowIce", 64, 1, index=n, cover=0.5, variety="wide") for n in range(60)]
