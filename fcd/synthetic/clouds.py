@@ -75,6 +75,7 @@ class Clouds:
     absorption: tuple[float, float]  # optical depth in B10 and B11 beside the visible one
     relief: np.ndarray | float = 1.0  # factor of the reflectance, (h, w) float32
     thin: tuple[float, ...] = (1.0,) * 8  # another by band, where next to nothing is hidden
+    noticed: float = 1.0  # share of its opacity that counts where one draws a mask by eye
 
 
 def cells(
@@ -146,12 +147,12 @@ def truth_of(
 ) -> np.ndarray:
     """Truth codes (h, w) uint8 of `layers`, lowest first; fill where not `valid`.
 
-    thinnest: a pixel is cloud where they hide more than this share of the surface, or within
-    `rim` pixels of there, as in masks drawn by hand around the clouds.
+    thinnest: a pixel is cloud where they hide more than this share of the surface, as far as it is
+    `noticed`, or within `rim` pixels of there, as in masks drawn by hand around the clouds.
     """
     seen = np.ones(valid.shape, np.float32)
     for layer in layers:
-        seen *= 1 - layer.opacity
+        seen *= 1 - np.float32(layer.noticed) * layer.opacity
     opacity = 1 - seen
     cloudy = opacity > thinnest
     if rim:

@@ -27,6 +27,8 @@ from fcd.synthetic.surface import fractal
 # Masks drawn by hand take blobs with their rims: this share of the ground is hidden, or is so that
 # many pixels away.
 THINNEST, MOST_RIM = 0.06, 2
+# A smooth veil is seen later than a small cloud: where B9 alone shows cirrus, masks say clear.
+VEIL_NOTICED = 0.45
 # Optical depth of B9 per root of cm of water: its lines are strong, so what little vapour there is
 # above middle clouds hides much of them (square-root law, Goody and Yung 1989, section 4.2).
 STRONG_LINES = 5.0
@@ -114,6 +116,7 @@ def _layer(
         absorption=absorption,
         relief=(1 + np.float32(rng.uniform(*rough)) * texture).clip(0.3),
         thin=(1, 1, 1, 1, 1, brighter6, brighter7, 1),
+        noticed=VEIL_NOTICED if thin else 1.0,
     )
 
 

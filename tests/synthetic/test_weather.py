@@ -1,5 +1,7 @@
 """The skies of `wide` scenes, and what their masks call cloud."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -79,6 +81,14 @@ def test_masks_drawn_by_hand_take_the_rims():
     twice = (flat(np.full((9, 9), 0.3)),) * 2
     assert truth_of(twice, sun, valid)[0, 0] == 255
     assert truth_of((), sun, valid)[0, 0] == 128
+
+
+@pytest.mark.parametrize(("opacity", "code"), [(0.1, 128), (0.14, 192), (0.9, 192)])
+def test_a_veil_is_cloud_where_more_than_006_of_it_is_noticed(opacity, code):
+    veil = replace(flat(np.full((3, 3), opacity)), noticed=0.45)
+    nowhere = np.zeros((3, 3))
+    truth = truth_of((veil,), nowhere, np.ones((3, 3), bool), thinnest=0.06)
+    np.testing.assert_array_equal(truth, code)
 
 
 def test_ozone_dims_green_and_the_path_of_light_grows_at_low_sun():
