@@ -18,14 +18,14 @@ from tqdm import tqdm
 from fcd.cli.settings import TrainingSettings
 from fcd.errors import UserError
 from fcd.landsat import labels
-from fcd.landsat.bands import positions
-from fcd.landsat.radiometry import Radiometry
+from fcd.landsat.bands import SUN, in_files, positions
 from fcd.landsat.rasters import plain
 from fcd.masks import thresholds
 from fcd.masks.quantisation import Sample, Samples
-from fcd.patches.normalisation import FILL, TOA, Kind, Normalization, normalization
+from fcd.patches.normalisation import FILL, Kind, Normalization, normalization
 from fcd.patches.sources import PreparedPatches, Source
 from fcd.patches.store import TRUTH_MASK, DamagedPatch
+from fcd.patches.suns import Suns
 from fcd.processes import Part, Processes
 from fcd.training.augmentation import Augmentation
 from fcd.training.batches import Loader, Place, StepBatches, obey_parent_alone
@@ -67,7 +67,8 @@ class PatchDataset(Dataset):
     skip_bad: read every patch once and leave out, for good, those that are damaged, or of another
     shape or type than most: `left_out`. Otherwise they raise `DamagedPatch` when they are read.
     masks_optional: read no mask if a patch has none and `source` lets it do without.
-    bands: those that images give, by name and in this order; None: all, as they are.
+    bands: those that images give, by name and in this order, the height of the sun among them
+    (`fcd.landsat.radiometry.with_sun`); None: all, as they are.
     toa: images are standard DN (`fcd.landsat.radiometry`), whatever sun scenes were taken under.
     least_cloud: the mask of a cloudy patch in which a smaller share is cloud contradicts the label;
     it is given as all invalid.
@@ -118,11 +119,10 @@ class PatchDataset(Dataset):
         self.left_out = self._leave_out_damaged(split) if skip_bad else []
         if self.mask_file:
             labels.require_clear(self._masks(whole), f"the {split} patches of {self.source.root}")
-        self._radiometries: dict[Path, Radiometry] = {}
-        if toa:
-            self.kind.require_landsat(f"--normalize {TOA}", "--normalize stretch")
+        self._suns = Suns()
+        if toa or SUN in (bands or ()):
             found = [patch for patch, _ in self.patches]
-            self._radiometries = self.source.radiometries(found, self.kind.bands)
+            self._suns = Suns.of(self.source, found, self.kind, toa)
 
     def rehearse(self, source: Source, skip_bad: bool = False) -> None:
         """Give after one's own patches those of `source`, with masks if those have masks.
@@ -223,9 +223,9 @@ class PatchDataset(Dataset):
     @cached_property
     def _places(self) -> list[int] | None:
         """Where the bands asked for are; None: as the images have them."""
-        if self.bands is None or tuple(self.bands) == self._whole.bands:
+        if self.bands is None or in_files(self.bands) == self._whole.bands:
             return None
-        return positions(self.bands, self._whole.bands, str(self.source.root))
+        return positions(in_files(self.bands), self._whole.bands, str(self.source.root))
 
     def labelled_pixels(self) -> int:
         """Number of pixels whose mask says clear or cloud."""
@@ -247,10 +247,8 @@ class PatchDataset(Dataset):
                 raise error
         image = plain(image)
         image = image if self._places is None else image[self._places]
-        if self.toa:
-            image = self._radiometries[patch].standard(image)
         sample = {
-            "image": torch.from_numpy(image),
+            "image": torch.from_numpy(self._suns.change(patch, image)),
             "label": torch.tensor([label], dtype=torch.float32),
             "name": patch.name,
         }

@@ -12,6 +12,7 @@ from fcd.cli.parser import MAY_CHANGE, parse
 from fcd.cli.run_folder import carry_out, run_config
 from fcd.cli.settings import PREPARED, CommandSettings, GANTraining
 from fcd.errors import UserError
+from fcd.landsat.bands import SUN
 from fcd.landsat.reference import QA, collection_of, method_name
 from fcd.masks.scoring import qa_predictions
 from fcd.patches import cutting
@@ -48,7 +49,13 @@ def train(settings: Settings, run: Run) -> int:
     data, training = settings.data, settings.training
     run.processes.per_process(training.batch_size)
     source = data.patches("train")
-    how: dict[str, Any] = {"skip_bad": data.skip_bad, "bands": data.learned_bands()}
+    bands = data.learned_bands()
+    if SUN in (bands or ()):
+        raise UserError(
+            f"--train_bands {data.train_bands}: a generator would translate {SUN}, too; leave it "
+            "out (supervised_main.py trains networks that know the sun)"
+        )
+    how: dict[str, Any] = {"skip_bad": data.skip_bad, "bands": bands}
     train_set = PatchDataset(source, "train", **how, toa=data.toa)
     val_set, select = validation_set(train_set, training.select, data.skip_bad)
     if train_set.image_size != settings.image_size:

@@ -159,7 +159,7 @@ def weights_of(settings: CommandSettings, run: Run, bands: tuple[str, ...]) -> P
         raise UserError(
             f"--model_weights {settings.run.model_weights} holds weights of the bands "
             f"{' and '.join(map(','.join, of))}, the training patches have {','.join(bands)}; "
-            "cut them in one of these"
+            "give one of these as --train_bands, or cut them so"
         )
     return of[bands]
 
@@ -403,10 +403,10 @@ def export(settings: S, run: Run, load: Load[S]) -> int:
     solver = load(settings, replace(run, device=torch.device("cpu")))
     scorer = solver.scorer()
     scorer.check_exportable()
-    if scorer.normalization.is_toa:
+    if scorer.normalization.needs_sun:
         raise UserError(
-            f"--mode export: {scorer.checkpoint} takes reflectance (--normalize toa), and an ONNX "
-            "file of DN knows no sun; --runtime onnx scores scenes with it"
+            f"--mode export: {scorer.checkpoint} takes the sun's elevation, and an ONNX file of DN "
+            "knows none; --runtime onnx scores scenes with it"
         )
     path = run.folder.models / f"{settings.run.checkpoint}.onnx"
     scoring.export(scorer, path, chosen_threshold(settings, solver)["threshold"], git_commit())

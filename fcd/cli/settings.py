@@ -151,7 +151,8 @@ class DataSettings:
     train_bands: Annotated[
         str | None,
         Flag(metavar="BANDS"),
-        "bands to learn from, by name, such as B2-B7,B9; None: all that the patches have",
+        "bands to learn from, by name, such as B2-B7,B9; behind them SUN, the sine of the sun's "
+        "elevation (supervised_main.py); None: all that the patches have",
     ] = None
     orig_image_dir: Annotated[
         str, Flag("--data_path"), MAY_CHANGE, "scenes, <biome>/<scene>/…; SPARCS: <scene>_data.tif"
@@ -169,8 +170,8 @@ class DataSettings:
         float | None,
         Interval(ge=0, le=90),
         Flag(metavar="DEGREES"),
-        f"for --normalize {TOA}: of patches of --dataset {OWN} and of scenes that have neither an "
-        "MTL file nor the tag SUN_ELEVATION; and for --shadow",
+        f"for --normalize {TOA} and the band SUN: of patches of --dataset {OWN} and of scenes that "
+        "have neither an MTL file nor the tag SUN_ELEVATION; and for --shadow",
     ] = None
     rgb: Annotated[
         str | None,
@@ -227,7 +228,9 @@ class DataSettings:
 
     def learned_bands(self) -> tuple[str, ...] | None:
         """The names that `--train_bands` lists, or None; `UserError` if they are none."""
-        return listed_bands(self.train_bands, "--train_bands") if self.train_bands else None
+        return (
+            listed_bands(self.train_bands, "--train_bands", sun=True) if self.train_bands else None
+        )
 
     def rgb_bands(self, num_channels: int) -> tuple[int, ...] | None:
         """The bands of `--rgb`, counted from 0, or None; `UserError` if there are no such."""

@@ -13,6 +13,8 @@ Band = TypeVar("Band", int, str)
 
 # The ten 30 m bands in network order; B8 (panchromatic, 15 m) is not used.
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11")
+# The height of the sun as a band of its own, in no file: `fcd.landsat.radiometry.with_sun`.
+SUN = "SUN"
 PIXEL_SIZE = 30.0  # metres
 SENSORS = {"OLI_TIRS": BANDS, "OLI": BANDS[:8], "TIRS": BANDS[8:]}  # by SENSOR_ID
 # Landsat, its sensors and its number: LC08_L1TP_…, LO09_…; before the collections LC8….
@@ -45,7 +47,12 @@ def band_names(num_channels: int) -> tuple[str, ...]:
 
 def is_landsat(bands: Sequence[str], dtype: str) -> bool:
     """Whether pixels of these `bands` and of this type are DN of Landsat, whose 0 is fill."""
-    return bool(bands) and {*bands} <= {*BANDS} and dtype == "uint16"
+    return bool(bands) and {*bands} <= {*BANDS, SUN} and dtype == "uint16"
+
+
+def in_files(bands: Sequence[str]) -> tuple[str, ...]:
+    """Those of the `bands` of a network that are read: all but `SUN`."""
+    return tuple(band for band in bands if band != SUN)
 
 
 def named(descriptions: Sequence[str | None]) -> tuple[str, ...]:
@@ -107,14 +114,15 @@ def default_rgb(bands: Sequence[str]) -> tuple[int, ...]:
     return (0, 1, 2) if len(bands) == 3 else (2, 1, 0)
 
 
-def listed_bands(text: str, flag: str) -> tuple[str, ...]:
+def listed_bands(text: str, flag: str, *, sun: bool = False) -> tuple[str, ...]:
     """Names of Landsat bands of the value of a flag such as ``B2-B7,B9,B10``, in its order.
 
-    A range leaves B8 out, as `BANDS` does. Raises `UserError` for what is no such band or range,
-    or a band that is there twice.
+    A range leaves B8 out, as `BANDS` does. sun: whether `SUN` may be the last of them. Raises
+    `UserError` for what is no such band or range, or a band that is there twice.
     """
-    names: list[str] = []
-    for part in text.split(","):
+    parts, names = text.split(","), list[str]()
+    last = [SUN] if sun and len(parts) > 1 and parts[-1].strip().upper() == SUN else []
+    for part in parts[: len(parts) - len(last)]:
         ends = [end.strip().upper() for end in part.split("-")]
         if len(ends) > 2 or not {*ends} <= {*BANDS}:
             raise UserError(
@@ -124,7 +132,7 @@ def listed_bands(text: str, flag: str) -> tuple[str, ...]:
         if not chosen:
             raise UserError(f"{flag} {text}: {part!r} runs backwards; name the bands one by one")
         names += chosen
-    return tuple(_distinct(names, text, flag))
+    return tuple(_distinct(names + last, text, flag))
 
 
 def band_numbers(text: str, flag: str, *, distinct: bool = True) -> list[int]:

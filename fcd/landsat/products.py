@@ -22,6 +22,7 @@ from fcd.landsat.bands import (
     SENTINEL_2,
     are_named,
     band_numbers,
+    in_files,
     named,
     positions,
     taken_by,
@@ -146,7 +147,7 @@ def scene_from(path: str, needed: Sequence[str] = BANDS, bands: str | None = Non
     Raises `MissingBand` if it lacks a band, `SceneError` if it is none of these; the files are
     checked by `Scene.check`.
     """
-    place, lower = Path(path), path.lower()
+    place, lower, needed = Path(path), path.lower(), in_files(needed)
     files: Sequence[Whole]
     prefix: str | None = None
     if not place.exists():

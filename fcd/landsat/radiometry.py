@@ -25,6 +25,8 @@ SUN_ELEVATION = "SUN_ELEVATION"  # degrees: a field of MTL files, and a tag of G
 SUN_AZIMUTH = "SUN_AZIMUTH"  # degrees, clockwise from north; likewise
 REFLECTANCE_MULT, REFLECTANCE_ADD = 2e-5, -0.1
 RADIANCE_MULT, RADIANCE_ADD = 3.342e-4, 0.1  # W / (m2 sr um)
+SUN_STEPS = 60_000  # of the band `SUN`: what an overhead sun is
+UNKNOWN_SUN = 1  # in that band
 DN_MAX = 65535  # uint16: saturated
 # Of Landsat 8, in every Biome MTL file (Handbook, section 5.3).
 THERMAL_K1 = {"B10": 774.8853, "B11": 480.8883}  # W / (m2 sr um)
@@ -37,6 +39,7 @@ class Radiometry:
 
     gain: tuple[float, ...]
     offset: tuple[float, ...]
+    elevation: float  # of the sun, degrees
 
     @classmethod
     def of(cls, fields: Mapping[str, str], bands: Sequence[str], told: str) -> "Radiometry":
@@ -45,7 +48,8 @@ class Radiometry:
         Raises `SceneError`, which begins with `told`, if a field is missing or no number that it
         can be.
         """
-        sun = math.sin(math.radians(sun_elevation(_text(fields, SUN_ELEVATION, told), told)))
+        elevation = sun_elevation(_text(fields, SUN_ELEVATION, told), told)
+        sun = math.sin(math.radians(elevation))
         gain, offset = [], []
         for band in bands:
             mult, add = (_number(fields, name, told) for name in _gains(band))
@@ -56,7 +60,7 @@ class Radiometry:
                 light, unit, dark = 1.0, RADIANCE_MULT, RADIANCE_ADD
             gain.append(mult / light / unit)
             offset.append((add / light - dark) / unit)
-        return cls(tuple(gain), tuple(offset))
+        return cls(tuple(gain), tuple(offset), elevation)
 
     @classmethod
     def under(cls, sun: float | str | None, bands: Sequence[str], told: str) -> "Radiometry":
@@ -67,7 +71,7 @@ class Radiometry:
         if sun is None:
             raise SceneError(
                 f"{told}: nothing says how high the sun stood, neither an MTL file nor the tag "
-                f"{SUN_ELEVATION}, and the network takes reflectance; give --sun_elevation DEGREES"
+                f"{SUN_ELEVATION}, and the network takes it; give --sun_elevation DEGREES"
             )
         standard = {SUN_ELEVATION: str(sun)}
         for band in bands:
@@ -88,6 +92,16 @@ class Radiometry:
         np.clip(np.rint(x, out=x), 1, DN_MAX, out=x)
         x[dn == FILL_DN] = FILL_DN
         return x.astype(np.uint16)
+
+
+def with_sun(dn: np.ndarray, elevation: float | None) -> np.ndarray:
+    """DN (…, C, h, w) uint16 with the band `SUN` behind them: the sine of the sun's elevation.
+
+    elevation: degrees. It is in steps of 1 / `SUN_STEPS`; `UNKNOWN_SUN` where it is not known.
+    """
+    sine = 0.0 if elevation is None else math.sin(math.radians(elevation))
+    plane = np.full_like(dn[..., :1, :, :], max(round(SUN_STEPS * sine), UNKNOWN_SUN))
+    return np.concatenate([dn, plane], axis=-3)
 
 
 def brightness_temperature(dn: np.ndarray, band: str) -> np.ndarray:

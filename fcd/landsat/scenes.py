@@ -24,6 +24,7 @@ from fcd.landsat.bands import (
     FILL_DN,
     SENSORS,
     described,
+    in_files,
     is_landsat,
     positions,
     taken_by,
@@ -99,19 +100,21 @@ class Scene:
     def taking(self, bands: Sequence[str]) -> "Scene":
         """The same scene, read in the `bands` of a network and in its order.
 
-        Raises `MissingBand` if it has no such bands; the files are looked for by `check`.
+        `SUN` is none of its bands. Raises `MissingBand` if it has no such bands; the files are
+        looked for by `check`.
         """
+        bands = in_files(bands)
         if self.level_1:
             if unknown := [band for band in bands if band not in BANDS]:
                 raise MissingBand(
                     f"{self.where}: the network takes {described(bands)}, a Landsat scene has "
                     f"{len(BANDS)} ({', '.join(BANDS)}), no {unknown[0]}; say which by --bands"
                 )
-            return replace(self, bands=tuple(bands))
+            return replace(self, bands=bands)
         chosen = [self.bands[place] for place in positions(bands, self.bands, self.where)]
         others = {part: file for part, file in self.files.items() if part not in self.bands}
         files = {band: self.files[part] for band, part in zip(bands, chosen, strict=True)}
-        return replace(self, bands=tuple(bands), files=others | files)
+        return replace(self, bands=bands, files=others | files)
 
     def require_pixels(self, cure: str) -> None:
         """Raise `MissingBand`, which ends with `cure`, if a band holds fill alone, others not."""
@@ -278,10 +281,9 @@ class SceneReader:
         By its MTL file, else by the tags of its first band's file, else these. Raises `SceneError`
         if nothing says.
         """
-        told = self._scene.metadata()
-        tags, where = self._dataset(self._scene.bands[0]).tags(), self._scene.where
+        where = self._scene.where
         given = {SUN_ELEVATION: elevation, SUN_AZIMUTH: azimuth}
-        found = {name: told.get(name) or tags.get(name) or given[name] for name in given}
+        found = {name: self._told(name) or value for name, value in given.items()}
         if None in found.values():
             raise SceneError(
                 f"{where}: nothing says where the sun stood, neither an MTL file nor the tags "
@@ -290,6 +292,16 @@ class SceneReader:
             )
         height, direction = (str(found[name]) for name in given)
         return sun_elevation(height, where), sun_azimuth(direction, where)
+
+    def elevation(self, asked: float | None) -> float | None:
+        """Of the sun in degrees, by what `sun` goes by; `asked` if nothing says."""
+        told = self._told(SUN_ELEVATION)
+        return sun_elevation(told, self._scene.where) if told else asked
+
+    def _told(self, name: str) -> str | None:
+        """What its MTL file, else the tag of its first band's file says of `name`."""
+        tags = self._dataset(self._scene.bands[0]).tags()
+        return self._scene.metadata().get(name) or tags.get(name)
 
     def view(self, step: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Zenith and azimuth of the sensor in degrees, every `step`-th row and column, if known.

@@ -84,7 +84,7 @@ def generate_masks(
     bar = tqdm(own, "generating masks", unit="scene", dynamic_ncols=True, disable=silent)
     todo = (scene for scene in bar if not has_tags(generated.mask_tif(folder, scene), tags))
     # Scenes under suns of their own are read one by one.
-    side = 0 if scorer.normalization.is_toa else tiles.size
+    side = 0 if scorer.normalization.needs_sun else tiles.size
     for group in alike(todo, side):
         with ExitStack() as stack:
             writers = [

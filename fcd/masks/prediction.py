@@ -27,8 +27,9 @@ import fcd
 from fcd import pictures
 from fcd.errors import FleetError, MissingBand, OutputError, UserError
 from fcd.landsat import labels
-from fcd.landsat.bands import positions
+from fcd.landsat.bands import in_files, positions
 from fcd.landsat.products import scene_from
+from fcd.landsat.radiometry import SUN_ELEVATION
 from fcd.landsat.rasters import SAME_PIXELS, WRITTEN_BY, Grid
 from fcd.landsat.scenes import Scene
 from fcd.masks import stac_item
@@ -47,6 +48,7 @@ _COLUMNS = (
     "reason",
 )  # fmt: skip
 _FAILED = "failed"
+_UNKNOWN = "unknown"  # of the sun
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -63,6 +65,7 @@ class Predictor:
     dtype: str = "uint16"  # of the DN
     pixel_size: float | None = None  # of training, metres; None: unknown
     way: Way = PLAIN  # how scores are computed
+    knows_sun: bool = False  # whether the height of the sun is one of the network's bands
 
 
 def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
@@ -80,10 +83,10 @@ def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
     }
     if tiles.nodata is not None:
         tags["FCD_NODATA"] = in_words(as_nodata(tiles.nodata))
-    if tiles.sun_elevation is not None and scorer.normalization.is_toa:
+    if tiles.sun_elevation is not None and scorer.normalization.needs_sun:
         tags["FCD_SUN_ELEVATION"] = str(tiles.sun_elevation)
     return Predictor(
-        scorer.normalization.bands,
+        in_files(scorer.normalization.bands),
         threshold,
         tags,
         lambda scene: predictions(scorer, scene, tiles, threshold),
@@ -91,6 +94,7 @@ def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
         scorer.normalization.dtype,
         scorer.normalization.pixel_size,
         scorer.way,
+        scorer.normalization.knows_sun,
     )
 
 
@@ -106,7 +110,7 @@ def predict_array(
     floating point; nodata, in any band, is what a masked array masks, NaN, and that of training.
     bands: the names of its bands, such as ``("B2", "B3", …)``, of
     which the network takes its own, `predictor.bands`; None: it holds just these in their order.
-    sun_elevation: in degrees, which a network that takes reflectance (--normalize toa) needs.
+    sun_elevation: in degrees, for a network of reflectance (--normalize toa) or the band SUN.
     Returns the mask (H, W) uint8: 0 nodata, 128 clear, 255 cloud; and the score (H, W) float32 in
     [0, 1], NaN where nodata. Raises `UserError` if the array has another shape or type, or lacks a
     band or its sun.
@@ -342,7 +346,8 @@ def predict_scene(
     mask_tif, score_tif = (output_dir / f"{scene.name}_{kind}.tif" for kind in ("mask", "score"))
     pixels = _pixels(scene, grid, predictor, warn)
     # Neither is asked for, so neither makes a mask another one.
-    told = {"FCD_PIXEL_SIZE": pixels, "FCD_PRECISION_WHY": predictor.way.why}
+    sun = _sun(scene, predictor, outputs.sun_elevation)
+    told = {"FCD_PIXEL_SIZE": pixels, "FCD_SUN": sun, "FCD_PRECISION_WHY": predictor.way.why}
     tags = outputs.tags(predictor.tags) | {name: text for name, text in told.items() if text}
     finish = outputs.postprocessing.finishing(scene, outputs.sun_elevation)
     describe = stac_item.describing(scene, grid) if outputs.stac else None
@@ -373,7 +378,7 @@ def predict_scene(
         "precision": predictor.way.told,
         "seconds": f"{time.monotonic() - began:.1f}",
         "status": "done" if finished.any() else "no valid pixel",
-        "reason": "" if finished.any() else "no pixel has data in all bands",
+        "reason": _reason(finished, sun),
     }
 
 
@@ -403,6 +408,27 @@ def _pixels(scene: Scene, grid: Grid, predictor: Predictor, warn: Callable[[str]
         "its mask is worse than others (--allow_pixel_size True: not told)"
     )
     return f"{own:g} (trained on {learned:g})"
+
+
+def _sun(scene: Scene, predictor: Predictor, asked: float | None) -> str:
+    """The elevation of its sun in degrees if the network takes it; that it is unknown is told."""
+    if not predictor.knows_sun:
+        return ""
+    with scene.open() as reader:
+        elevation = reader.elevation(asked)
+    if elevation is None:
+        _say(
+            f"warning: {scene.where}: neither an MTL file nor the tag {SUN_ELEVATION} says how high "
+            "the sun stood: masked as under any sun, which is worse; give --sun_elevation DEGREES"
+        )
+        return _UNKNOWN
+    return f"{elevation:g}"
+
+
+def _reason(finished: np.ndarray, sun: str) -> str:
+    if not finished.any():
+        return "no pixel has data in all bands"
+    return "masked as under any sun: its height is not known" * (sun == _UNKNOWN)
 
 
 def _quicklook(rgb_dn: np.ndarray, mask: np.ndarray) -> np.ndarray:

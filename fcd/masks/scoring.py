@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +20,8 @@ from tqdm import tqdm
 import fcd
 from fcd.errors import UserError
 from fcd.landsat import labels, reference
-from fcd.landsat.bands import FILL_DN, default_rgb
-from fcd.landsat.radiometry import Radiometry
+from fcd.landsat.bands import FILL_DN, default_rgb, in_files, positions
+from fcd.landsat.radiometry import Radiometry, with_sun
 from fcd.landsat.rasters import Grid, blanked, plain
 from fcd.landsat.scenes import Scene, SceneReader
 from fcd.masks.runtime import PYTORCH, DNScore, Runtime, Scored, write_onnx
@@ -166,23 +166,28 @@ def mean_of(first: Scorer, others: Sequence[Scorer]) -> Scorer:
 
     Each takes what `first` makes of the DN, in its own normalisation: what that clips is clipped
     for all. No threshold that is known of one counts for the mean. Raises `UserError` if one is
-    another score or takes other DN.
+    another score, takes other DN, or a band that `first` does not.
     """
     if not others:
         return first
     members = (first, *others)
 
     for one in others:
-        if _kind(one) != _kind(first):
+        bands, of_first = ({*member.normalization.bands} for member in (one, first))
+        if _kind(one) != _kind(first) or not bands <= of_first:
             raise UserError(
-                f"--mean_with {one.checkpoint} is the {_kind(one)}, {first.checkpoint} the "
-                f"{_kind(first)}: only scores of one kind, of the same pixels, are averaged"
+                f"--mean_with {one.checkpoint} is the {_described(one)}, {first.checkpoint} the "
+                f"{_described(first)}: only scores of one kind, of the same pixels, are averaged; "
+                "--model_weights is the network with the most bands"
             )
+    maps = [one.normalization for one in others]
+    places = [positions(m.bands, first.normalization.bands, "the first") for m in maps]
 
     def score(x: torch.Tensor) -> torch.Tensor:
         # Not as one value: others need not know it as nodata.
         dn = first.normalization.denormalize(x).masked_fill_(x == FILL, math.nan)
-        scores = [one.score(one.normalization.normalize(dn)) for one in others]
+        taken = [m.normalize(dn[:, place]) for m, place in zip(maps, places, strict=True)]
+        scores = [one.score(own) for one, own in zip(others, taken, strict=True)]
         return torch.stack([first.score(x), *scores]).mean(dim=0)
 
     def identify() -> str:
@@ -201,7 +206,11 @@ def mean_of(first: Scorer, others: Sequence[Scorer]) -> Scorer:
     )
 
 
-def _kind(scorer: Scorer) -> str:
+def _kind(scorer: Scorer) -> tuple[str, str, bool]:
+    return scorer.name, scorer.normalization.dtype, scorer.normalization.is_toa
+
+
+def _described(scorer: Scorer) -> str:
     taken = scorer.normalization
     reflectance = " as reflectance" if taken.is_toa else ""
     return f"{scorer.name} of {','.join(taken.bands)} in {taken.dtype}{reflectance}"
@@ -321,10 +330,13 @@ class ArrayScene:
         hidden = np.ma.getmaskarray(rows) if np.ma.isMaskedArray(rows) else None
         return plain(blanked(np.ma.getdata(rows), self.names, hidden, self.marked, asked))
 
+    def elevation(self, asked: float | None) -> float | None:
+        """Of its sun in degrees; see `fcd.landsat.scenes.SceneReader`."""
+        return asked if self.sun_elevation is None else self.sun_elevation
+
     def radiometry(self, bands: Sequence[str], sun_elevation: float | None) -> Radiometry:
         """Under its own sun, or that of `sun_elevation`; see `fcd.landsat.scenes.SceneReader`."""
-        own = self.sun_elevation
-        return Radiometry.under(sun_elevation if own is None else own, bands, f"the {self.key}")
+        return Radiometry.under(self.elevation(sun_elevation), bands, f"the {self.key}")
 
 
 @dataclass(frozen=True)
@@ -364,13 +376,21 @@ def _as_trained(
     scorer: Scorer, reader: SceneReader | ArrayScene, told: str, tiles: Tiles
 ) -> tuple[Callable[[int, int], np.ndarray], Normalization]:
     """What reads rows of a scene as the network of `scorer` has learned them, and their map."""
-    read = partial(reader.bands, asked=tiles.nodata)
-    if scorer.normalization.is_toa:
+    learned, asked, changes = scorer.normalization, tiles.nodata, []
+    read = partial(reader.bands, asked=asked)
+    if learned.is_toa:
         # Before they become standard DN, all that is nodata becomes fill.
-        normalization = scorer.normalization.of(reader.dtype, reader.marked, told)
-        radiometry = reader.radiometry(normalization.bands, tiles.sun_elevation)
-        return lambda start, stop: radiometry.standard(read(start, stop)), normalization
-    return read, scorer.normalization.of(reader.dtype, reader.marked, told, tiles.nodata)
+        asked = None
+        radiometry = reader.radiometry(in_files(learned.bands), tiles.sun_elevation)
+        changes.append(radiometry.standard)
+    if learned.knows_sun:
+        sun = reader.elevation(tiles.sun_elevation)
+        changes.append(partial(with_sun, elevation=sun))
+
+    def changed(start: int, stop: int) -> np.ndarray:
+        return reduce(lambda dn, change: change(dn), changes, read(start, stop))
+
+    return changed, learned.of(reader.dtype, reader.marked, told, asked)
 
 
 def sampled(

@@ -12,6 +12,7 @@ labelled        labelled GeoTIFFs to such patches
 crops           crops of many scenes with their manual masks, as the benchmark takes them
 folds           which of them train and which test: leave-scenes-out
 generated       generated masks of scenes onto their patches
+suns            what becomes of their DN by the suns of their scenes
 normalisation   DN to [-1, 1] and back, by what values occur in patches
 supervision     what labels a network has cost
 """

@@ -196,8 +196,8 @@ def radiometries(image_dir: Path | str, bands: Sequence[str]) -> dict[str, Radio
         if not record.get("radiometry"):
             raise UserError(
                 f"{image_dir} has no gains and sun of scene {record['scene']}, which --normalize "
-                "toa takes: it has no MTL file, or was cut by an earlier version; remove its "
-                f"record in {RECORDS} and prepare it again, with its MTL file"
+                "toa and the band SUN take: it has no MTL file, or was cut by an earlier version; "
+                f"remove its record in {RECORDS} and prepare it again, with its MTL file"
             )
         told = f"the record of scene {record['scene']} in {image_dir}"
         found[record["scene"]] = Radiometry.of(record["radiometry"], bands, told)

@@ -16,12 +16,13 @@ from fcd.landsat.bands import (
     FILL_DN,
     PIXEL_SIZE,
     SENSORS,
+    SUN,
     are_named,
     band_names,
     described,
     is_landsat,
 )  # fmt: skip
-from fcd.landsat.radiometry import DN_MAX
+from fcd.landsat.radiometry import DN_MAX, SUN_STEPS
 from fcd.landsat.rasters import nodata_value
 
 DTYPES = ("uint8", "uint16", "float32")  # what DN, or the values of other imagery, can be
@@ -104,9 +105,10 @@ class Normalization:
     float32 each band from the least to the greatest value in the training split.
     ``stretch``: from the 0.1 to the 99.9 percentile of the band in the training split; thin
     cloud, a tenth of the DN range, then takes a far larger share of [-1, 1].
-    ``root``: the same, and the square root of it in all but thermal bands: haze and cirrus, which
-    are faint in light units, then differ from clear ground as much as bright clouds do.
+    ``root``: the same, and the square root of it in bands of light: haze and cirrus, which are
+    faint in light units, then differ from clear ground as much as bright clouds do.
     ``toa``: as ``stretch`` of standard DN (`fcd.landsat.radiometry`), which is what then is mapped.
+    The band ``SUN`` is mapped from a sun on the horizon to one overhead.
 
     dtype: of `DTYPES`. bands: their names, by default those of `band_names`. pixel_size: see
     `Kind`. These three are not part of `repr`, which tells trained weights apart, those of earlier
@@ -157,6 +159,8 @@ class Normalization:
             share = np.cumsum(np.where(np.isin(value, values_of(nodata)), 0, occur))
             percentiles = np.searchsorted(share / max(share[-1], 1), (0.001, 0.999))
             first, last = value[percentiles.clip(max=len(value) - 1)]
+            if bands and bands[band] == SUN:  # few scenes have few suns
+                first, last = 0, SUN_STEPS
             low.append(float(first))
             high.append(float(last))
         return cls("stretch", tuple(low), tuple(high), nodata, dtype, bands).varying()
@@ -206,13 +210,23 @@ class Normalization:
 
     def _rooted(self, like: torch.Tensor) -> torch.Tensor:
         """The bands whose square root is taken, (C, 1, 1) bool."""
-        rooted = [self.kind == ROOT and band not in THERMAL for band in self.bands]
+        rooted = [self.kind == ROOT and band not in (*THERMAL, SUN) for band in self.bands]
         return to_device(torch.tensor(rooted), like.device).view(-1, 1, 1)
 
     @property
     def is_toa(self) -> bool:
         """Whether what is mapped are standard DN, reflectance and radiance."""
         return self.kind == TOA
+
+    @property
+    def knows_sun(self) -> bool:
+        """Whether the height of the sun is one of the bands."""
+        return SUN in self.bands
+
+    @property
+    def needs_sun(self) -> bool:
+        """Whether what is mapped depends on the sun of its scene."""
+        return self.is_toa or self.knows_sun
 
     def of(
         self,

@@ -164,8 +164,8 @@ class PreparedPatches:
         scenes = {patch: patch.name.rsplit("_", 2)[0] for patch in found}
         if unknown := [patch for patch, scene in scenes.items() if scene not in of_scenes]:
             raise UserError(
-                f"{unknown[0]}: its scene has no record in {self.root / RECORDS}, from which "
-                "--normalize toa takes gains and sun; prepare it again into another --output_dir"
+                f"{unknown[0]}: its scene has no record in {self.root / RECORDS}, from which gains "
+                "and sun are taken; prepare it again into another --output_dir"
             )
         return {patch: of_scenes[scene] for patch, scene in scenes.items()}
 

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from albumentations import ImageOnlyTransform
 
-from fcd.landsat.bands import FILL_DN, SENSORS
-from fcd.landsat.radiometry import DN_MAX, REFLECTANCE_ADD, REFLECTANCE_MULT
+from fcd.landsat.bands import FILL_DN, SENSORS, SUN
+from fcd.landsat.radiometry import DN_MAX, REFLECTANCE_ADD, REFLECTANCE_MULT, UNKNOWN_SUN
 
 DARK_DN = round(-REFLECTANCE_ADD / REFLECTANCE_MULT)  # 5000: of reflectance 0
 # Centres in um of the bands that see haze; B9 lies where water vapour hides the lower air.
@@ -45,6 +45,10 @@ THERMAL_DN = 1000.0
 # Standard deviations: pixels, up to a TIRS pixel of 100 m; DN, logarithmically uniform, about the
 # noise of OLI over dark water and that over a grainy ground.
 BLUR, NOISE_DN = (0.3, 1.5), (5.0, 100.0)
+# A network that knows the sun is to learn what light and warmth go with it, and to do without: some
+# patches do not say.
+P_UNKNOWN_SUN = 0.5
+KNOWN_CONTRAST, KNOWN_ILLUMINATION, KNOWN_THERMAL_DN = (0.75, 1.0), (0.75, 1.3), 400.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Change:
     thermal: float = 0.0  # DN, the same in B10 and B11
     blur: float = 0.0  # standard deviation, pixels
     noise: float = 0.0  # standard deviation, DN
+    sun: bool = True  # whether it is known, if it is a band
 
     def of(self, dn: np.ndarray, bands: tuple[str, ...], rng: np.random.Generator) -> np.ndarray:
         """The changed `dn` (h, w, C) uint16; fill stays fill, and what is valid stays valid."""
@@ -79,6 +84,9 @@ class Change:
             x = _blurred(x, valid, self.blur)
         if self.noise:
             x += np.float32(self.noise) * rng.standard_normal(x.shape, np.float32)
+        if SUN in bands:
+            place = bands.index(SUN)
+            x[:, :, place] = dn[:, :, place] if self.sun else UNKNOWN_SUN
         return np.where(valid, np.rint(x).clip(FILL_DN + 1, DN_MAX), FILL_DN).astype(np.uint16)
 
 
@@ -105,15 +113,19 @@ def draw_change(bands: tuple[str, ...], rng: np.random.Generator) -> Change:
     blue = WAVELENGTH["B2"]
     color = np.array([(blue / WAVELENGTH[b]) ** exponent if b in WAVELENGTH else 0 for b in bands])
     spectral = rng.random() < P_SPECTRAL
+    contrast, illumination, thermal = CONTRAST, ILLUMINATION, THERMAL_DN
+    if SUN in bands:
+        contrast, illumination, thermal = KNOWN_CONTRAST, KNOWN_ILLUMINATION, KNOWN_THERMAL_DN
     return Change(
-        contrast=maybe(P_CONTRAST, rng.uniform(*CONTRAST), 1),
+        contrast=maybe(P_CONTRAST, rng.uniform(*contrast), 1),
         haze=maybe(P_HAZE, rng.uniform(*HAZE_DN) * color, 0),
-        illumination=maybe(P_ILLUMINATION, _log_uniform(rng, ILLUMINATION), 1),
+        illumination=maybe(P_ILLUMINATION, _log_uniform(rng, illumination), 1),
         gain=rng.uniform(*GAIN, len(bands)) if spectral else 1.0,
         offset=rng.uniform(-OFFSET_DN, OFFSET_DN, len(bands)) if spectral else 0.0,
-        thermal=maybe(P_THERMAL, rng.uniform(-THERMAL_DN, THERMAL_DN), 0),
+        thermal=maybe(P_THERMAL, rng.uniform(-thermal, thermal), 0),
         blur=maybe(P_BLUR, rng.uniform(*BLUR), 0),
         noise=maybe(P_NOISE, _log_uniform(rng, NOISE_DN), 0),
+        sun=not (SUN in bands and rng.random() < P_UNKNOWN_SUN),
     )
 
 

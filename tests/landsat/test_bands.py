@@ -1,7 +1,7 @@
 import pytest
 
 from fcd.errors import UserError
-from fcd.landsat.bands import BANDS, band_names, default_rgb, listed_bands, named
+from fcd.landsat.bands import BANDS, SUN, band_names, default_rgb, listed_bands, named
 
 
 def test_a_list_of_bands():
@@ -10,6 +10,7 @@ def test_a_list_of_bands():
     )  # fmt: skip
     assert listed_bands("B1-B11", "--bands") == BANDS
     assert listed_bands(" b10, b2 - b3", "--bands") == ("B10", "B2", "B3")
+    assert listed_bands("B9,B2-B3, sun", "--train_bands", sun=True) == ("B9", "B2", "B3", SUN)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,14 @@ def test_a_list_of_bands():
 def test_lists_that_are_none(text, message):
     with pytest.raises(UserError, match=message):
         listed_bands(text, "--bands")
+
+
+@pytest.mark.parametrize("text", ["SUN", "SUN,B2", "B2,SUN,B3", "B2-SUN", "B2,SUN,SUN"])
+def test_the_sun_stands_behind_bands(text):
+    with pytest.raises(UserError, match=r"SUN'? is neither a band nor a range"):
+        listed_bands(text, "--train_bands", sun=True)
+    with pytest.raises(UserError, match="'SUN' is neither a band nor a range"):
+        listed_bands("B2,SUN", "--bands")
 
 
 def test_red_green_and_blue_are_found_by_name():

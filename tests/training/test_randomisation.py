@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fcd.errors import UserError
-from fcd.landsat.bands import BANDS, band_names
+from fcd.landsat.bands import BANDS, SUN, band_names
 from fcd.patches.normalisation import Kind
 from fcd.training.augmentation import Augmentation, check
 from fcd.training.randomisation import Change, draw_change
@@ -84,6 +84,21 @@ def test_every_change_is_drawn_in_its_range_and_often_enough():
     ratio = hazes[:, 5] / hazes[:, 1]
     assert ratio.min() >= (0.482 / 1.609) ** 4
     assert ratio.max() <= 0.482 / 1.609
+
+
+def test_the_sun_is_unknown_in_half_of_the_changes_and_otherwise_as_it_was():
+    rng, bands = np.random.default_rng(0), (*SUBSET, SUN)
+    drawn = [draw_change(bands, rng) for _ in range(2000)]
+    assert np.mean([change.sun for change in drawn]) == pytest.approx(0.5, abs=0.03)
+    light = [change.illumination for change in drawn]
+    assert (min(light), max(light)) == pytest.approx((0.75, 1.3), abs=0.01)
+    assert max(abs(change.thermal) for change in drawn) == pytest.approx(400, abs=5)
+    assert min(change.contrast for change in drawn) == pytest.approx(0.75, abs=0.01)
+    dn = rng.integers(1, 65536, (9, 9, len(bands))).astype(np.uint16)
+    for change in drawn[:50]:
+        sun = change.of(dn, bands, rng)[:, :, -1]
+        np.testing.assert_array_equal(sun, dn[:, :, -1] if change.sun else 1)
+    assert all(draw_change(SUBSET, rng).sun for _ in range(50))
 
 
 def test_a_run_is_reproducible_and_leaves_some_patches_as_they_were():

@@ -169,7 +169,7 @@ def test_scenes_take_the_sun_of_their_file_before_that_of_the_flag(walk, call):
 def test_what_does_not_go_with_reflectance_is_refused(walk, call):
     code, err, _ = call(main, "--mode", "export", *DATA, "--threshold", "0.1")
     assert code == 2
-    assert "takes reflectance (--normalize toa), and an ONNX file of DN knows no sun" in err
+    assert "takes the sun's elevation, and an ONNX file of DN knows none" in err
     write_stack(walk / "n.tif", seen(ground(32, 3), 25.0), SUN_ELEVATION="25.0")
     predict = ["--mode", "predict", *DATA[4:], "--threshold", "0.1", "--output_dir", "n"]
     with rasterio.open(walk / "n.tif") as dataset:
@@ -223,7 +223,9 @@ def test_prepared_patches_keep_gains_and_sun_of_their_scene(tmp_path):
     path = out / "scenes/Water_S2.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"radiometry": {}}))
-    with pytest.raises(UserError, match="has no gains and sun of scene S2, which --normalize toa"):
+    with pytest.raises(
+        UserError, match="has no gains and sun of scene S2, which --normalize toa and"
+    ):
         PatchDataset(out, "train", toa=True)
     path.write_text(json.dumps(record | {"radiometry": {"SUN_ELEVATION": 3}}))
     with pytest.raises(UserError, match=r"is damaged \(radiometry\)"):
