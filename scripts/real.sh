@@ -48,14 +48,18 @@ use() { # FOLDER: the patches of the commands that follow; DN 0 is fill, which n
     data=(--dataset Patches --image_dir "$1" --num_workers 0 --nodata 0)
 }
 
-draw() { # drawn scenes with the bands of the crops, as patches
-    local bands
-    [ -f patches/drawn/complete ] && return
-    bands=$(python -c '
+bands_of_crops() {
+    python -c '
 import sys
 from pathlib import Path
 from fcd.landsat.rasters import opened
-print(",".join(opened(next(Path(sys.argv[1], "images").glob("*.tif"))).descriptions))' "$crops")
+print(",".join(opened(next(Path(sys.argv[1], "images").glob("*.tif"))).descriptions))' "$crops"
+}
+
+draw() { # drawn scenes with the bands of the crops, as patches
+    local bands
+    [ -f patches/drawn/complete ] && return
+    bands=$(bands_of_crops)
     say -m fcd.synthetic --output_dir drawn/scenes "${drawing[@]}"
     say -m fcd.crops --orig_image_dir drawn/scenes --output_dir drawn/crops --crops 1 --size 192 \
         --bands "$bands"

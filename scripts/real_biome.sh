@@ -112,6 +112,7 @@ if [ -z "$only" ]; then
     if wanted Drawn || wanted Drawn+ || wanted Second; then
         draw
         use patches/drawn
+        of_drawn+=(--train_bands "$(bands_of_crops),SUN")
         for seed in $seeds; do
             train_row supervised_main.py "Drawn-s$seed" "$seed" "${unet[@]}" "${of_drawn[@]}"
         done
@@ -126,6 +127,8 @@ if [ -z "$only" ]; then
     finish
 fi
 
+# What has learned drawn scenes knows the sun.
+[ -z "$only" ] || after_drawn+=(--train_bands "$(bands_of_crops),SUN")
 for seed in $seeds; do
     for fold in $only; do
         run=fold$fold-s$seed drawn=$(weights "Drawn-s$seed")

@@ -50,13 +50,13 @@ make() { # NAME BANDS: begin with what drawn scenes have taught, learn the masks
 }
 
 # FCD+ and drawn scenes err on different ground; their mean, with all bands, teaches both kinds.
-all=B2-B7,B9,B10
+all=B2-B7,B9,B10,SUN
 on_drawn starter-thermal "$all"
 say "$root/supervised_main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
     --experiment_name FCD+ --mean_with "$(weights Drawn-starter-thermal)" "${second[@]}" \
     --generated_mask_file second_mask.tif "${extra[@]}"
 make starter-thermal "$all"
-on_drawn starter B2-B7,B9
-make starter B2-B7,B9
+on_drawn starter B2-B7,B9,SUN
+make starter B2-B7,B9,SUN
 echo
 echo "weights: $PWD/weights (--model_weights $PWD/weights)"

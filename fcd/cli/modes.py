@@ -255,7 +255,7 @@ def mask_training_scenes(settings: S, run: Run, load: Load[S]) -> int:
     scorer = solver.scorer()
     used_tiles = tiles(settings, scorer)
     scenes = source.scenes("train", data.orig_image_dir, masked=False)
-    scenes = [scene.taking(scorer.normalization.bands) for scene in scenes]
+    scenes = _taken_by(scorer, scenes, data.sun_elevation)
     record = chosen_threshold(settings, solver)
     threshold = record["threshold"]
     if run.processes.first:
@@ -284,7 +284,7 @@ def test(settings: S, run: Run, load: Load[S], patches: Patches | None) -> int:
         source, split = data.patches(settings.mode), settings.whole_scenes.test_split
         scenes = source.scenes(split, data.orig_image_dir, masked=True)
         reference, results = source.reference, run.folder.results
-    scenes = [scene.taking(scorer.normalization.bands) for scene in scenes]
+    scenes = _taken_by(scorer, scenes, data.sun_elevation)
     config = run_config(run.folder, weights(settings, run), settings)
     method = settings.run.method or settings.run.experiment_name
     record = chosen_threshold(settings, solver)  # last, because it may take long
@@ -378,6 +378,19 @@ def _threshold(settings: CommandSettings, solver: Trained, scorer: Scorer) -> fl
 def _in_bfloat16(settings: CommandSettings) -> bool:
     """Whether the scores that a threshold is for are; what is exported computes in float32."""
     return settings.mode != "export" and precision_of(settings).precision == BFLOAT16
+
+
+def _taken_by(scorer: Scorer, scenes: Sequence[Scene], sun: float | None) -> list[Scene]:
+    """`scenes`, read in the bands of `scorer`; that some do not say its sun is told."""
+    taken = [scene.taking(scorer.normalization.bands) for scene in scenes]
+    if scorer.normalization.knows_sun:
+        unknown = [scene for scene in taken if scene.elevation(sun) is None]
+        if unknown:
+            print(
+                f"{len(unknown)} of {len(taken)} do not say how high the sun stood, such as "
+                f"{unknown[0].where}: masked as under any, which is worse (--sun_elevation)"
+            )
+    return taken
 
 
 def _scenes_of(paths: Sequence[str], scorer: Scorer, bands: str | None) -> Iterator[Scene]:

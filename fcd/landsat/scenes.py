@@ -116,6 +116,11 @@ class Scene:
         files = {band: self.files[part] for band, part in zip(bands, chosen, strict=True)}
         return replace(self, bands=bands, files=others | files)
 
+    def elevation(self, asked: float | None) -> float | None:
+        """Of its sun in degrees; see `SceneReader.elevation`."""
+        with self.open() as reader:
+            return reader.elevation(asked)
+
     def require_pixels(self, cure: str) -> None:
         """Raise `MissingBand`, which ends with `cure`, if a band holds fill alone, others not."""
         if filled := self._filled():

@@ -414,12 +414,10 @@ def _sun(scene: Scene, predictor: Predictor, asked: float | None) -> str:
     """The elevation of its sun in degrees if the network takes it; that it is unknown is told."""
     if not predictor.knows_sun:
         return ""
-    with scene.open() as reader:
-        elevation = reader.elevation(asked)
-    if elevation is None:
+    if (elevation := scene.elevation(asked)) is None:
         _say(
-            f"warning: {scene.where}: neither an MTL file nor the tag {SUN_ELEVATION} says how high "
-            "the sun stood: masked as under any sun, which is worse; give --sun_elevation DEGREES"
+            f"warning: {scene.where}: neither an MTL file nor the tag {SUN_ELEVATION} says how "
+            "high the sun stood: masked as under any, which is worse; give --sun_elevation DEGREES"
         )
         return _UNKNOWN
     return f"{elevation:g}"

@@ -138,6 +138,18 @@ def test_patches_are_scored_as_whole_scenes_are(walk, checkpoint, call):
     masks = ["--mode", "generate_masks", *DATA, "--model_weights", checkpoint, "--threshold", "0.5"]
     assert call(supervised_main, *masks, "--experiment_name", "G")[0] == 0
     predictor, source = load_solver(checkpoint, "cpu").predictor(0.5), RasterPatches(Path("p"))
+    write_stack(walk / "r/test/clear/a.tif", seen(ground(32, 3), 25.0))
+    write_stack(walk / "r/test/cloudy/b.tif", seen(ground(32, 4), 25.0), SUN_ELEVATION="25.0")
+    for name in ("clear/a", "cloudy/b"):
+        write_tif(walk / f"r/test/{name}_mask.tif", np.full((1, 32, 32), 128, np.uint8))
+    test = ["--mode", "test", *DATA, "--image_dir", "r", "--model_weights", checkpoint,
+            "--threshold", "0.5"]  # fmt: skip
+    code, _, out = call(supervised_main, *test, "--experiment_name", "T")
+    assert code == 0
+    assert (
+        out.count("1 of 2 do not say how high the sun stood, such as scene a in r/test/clear") == 1
+    )
+    assert "do not say" not in call(supervised_main, *test, "--sun_elevation", "25")[2]
     suns = set()
     for folder in ("clear", "cloudy"):
         for path in source.find("train", folder):
