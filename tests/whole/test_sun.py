@@ -13,7 +13,7 @@ import torch
 import main
 import supervised_main
 from data_loader import PatchDataset
-from fcd.cli import commands
+from fcd.cli import commands, modes
 from fcd.errors import SceneError, UserError
 from fcd.landsat.bands import SUN
 from fcd.landsat.radiometry import UNKNOWN_SUN, with_sun
@@ -21,7 +21,7 @@ from fcd.masks.prediction import predict_array
 from fcd.patches.normalisation import VALID_MIN, Normalization
 from fcd.patches.sources import RasterPatches
 from fcd.training import checkpoints
-from solver import load_solver
+from solver import SupervisedSolver, load_solver
 from tests import tiny
 from tests.conftest import write_scene, write_tif
 from tests.landsat.test_qa import write_mtl
@@ -138,18 +138,6 @@ def test_patches_are_scored_as_whole_scenes_are(walk, checkpoint, call):
     masks = ["--mode", "generate_masks", *DATA, "--model_weights", checkpoint, "--threshold", "0.5"]
     assert call(supervised_main, *masks, "--experiment_name", "G")[0] == 0
     predictor, source = load_solver(checkpoint, "cpu").predictor(0.5), RasterPatches(Path("p"))
-    write_stack(walk / "r/test/clear/a.tif", seen(ground(32, 3), 25.0))
-    write_stack(walk / "r/test/cloudy/b.tif", seen(ground(32, 4), 25.0), SUN_ELEVATION="25.0")
-    for name in ("clear/a", "cloudy/b"):
-        write_tif(walk / f"r/test/{name}_mask.tif", np.full((1, 32, 32), 128, np.uint8))
-    test = ["--mode", "test", *DATA, "--image_dir", "r", "--model_weights", checkpoint,
-            "--threshold", "0.5"]  # fmt: skip
-    code, _, out = call(supervised_main, *test, "--experiment_name", "T")
-    assert code == 0
-    assert (
-        out.count("1 of 2 do not say how high the sun stood, such as scene a in r/test/clear") == 1
-    )
-    assert "do not say" not in call(supervised_main, *test, "--sun_elevation", "25")[2]
     suns = set()
     for folder in ("clear", "cloudy"):
         for path in source.find("train", folder):
@@ -163,10 +151,22 @@ def test_patches_are_scored_as_whole_scenes_are(walk, checkpoint, call):
     assert suns == {15.0, 62.5}
 
 
-def test_the_mean_with_a_network_that_does_not_know_it(walk, checkpoint, call):
-    train = [*TRAIN[:-1], "B5,B2", *tiny.UNET, "--experiment_name", "B52"]
-    assert call(supervised_main, *train)[0] == 0
-    knows, other = load_solver(checkpoint, "cpu"), load_solver("outputs/B52/models/best.pt", "cpu")
+def test_scenes_that_do_not_say_their_sun_are_told(walk, checkpoint, capsys):
+    write_stack(walk / "r/test/clear/a.tif", seen(ground(32, 3), 25.0))
+    write_stack(walk / "r/test/cloudy/b.tif", seen(ground(32, 4), 25.0), SUN_ELEVATION="25.0")
+    scorer = load_solver(checkpoint, "cpu").scorer()
+    scenes = RasterPatches(Path("r")).scenes("test", "", masked=False)
+    assert [scene.bands for scene in modes._taken_by(scorer, scenes, None)] == [NAMES] * 2
+    told = "1 of 2 do not say how high the sun stood, such as scene a in r/test/clear: masked as"
+    assert capsys.readouterr().out.startswith(told)
+    modes._taken_by(scorer, scenes, 25.0)
+    assert not capsys.readouterr().out
+
+
+def test_the_mean_with_a_network_that_does_not_know_it(checkpoint):
+    knows, other = load_solver(checkpoint, "cpu"), tiny.unet("B52")
+    map_of = Normalization.paper(2, bands=("B5", "B2"))
+    other = SupervisedSolver(other.run, other.task, 32, map_of)
     dn = seen(ground(40, 7), 33.0)
     alone = [
         predict_array(dn, solver.predictor(0.5), NAMES, sun_elevation=33.0)[1]
