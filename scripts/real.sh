@@ -20,7 +20,7 @@ gan+=(--augment d4 --ema 0.03 "${more_gan[@]}")
 of_clear=(--threshold clear)
 maps=(--threshold 0.2) # of their maximum: that of CAM's paper
 masks=(--threshold known --unsure_from 0.8 --unsure_to 1.15)
-# What a second round learns: where the mean of two networks, tile by tile, is not near the threshold.
+# What a second round learns: where the first, tile by tile, is not near the threshold.
 second=(--tta flip --overlap 0 --threshold image --unsure_from 0.6 --unsure_to 1.4)
 # FCD+ averages its weights over much of the training: what it makes of ground that it has never seen
 # differs from one step to the next.

@@ -8,7 +8,7 @@
 # from scenes of the Biome data set. Of its scenes one in N (default 3) is tested by each fold.
 # --jobs N carries out as many folds at the same time (default 1), each with its share of the CPU's
 # cores; what they print is in logs/. --rows names some of FCD FCD+ Drawn+ Second FCD+1Pct Supervised
-# CAM UCAM Drawn, with the rows that others build on: FCD+ for FCD+1Pct, and with Drawn for Second.
+# CAM UCAM Drawn, with the rows that others build on: FCD+ for FCD+1Pct.
 # Typed again after a stop it goes on where it was.
 # Of the flags below, --dir is real-biome and --seeds is 0 by default; --demo, --orig_image_dir and
 # --image_dir do not belong here.
@@ -151,8 +151,8 @@ for seed in $seeds; do
         plus=$(weights "FCD+-$run")
         if to_learn Second; then
             say "$root/supervised_main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
-                --experiment_name "Teacher-$run" --model_weights "$plus" --mean_with "$drawn" \
-                "${second[@]}" --generated_mask_file "$second_file" "${extra[@]}"
+                --experiment_name "Teacher-$run" --model_weights "$drawn" "${second[@]}" \
+                --generated_mask_file "$second_file" "${extra[@]}"
         fi
         labelled_row Second "$seed" "${unet[@]}" --train_mask_file "$second_file" \
             "${learned[@]}" "${after_drawn[@]}" --model_weights "$drawn"

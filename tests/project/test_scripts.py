@@ -239,12 +239,15 @@ def test_every_row_of_the_benchmark_is_trained_and_tested_in_each_fold(stub, tmp
     assert len(masked) == 2 * 2 * 5
     for line in masked:
         assert re.search(r"-fold\d-s(\d) .*_mask_file (generated|second)_\1_mask\.tif", line)
-    means = [line for line in asked if "--mean_with" in line]
-    assert len(means) == 2 * 2
-    for line in means:
-        fold, seed = re.search(r"Teacher-fold(\d)-s(\d)", line).groups()
-        assert f"--model_weights outputs/FCDPlus-fold{fold}-s{seed}/models/best.pt" in line
-        assert f"--mean_with outputs/Drawn-s{seed}/models/best.pt" in line
+    teachers = [line for line in asked if "Teacher" in line]
+    assert len(teachers) == 2 * 2
+    for line in teachers:
+        seed = re.search(r"Teacher-fold\d-s(\d)", line)[1]
+        assert f"--model_weights outputs/Drawn-s{seed}/models/best.pt" in line
+    # What has learned drawn scenes knows the sun, and so does what begins with it.
+    for line in trainings:
+        knows = "--drawn True" in line or "--rehearse" in line
+        assert knows == bool(re.search(r"--train_bands \S*,SUN ?", line))
     for line in (*trainings, *tests):
         assert line.count("--device cuda:1") == 1
         experiment = re.search(r"--experiment_name \S+fold(\d)", line)
@@ -255,32 +258,25 @@ def test_every_row_of_the_benchmark_is_trained_and_tested_in_each_fold(stub, tmp
     assert f"--crops {crops}/patches.csv --base FCD+ " in asked[-1]
 
 
-def test_starter_weights_learn_drawn_scenes_then_the_masks_of_two_networks(stub, tmp_path, crops):
+def test_starter_weights_learn_drawn_scenes_and_real_labels_choose_their_threshold(
+    stub, tmp_path, crops
+):
     done = stub("starter_weights.sh", crops, "--device", "cuda:1")
     assert done.returncode == 0, done.stderr
     asked = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
     trainings = [line for line in asked if "--mode train" in line]
-    learned = [re.search(r"--image_dir (\S+) .*--experiment_name (\S+)", line).groups()
-               for line in trainings]  # fmt: skip
-    assert learned == [
-        ("patches/32-all", "FCD"),
-        ("patches/64-all", "FCD+"),
-        ("patches/drawn", "Drawn-starter-thermal"),
-        ("patches/64-all", "starter-thermal"),
-        ("patches/drawn", "Drawn-starter"),
-        ("patches/64-all", "starter"),
-    ]
-    assert "--train_mask_file" not in trainings[0]
-    assert "--train_mask_file generated_mask.tif" in trainings[1]
-    (second,) = (line for line in asked if "--generated_mask_file second_mask.tif" in line)
-    assert "--experiment_name FCD+ --mean_with outputs/Drawn-starter-thermal/models" in second
-    for drawn, own, bands in ((2, 3, "B2-B7,B9,B10"), (4, 5, "B2-B7,B9")):
-        assert "--drawn True" in trainings[drawn]
-        assert "--train_mask_file second_mask.tif" in trainings[own]
-        name = learned[drawn][1]
-        assert f"--model_weights outputs/{name}/models/best.pt" in trainings[own]
-        assert all(f"--train_bands {bands} " in trainings[number] for number in (drawn, own))
-    assert all(line.count("--device cuda:1") == 1 for line in trainings)
+    packs = [line for line in asked if "--mode pack" in line]
+    named = zip(trainings, packs, ("starter-thermal", "starter"), strict=True)
+    for (training, pack, name), bands in zip(
+        named, ("B2-B7,B9,B10,SUN", "B2-B7,B9,SUN"), strict=True
+    ):
+        assert "--image_dir patches/drawn " in training
+        assert "--drawn True" in training
+        assert f"--train_bands {bands} " in training
+        assert f"--experiment_name {name} " in training
+        assert "--image_dir patches/64-all " in pack
+        assert f"--experiment_name {name} --threshold image" in pack
+    assert all(line.count("--device cuda:1") == 1 for line in (*trainings, *packs))
     found = {path.name for path in (tmp_path / "weights").iterdir()}
     assert found == {"starter-thermal.pt", "starter.pt"}
 
