@@ -376,11 +376,11 @@ def _as_trained(
     scorer: Scorer, reader: SceneReader | ArrayScene, told: str, tiles: Tiles
 ) -> tuple[Callable[[int, int], np.ndarray], Normalization]:
     """What reads rows of a scene as the network of `scorer` has learned them, and their map."""
-    learned, asked, changes = scorer.normalization, tiles.nodata, []
-    read = partial(reader.bands, asked=asked)
+    learned, changes = scorer.normalization, []
+    read = partial(reader.bands, asked=tiles.nodata)
+    # All that is nodata becomes fill before other values are made of DN.
+    asked = None if learned.needs_sun else tiles.nodata
     if learned.is_toa:
-        # Before they become standard DN, all that is nodata becomes fill.
-        asked = None
         radiometry = reader.radiometry(in_files(learned.bands), tiles.sun_elevation)
         changes.append(radiometry.standard)
     if learned.knows_sun:

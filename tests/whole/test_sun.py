@@ -117,6 +117,18 @@ def test_scenes_take_it_from_their_file_before_the_flag_and_do_without(walk, che
     assert (rows["tagged"]["reason"], rows["S"]["reason"]) == ("", "")
     flags = ["--output_dir", "with", "--sun_elevation", "25", "--scenes", *paths]
     assert call(supervised_main, *predict, *flags)[0] == 0
+    # What is nodata in the bands means nothing in that of the sun.
+    nodata = [
+        "--output_dir",
+        "nodata",
+        "--nodata",
+        "1",
+        str(round(60_000 * math.sin(25 * math.pi / 180))),
+    ]
+    assert call(supervised_main, *predict, *nodata, "--scenes", *paths)[0] == 0
+    for path in walk.glob("nodata/*_mask.tif"):
+        with rasterio.open(path) as dataset:
+            assert (dataset.read(1) != 0).mean() > 0.99
     scores, told = {}, {}
     for path in walk.glob("with*/*_score.tif"):
         with rasterio.open(path) as dataset:
