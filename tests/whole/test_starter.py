@@ -10,14 +10,15 @@ import supervised_main
 from fcd import metrics
 from fcd.landsat import labels
 from fcd.landsat.bands import listed_bands
+from fcd.patches.supervision import DRAWN
 from fcd.synthetic.layout import write_scene
 from fcd.synthetic.scene import draw_scene
 from solver import load_solver
 from tests.conftest import ROOT
 
 BANDS = {
-    "starter-thermal": listed_bands("B2-B7,B9,B10", "--bands"),
-    "starter": listed_bands("B2-B7,B9", "--bands"),
+    "starter-thermal": listed_bands("B2-B7,B9,B10,SUN", "--train_bands", sun=True),
+    "starter": listed_bands("B2-B7,B9,SUN", "--train_bands", sun=True),
 }
 
 
@@ -32,12 +33,11 @@ def test_they_have_cost_no_pixel_label(name):
     solver = load_solver(ROOT / f"weights/{name}.pt", "cpu")
     assert solver.normalization.bands == BANDS[name]
     seen = solver.seen
-    assert seen.image_labels > 0
-    assert (seen.pixel_labels, seen.threshold_pixel_labels, seen.checkpoint_pixel_labels) == (
-        0,
-    ) * 3
+    assert seen.labels_from == DRAWN
+    assert (seen.image_labels, seen.pixel_labels) == (0, 0)
+    assert (seen.threshold_pixel_labels, seen.checkpoint_pixel_labels) == (0, 0)
     assert solver.choice.pixel_labels == 0
-    assert solver.predictor().threshold == 0.3
+    assert 0.1 < solver.predictor().threshold < 0.5
 
 
 def test_they_mask_scenes_without_training(tmp_path, monkeypatch, call):
