@@ -258,8 +258,11 @@ def mask_training_scenes(settings: S, run: Run, load: Load[S]) -> int:
     scenes = _taken_by(scorer, scenes, data.sun_elevation)
     record = chosen_threshold(settings, solver)
     threshold = record["threshold"]
+    seen = solver.supervision(record)
+    if isinstance(source, RasterPatches):  # their labels make masks of clear patches clear
+        seen = seen.with_source(source.labels_from).with_image_labels(len(scenes))
     if run.processes.first:
-        write_json(folder / generated.PROVENANCE, asdict(solver.supervision(record)))
+        write_json(folder / generated.PROVENANCE, asdict(seen))
     job = Job(folder, lambda: iter(scenes), len(scenes))
     scorer = in_asked_precision(settings, scorer, used_tiles, threshold, job)
     unsure = (asked.unsure_from, asked.unsure_to)

@@ -273,8 +273,7 @@ class Normalization:
         if are_named(self.bands) and are_named(own.bands) and self.bands != own.bands:
             raise UserError(
                 f"{source} was trained on {described(self.bands)}, the training patches have "
-                f"{described(own.bands)}; name those of the weights by --train_bands, or cut "
-                "them so"
+                f"{described(own.bands)}; name those of the weights by --train_bands"
             )
         if self.is_toa != own.is_toa:
             learned, flag = ("reflectance", f"give --normalize {TOA}")

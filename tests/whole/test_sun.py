@@ -18,6 +18,7 @@ from fcd.errors import SceneError, UserError
 from fcd.landsat.bands import SUN
 from fcd.landsat.radiometry import UNKNOWN_SUN, with_sun
 from fcd.masks.prediction import predict_array
+from fcd.patches import generated
 from fcd.patches.normalisation import VALID_MIN, Normalization
 from fcd.patches.sources import RasterPatches
 from fcd.training import checkpoints
@@ -149,6 +150,9 @@ def test_patches_are_scored_as_whole_scenes_are(walk, checkpoint, call):
     """Each under its own sun, though many are of one size."""
     masks = ["--mode", "generate_masks", *DATA, "--model_weights", checkpoint, "--threshold", "0.5"]
     assert call(supervised_main, *masks, "--experiment_name", "G")[0] == 0
+    # Clear patches are clear by their labels, which count though the network has learned none.
+    cost = generated.mask_provenance("p", "generated_mask.tif")
+    assert cost.image_labels == len(PatchDataset(RasterPatches(Path("p")), "train"))
     predictor, source = load_solver(checkpoint, "cpu").predictor(0.5), RasterPatches(Path("p"))
     suns = set()
     for folder in ("clear", "cloudy"):
