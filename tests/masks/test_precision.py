@@ -16,7 +16,7 @@ import torch
 import supervised_main
 from data_loader import training_samples
 from fcd.errors import UserError
-from fcd.landsat.bands import BANDS
+from fcd.landsat.bands import BANDS, in_files
 from fcd.masks import precision, quantisation
 from fcd.masks.precision import Asked, Job, in_precision, timed
 from fcd.masks.quantisation import Samples, check_agreement, quantised, reduces_range
@@ -45,8 +45,9 @@ def starter(tmp_path_factory):
     weights = shutil.copy(ROOT / "weights/starter.pt", folder / "best.pt")
     scorer = load_solver(weights, "cpu").scorer()
     drawn = draw_scene("Wetlands", 192, 77, index=0, cover=0.4, variety="wide")
-    bands = [BANDS.index(name) for name in scorer.normalization.bands]
-    scene = ArrayScene(drawn.dn[bands], scorer.normalization.bands)
+    names = in_files(scorer.normalization.bands)
+    bands = [BANDS.index(name) for name in names]
+    scene = ArrayScene(drawn.dn[bands], names, sun_elevation=drawn.sun_elevation)
     plain = folder / "plain.onnx"
     quantisation.write_onnx(plain, scorer.module, scorer.multiple, {})
     return SimpleNamespace(scorer=scorer, scene=scene, plain=plain)
