@@ -288,7 +288,7 @@ class SceneReader:
         """
         where = self._scene.where
         given = {SUN_ELEVATION: elevation, SUN_AZIMUTH: azimuth}
-        found = {name: self._told(name) or value for name, value in given.items()}
+        found = {name: self._told.get(name) or value for name, value in given.items()}
         if None in found.values():
             raise SceneError(
                 f"{where}: nothing says where the sun stood, neither an MTL file nor the tags "
@@ -300,13 +300,14 @@ class SceneReader:
 
     def elevation(self, asked: float | None) -> float | None:
         """Of the sun in degrees, by what `sun` goes by; `asked` if nothing says."""
-        told = self._told(SUN_ELEVATION)
+        told = self._told.get(SUN_ELEVATION)
         return sun_elevation(told, self._scene.where) if told else asked
 
-    def _told(self, name: str) -> str | None:
-        """What its MTL file, else the tag of its first band's file says of `name`."""
+    @cached_property
+    def _told(self) -> dict[str, str]:
+        """The fields of its MTL file, and the tags of its first band's file where they lack one."""
         tags = self._dataset(self._scene.bands[0]).tags()
-        return self._scene.metadata().get(name) or tags.get(name)
+        return tags | {name: text for name, text in self._scene.metadata().items() if text}
 
     def view(self, step: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Zenith and azimuth of the sensor in degrees, every `step`-th row and column, if known.

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial, reduce
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -376,19 +376,18 @@ def _as_trained(
     scorer: Scorer, reader: SceneReader | ArrayScene, told: str, tiles: Tiles
 ) -> tuple[Callable[[int, int], np.ndarray], Normalization]:
     """What reads rows of a scene as the network of `scorer` has learned them, and their map."""
-    learned, changes = scorer.normalization, []
+    learned, radiometry = scorer.normalization, None
     read = partial(reader.bands, asked=tiles.nodata)
     # All that is nodata becomes fill before other values are made of DN.
     asked = None if learned.needs_sun else tiles.nodata
     if learned.is_toa:
         radiometry = reader.radiometry(in_files(learned.bands), tiles.sun_elevation)
-        changes.append(radiometry.standard)
-    if learned.knows_sun:
-        sun = reader.elevation(tiles.sun_elevation)
-        changes.append(partial(with_sun, elevation=sun))
+    sun = reader.elevation(tiles.sun_elevation) if learned.knows_sun else None
 
     def changed(start: int, stop: int) -> np.ndarray:
-        return reduce(lambda dn, change: change(dn), changes, read(start, stop))
+        dn = read(start, stop)
+        dn = radiometry.standard(dn) if radiometry else dn
+        return with_sun(dn, sun) if learned.knows_sun else dn
 
     return changed, learned.of(reader.dtype, reader.marked, told, asked)
 

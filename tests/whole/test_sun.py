@@ -13,7 +13,7 @@ import torch
 import main
 import supervised_main
 from data_loader import PatchDataset
-from fcd.cli import commands, modes
+from fcd.cli import modes
 from fcd.errors import SceneError, UserError
 from fcd.landsat.bands import SUN
 from fcd.landsat.radiometry import UNKNOWN_SUN, with_sun
@@ -26,7 +26,7 @@ from solver import SupervisedSolver, load_solver
 from tests import tiny
 from tests.conftest import write_scene, write_tif
 from tests.landsat.test_qa import write_mtl
-from tests.whole.test_toa import NAMES, ground, rescaling, seen, write_stack
+from tests.whole.test_toa import NAMES, cut, ground, rescaling, seen, write_stack
 
 BANDS = (*NAMES, SUN)
 DATA = ["--dataset", "Patches", "--image_dir", "p", "--num_workers", "0", "--device", "cpu"]
@@ -44,15 +44,9 @@ def walk(tmp_path_factory):
         sun = (15.0, 62.5)[number // 2 % 2]
         write_stack(root / f"i{number}.tif", seen(ground(64, number // 4), sun))
         mask = np.full((1, 64, 64), (128, 255)[number % 2], np.uint8)
-        with rasterio.open(root / f"i{number}.tif") as dataset:
-            profile = dataset.profile | {"count": 1, "dtype": "uint8"}
-        with rasterio.open(root / f"i{number}_m.tif", "w", **profile) as dataset:
-            dataset.write(mask)
+        write_tif(root / f"i{number}_m.tif", mask, nodata=0)
         rows.append((f"i{number}.tif", f"i{number}_m.tif", ["clear", "cloudy"][number % 2], sun))
-    with open("labels.csv", "w", newline="") as stream:
-        csv.writer(stream).writerows([("path", "mask", "label", "sun_elevation"), *rows])
-    commands.cut(["--csv", "labels.csv", "--output_dir", "p", "--patch_size", "32",
-                  "--val_share", "0"])  # fmt: skip
+    cut(("path", "mask", "label", "sun_elevation"), rows)
     train = ["supervised_main.py", *TRAIN, *tiny.UNET, "--normalize", "root", "--augment",
              "randomise"]  # fmt: skip
     patch.setattr("sys.argv", train)

@@ -65,6 +65,14 @@ def rescaling(sun):
     return fields
 
 
+def cut(columns, rows):
+    """Training patches of 32 pixels in `p` of the images that the rows of a csv label."""
+    with open("labels.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([columns, *rows])
+    commands.cut(["--csv", "labels.csv", "--output_dir", "p", "--patch_size", "32",
+                  "--val_share", "0"])  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory):
     """Images under two suns, by the csv and by their tags, cut and trained on for four steps."""
@@ -77,10 +85,7 @@ def walk(tmp_path_factory):
         tags = {"SUN_ELEVATION": sun} if number < 2 else {}
         write_stack(root / f"i{number}.tif", seen(ground(32, number // 4), sun), **tags)
         rows.append((f"i{number}.tif", ["clear", "cloudy"][number % 2], "" if tags else sun))
-    with open("labels.csv", "w", newline="") as stream:
-        csv.writer(stream).writerows([("path", "label", "sun_elevation"), *rows])
-    commands.cut(["--csv", "labels.csv", "--output_dir", "p", "--patch_size", "32",
-                  "--val_share", "0"])  # fmt: skip
+    cut(("path", "label", "sun_elevation"), rows)
     train = ["main.py", "--mode", "train", *DATA, *GAN, "--normalize", "toa"]
     patch.setattr("sys.argv", train)
     assert main.main() == 0
