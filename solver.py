@@ -243,10 +243,6 @@ class Solver(Resumable):
         """Images of a batch as network input, normalised on the device."""
         return self.normalization.normalize(to_device(batch["image"], self.device).contiguous())
 
-    def autocast(self, amp: bool) -> torch.autocast:
-        """With `amp` the networks compute in bfloat16 where that is safe."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=amp)
-
     def _histogram(
         self,
         dataset: PatchDataset | Subset,
@@ -454,22 +450,23 @@ class FCDSolver(Solver):
         """
         generators_turn = self.step % settings.n_critic == 0
         targets = [c_trg, c_org] if generators_turn and settings.same_domain else [c_trg]
-        with self.autocast(settings.amp):
+        with self.training(settings.amp, G=(x_real, c_org), D=(x_real,)):
+            G, D = self.computing("G"), self.computing("D")
             # The generator stays as it is until its own step, which goes on from here.
             with torch.set_grad_enabled(generators_turn):
-                translated = losses.translate(self.G, x_real, targets)
+                translated = losses.translate(G, x_real, targets)
             x_fake = translated[: len(x_real)].detach()
             d_loss, d_parts = losses.discriminator_loss(
-                self.D, x_real, x_fake, c_org, alpha, settings.weights
+                D, x_real, x_fake, c_org, alpha, settings.weights
             )
         self.update(self.optimizers["d_optimizer"], d_loss, weight, list(self.D.parameters()))
         parts = detached(d_parts, weight)
         if not generators_turn:
             return parts
 
-        with self.autocast(settings.amp):
+        with self.training(settings.amp):
             g_loss, g_parts = losses.generator_loss(
-                self.G, self.D, x_real, translated, c_org, targets, settings.weights
+                G, D, x_real, translated, c_org, targets, settings.weights
             )
         self.update(self.optimizers["g_optimizer"], g_loss, weight, list(self.G.parameters()))
         return parts | detached(g_parts, weight)
@@ -667,7 +664,7 @@ class SupervisedSolver(Solver):
             # less than its share, while it is weighted as its samples are.
             own = (mask != labels.INVALID).sum() * (part.weight > 0)
             pixels = self.run.processes.sum(own).clamp(min=1) * (part.weight or 1)
-        with self.autocast(settings.amp):
+        with self.training(settings.amp, **{self.scoring: (x,)}):
             if mask is None:
                 loss = losses.label_loss(self._image_logit(network, x), label)
                 parts = {"train/loss_label": loss}

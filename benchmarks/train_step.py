@@ -13,9 +13,11 @@ from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from fcd.cli import entry
 from fcd.cli.entry import compiles, use_device
-from fcd.cli.settings import GANTraining, SupervisedTraining
+from fcd.cli.parser import Flag
+from fcd.cli.settings import GANTraining, SupervisedTraining, amp_from
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Part
+from fcd.training.amp import AUTO, Amp
 from fcd.training.run import Run, RunFolder
 from model import GANSize, Task
 from solver import FCDSolver, SupervisedSolver
@@ -52,7 +54,12 @@ class Settings(measure.Settings):
 
     size: Annotated[SizeName, "of the networks"] = "paper"
     batch_size: Annotated[int, Ge(1), "patches in a step"] = 4
-    amp: Annotated[bool, "also ours in bfloat16, beside plain in float32"] = False
+    amp: Annotated[
+        Amp,
+        amp_from,
+        Flag(metavar="BOOL|auto"),
+        "also ours in bfloat16 (auto: the networks that gain by it), beside plain in float32",
+    ] = False
     compile: Annotated[bool, "ours with --compile True"] = False
     device: measure.Device = "auto"
 
@@ -63,10 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     device, size = use_device(flags.device), SIZES[flags.size]
     run = Run(RunFolder("benchmark"), device, compile=compiles(flags.compile, device))
     made = []
-    for amp in (False, True) if flags.amp else (False,):
+    for amp in dict.fromkeys((False, flags.amp)):
         dtype = torch.bfloat16 if amp else torch.float32
         limit = measure.matrix_product(dtype, device)
-        kind = ("bf16" if amp else "float32") + ", compiled" * flags.compile
+        named = {False: "float32", True: "bf16", AUTO: "bf16 where it pays"}
+        kind = named[amp] + ", compiled" * flags.compile
         for name, ways, steps in (
             ("Fixed-Point GAN", gan_ways(size, flags.batch_size, run, amp), size.n_critic),
             ("FCD+", unet_ways(size, flags.batch_size, run, amp), 1),
@@ -85,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Comparison]:
     return measure.show(made, flags.json)
 
 
-def gan_ways(size: Size, batch_size: int, run: Run, amp: bool) -> tuple[Cycle, Cycle]:
+def gan_ways(size: Size, batch_size: int, run: Run, amp: Amp) -> tuple[Cycle, Cycle]:
     """Plain and our way of `size.n_critic` steps, from the same weights: the loss parts of each."""
     solver, ours = gan_cycle(size, batch_size, run, amp)
     plain_step = plain.GANStep(copy.deepcopy(solver.G), copy.deepcopy(solver.D), LR, size.n_critic)
@@ -93,7 +101,7 @@ def gan_ways(size: Size, batch_size: int, run: Run, amp: bool) -> tuple[Cycle, C
     return lambda: [plain_step(*patches) for _ in range(size.n_critic)], ours
 
 
-def gan_cycle(size: Size, batch_size: int, run: Run, amp: bool) -> tuple[FCDSolver, Cycle]:
+def gan_cycle(size: Size, batch_size: int, run: Run, amp: Amp) -> tuple[FCDSolver, Cycle]:
     """A solver with random weights, and `size.n_critic` of its steps: the loss parts of each."""
     solver = FCDSolver(run, size.gan, size.image_size, Normalization.paper(10))
     settings = GANTraining(n_critic=size.n_critic, g_lr=LR, d_lr=LR, amp=amp)
@@ -107,7 +115,7 @@ def gan_cycle(size: Size, batch_size: int, run: Run, amp: bool) -> tuple[FCDSolv
     return solver, lambda: [step() for _ in range(size.n_critic)]
 
 
-def unet_ways(size: Size, batch_size: int, run: Run, amp: bool) -> tuple[Cycle, Cycle]:
+def unet_ways(size: Size, batch_size: int, run: Run, amp: Amp) -> tuple[Cycle, Cycle]:
     """Plain and our way of a step of FCD+, from the same weights: the loss parts of each."""
     solver, ours = unet_cycle(size, batch_size, run, amp)
     plain_step = plain.UNetStep(copy.deepcopy(solver.network).train(), LR)
@@ -123,7 +131,7 @@ def unet_ways(size: Size, batch_size: int, run: Run, amp: bool) -> tuple[Cycle, 
     return seeded(lambda: [plain_step(*patches)]), seeded(ours)
 
 
-def unet_cycle(size: Size, batch_size: int, run: Run, amp: bool) -> tuple[SupervisedSolver, Cycle]:
+def unet_cycle(size: Size, batch_size: int, run: Run, amp: Amp) -> tuple[SupervisedSolver, Cycle]:
     """A solver with random weights, and one step of its FCD+: the loss parts."""
     task = Task(encoder=size.encoder, classifier_head=True)
     solver = SupervisedSolver(run, task, size.image_size, Normalization.paper(10))

@@ -73,8 +73,10 @@ def _add(parser: Any, name: str, hint: Any, default: Any) -> None:
         options["nargs"], kind = "+", get_args(kind)[0]
     if get_origin(kind) is Literal:
         options |= {"choices": get_args(kind)}
-    elif kind is bool:
-        options |= {"nargs": "?", "const": True, "metavar": "BOOL", "type": boolean}
+    elif bool in (kind, *some):
+        reading = next((note for note in notes if callable(note)), boolean)
+        options |= {"nargs": "?", "const": True, "type": reading}
+        options["metavar"] = flag.metavar or "BOOL"
     elif kind in (int, float):
         options |= {"type": lambda text: number(kind, notes, text)}
     else:

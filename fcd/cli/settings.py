@@ -25,6 +25,7 @@ from fcd.masks.scoring import Tta, Views
 from fcd.patches.generated import GENERATED_MASK
 from fcd.patches.normalisation import TOA
 from fcd.patches.sources import PreparedPatches, RasterPatches, Source
+from fcd.training.amp import AUTO, Amp
 from fcd.training.augmentation import Kind
 from fcd.training.checkpoints import Select
 from fcd.training.losses import LossWeights
@@ -63,6 +64,14 @@ BatchSize = Annotated[
 def threshold_from(text: str) -> str | float:
     """`f1`, `clear`, `otsu`, `known` or a number from 0 to 1."""
     return text if text in (*CHOICES, KNOWN) else number(float, [UNIT], text)
+
+
+def amp_from(text: str) -> Amp:
+    """`True`, `False` or `auto`, in any case."""
+    values: dict[str, Amp] = {"true": True, "false": False, "auto": AUTO}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True, False nor auto")
+    return values[text.lower()]
 
 
 def nodata_from(text: str) -> float | str:
@@ -270,10 +279,13 @@ class TrainingSettings:
         "labels), or on the validation patches' image-level labels",
     ] = "pixel"
     amp: Annotated[
-        bool,
+        Amp,
+        amp_from,
+        Flag(metavar="BOOL|auto"),
         "train and score (--precision) in bfloat16 where that is safe: twice as fast on some "
-        "processors, a tenth as fast on those without bfloat16 (python -m benchmarks.levers --only "
-        "bfloat16 says it); scores differ by about 0.01, so a threshold is chosen anew",
+        "processors, a tenth as fast on those without bfloat16; auto: measured in the first step, "
+        "for the networks that are faster so; scores differ by about 0.01, so a threshold is "
+        "chosen anew",
     ] = False
 
 

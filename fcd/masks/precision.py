@@ -65,12 +65,18 @@ class Asked:
 
     @classmethod
     def of(
-        cls, precision: Choice | None, runtime: Runtime | None, amp: bool, default: Choice
+        cls,
+        precision: Choice | None,
+        runtime: Runtime | None,
+        amp: bool | Literal["auto"],
+        default: Choice,
     ) -> "Asked":
         """What --precision, --runtime and --amp say together.
 
         default: what none of them says. Raises `UserError` if they contradict one another.
         """
+        if amp == AUTO:
+            amp, default = False, AUTO
         if amp and runtime == ONNX:
             raise UserError(f"--runtime {ONNX} computes in float32: leave --amp out")
         if amp and precision not in (None, BFLOAT16):

@@ -4,18 +4,19 @@ Each loss returns (loss, parts): the weighted sum and its unweighted parts, for 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge
-from torch import Tensor, nn
+from torch import Tensor
 
 from fcd.landsat import labels
 
 Parts = dict[str, Tensor]
+Network = Callable[..., Any]  # a module, or a function that has one compute
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class LossWeights:
     lambda_id: Annotated[float, Ge(0), "weight of the loss of identity"] = 10.0
 
 
-def gradient_penalty(discriminator: nn.Module, x_hat: Tensor) -> Tensor:
+def gradient_penalty(discriminator: Network, x_hat: Tensor) -> Tensor:
     """E[(‖∇D(x̂)‖₂ - 1)²] over the samples of `x_hat` (Gulrajani et al. 2017, eq. 3).
 
     Never in bfloat16: a norm is to be held near 1.
@@ -41,7 +42,7 @@ def gradient_penalty(discriminator: nn.Module, x_hat: Tensor) -> Tensor:
 
 
 def discriminator_loss(
-    discriminator: nn.Module,
+    discriminator: Network,
     x_real: Tensor,
     x_fake: Tensor,
     c_org: Tensor,
@@ -64,7 +65,7 @@ def discriminator_loss(
     return real + fake + weights.lambda_cls * classified + weights.lambda_gp * penalty, parts
 
 
-def translate(generator: nn.Module, x: Tensor, targets: Sequence[Tensor]) -> Tensor:
+def translate(generator: Network, x: Tensor, targets: Sequence[Tensor]) -> Tensor:
     """`x` (N, C, S, S) translated to each of `targets` (N, 1): (len(targets) · N, C, S, S).
 
     In one batch, which changes nothing: no layer of the generator mixes samples.
@@ -73,8 +74,8 @@ def translate(generator: nn.Module, x: Tensor, targets: Sequence[Tensor]) -> Ten
 
 
 def generator_loss(
-    generator: nn.Module,
-    discriminator: nn.Module,
+    generator: Network,
+    discriminator: Network,
     x_real: Tensor,
     translated: Tensor,
     c_org: Tensor,
@@ -145,7 +146,7 @@ def detached(parts: Parts, weight: float = 1.0) -> Parts:
     return {name: value.detach() * weight for name, value in parts.items()}
 
 
-def difference_map(generator: nn.Module, x: Tensor) -> Tensor:
+def difference_map(generator: Network, x: Tensor) -> Tensor:
     """Mean over the bands of |G(x, clear) - x| / 2: (N, C, H, W) -> (N, H, W) in [0, 1]."""
     # x.shape[0] and not len(x), which would fix the batch size of an exported network.
     clear = x.new_full((x.shape[0], 1), float(labels.LABEL_CLEAR))

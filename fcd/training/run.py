@@ -3,7 +3,9 @@
 import hashlib
 import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,12 @@ from fcd.errors import UserError
 from fcd.files import from_plain
 from fcd.interruption import Interruption, Stopped
 from fcd.processes import ALONE, Processes
-from fcd.training import averaging, checkpoints
+from fcd.training import amp, averaging, checkpoints
 from fcd.training.checkpoints import Choice
 from fcd.training.losses import Parts
 
 # What checkpoints of earlier versions lack, and what stands in for it where it is read.
-ADDED_LATER = {"rgb"}
+ADDED_LATER = {"rgb", "in_bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Resumable:
         self.began_trained = False  # with the weights of another run
         self.optimizers: dict[str, Any] = {}  # and the schedule, by their names in a checkpoint
         self.source = run.folder.checkpoint("best")  # the checkpoint the weights are from
+        self.in_bfloat16: list[str] | None = None  # networks that train so; None: not chosen yet
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: plain values and tensors by name."""
@@ -109,6 +112,7 @@ class Resumable:
             "step": self.step,
             "best": self.best,
             "choice": asdict(self.choice),
+            "in_bfloat16": self.in_bfloat16,
             **{name: it.state_dict() for name, it in (self.networks | self.optimizers).items()},
         }
 
@@ -121,6 +125,7 @@ class Resumable:
             optimizer.load_state_dict(state[name])
         self.step, self.best = int(state["step"]), float(state["best"])
         self.choice = from_plain(Choice, state["choice"], source)
+        self.in_bfloat16 = state.get("in_bfloat16")
 
     @property
     def network(self) -> Any:
@@ -138,6 +143,26 @@ class Resumable:
         """Move the average to the weights as they are after this step; half_life: in steps."""
         weight = averaging.weight_of_new(self.step, half_life, ramp_up=not self.began_trained)
         averaging.follow(self.network, self.networks[self.scoring], weight)
+
+    def autocast(self, enabled: bool) -> torch.autocast:
+        """If `enabled`, the networks compute in bfloat16 where that is safe."""
+        return torch.autocast(self.run.device.type, torch.bfloat16, enabled=enabled)
+
+    def training(self, asked: amp.Amp, **inputs: tuple[Tensor, ...]) -> torch.autocast:
+        """Autocast of a training step, whose networks take such `inputs`.
+
+        Which of them compute in bfloat16 is chosen in the first step, and kept in the checkpoints.
+        """
+        if self.in_bfloat16 is None:
+            first = self.run.processes.first
+            found = amp.chosen(asked, self.networks, inputs) if first else None
+            self.in_bfloat16 = self.run.processes.broadcast(found)
+        return self.autocast(bool(self.in_bfloat16))
+
+    def computing(self, name: str) -> Callable[..., Any]:
+        """The network `name` as it trains: in bfloat16, under autocast, or in float32 even so."""
+        network = self.networks[name]
+        return network if name in (self.in_bfloat16 or ()) else partial(amp.in_float32, network)
 
     def digest(self, text: str) -> str:
         """Twelve hex digits that tell these weights, with `text`, from others."""

@@ -246,6 +246,9 @@ def test_training_patches_are_drawn_as_the_network_sees_them(image_dir):
     [
         ((None, None, False, "auto"), ("auto", None)),
         ((None, None, True, "auto"), ("bfloat16", None)),
+        ((None, None, "auto", "float32"), ("auto", None)),
+        (("float32", None, "auto", "float32"), ("float32", None)),
+        ((None, "onnx", "auto", "float32"), ("float32", "onnx")),
         ((None, "onnx", False, "auto"), ("float32", "onnx")),
         (("auto", "onnx", False, "float32"), ("auto", "onnx")),
         (("bfloat16", None, True, "auto"), ("bfloat16", None)),
