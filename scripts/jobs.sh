@@ -9,6 +9,11 @@ fi
 begin() { # in the folder of the runs
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + jobs - 1) / jobs))}
     mkdir -p logs
+    exec {lock}>logs/lock # held until the last of the rows has ended
+    flock -n "$lock" || {
+        echo "error: $PWD: this command is running here already; wait for it or give another --dir" >&2
+        exit 2
+    }
     : >logs/done
     set -m # each row group is a process group of its own, so that a stop reaches all of it
     trap _stop INT TERM

@@ -13,16 +13,10 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
-crops="" arguments=()
-while [ $# -gt 0 ]; do
-    case $1 in
-        -h | --help | --*=*) arguments+=("$1"); shift ;;
-        -*) arguments+=("$1" "${2:-}"); shift $(($# > 1 ? 2 : 1)) ;;
-        *) crops=$1; shift ;;
-    esac
-done
+crops=""
+[[ ${1:--} == -* ]] || { crops=$1; shift; }
 if [ -n "$crops" ]; then
-    set -- --seeds 0 --dir real-biome "${arguments[@]}"
+    set -- --seeds 0 --dir real-biome "$@"
     # shellcheck source=scripts/real.sh
     source "$here/real.sh"
     runs=(outputs/FCD-fold*-s[0-9]*)
@@ -33,7 +27,7 @@ if [ -n "$crops" ]; then
     }
     choices=(clear otsu f1)
 else
-    set -- --demo --dir what-pays --seeds "0 1 2 3 4" "${arguments[@]}"
+    set -- --demo --dir what-pays --seeds "0 1 2 3 4" "$@"
     # shellcheck source=scripts/rows.sh
     source "$here/rows.sh"
     gan+=(--num_iters 3000 --num_iters_decay 1000 --ema 0.03) # those of demo.sh, and an average

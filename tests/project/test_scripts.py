@@ -1,6 +1,7 @@
 """All rows through the scripts, at a size that says nothing about quality."""
 
 import csv
+import fcntl
 import os
 import re
 import signal
@@ -167,6 +168,19 @@ def test_a_number_of_jobs_that_is_none_is_refused(stub, jobs):
     done = stub("reproduce_paper.sh", "--jobs", jobs)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"--jobs {jobs} is no number of rows" in done.stderr
+
+
+def test_rows_are_not_carried_out_twice_at_the_same_time(stub, tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "done").write_text("fcd-0\n")
+    with (logs / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = stub("reproduce_paper.sh")
+    message = f"error: {tmp_path}: this command is running here already"
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(message)
+    assert (logs / "done").read_text() == "fcd-0\n"
 
 
 def test_help_tells_the_flags_of_the_script_and_of_all_rows(stub):
