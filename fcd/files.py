@@ -1,12 +1,14 @@
 """Files that are either whole or absent: write to a temporary name, then rename."""
 
 import codecs
+import csv
 import fcntl
+import io
 import json
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields
 from functools import lru_cache
@@ -107,6 +109,26 @@ def decoded(data: bytes, errors: str = "strict") -> str:
     if b"\0" in data.rstrip(b"\0"):  # USGS has filled up metadata with them
         raise ValueError("it is no text in UTF-8 or UTF-16")
     return data.decode("utf-8-sig", errors)
+
+
+def csv_rows(
+    path: Path | str, columns: Sequence[str], told: str
+) -> list[tuple[int, dict[str, str | None]]]:
+    """Line number and values by column of each row of a csv; None where the row is too short.
+
+    Raises `UserError`, which calls the file `told`, if it cannot be read or lacks one of `columns`.
+    """
+    try:
+        text = decoded(Path(path).read_bytes())
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        if not {*columns} <= set(reader.fieldnames or ()):
+            raise UserError(
+                f"{path}: the first line must name the columns {','.join(columns)}; it is "
+                f"{text.partition(chr(10))[0].strip()[:50]!r}"
+            )
+        return [(reader.line_num, row) for row in reader]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{told} {path} cannot be read: {error}") from error
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -19,13 +19,12 @@ from rasterio.errors import RasterioIOError
 from tqdm import tqdm
 
 from fcd.errors import SceneError, UserError
-from fcd.files import replacing
+from fcd.files import csv_rows, replacing
 from fcd.landsat import labels
 from fcd.landsat.bands import BANDS, FILL_DN
 from fcd.landsat.rasters import opened, write_raster
 from fcd.landsat.scenes import Scene
 from fcd.patches.cutting import patch_name
-from fcd.patches.splits import csv_rows
 
 LIST, IMAGES, MASKS = "patches.csv", "images", "masks"
 COLUMNS = ("patch", "biome", "scene")

@@ -21,7 +21,7 @@ from rasterio.windows import Window
 from tqdm import tqdm
 
 from fcd.errors import UserError
-from fcd.files import from_plain, read_json, write_json
+from fcd.files import csv_rows, from_plain, read_json, write_json
 from fcd.landsat import labels
 from fcd.landsat.bands import described
 from fcd.landsat.radiometry import SUN_ELEVATION, sun_elevation
@@ -38,7 +38,7 @@ from fcd.landsat.reference import TRUTH
 from fcd.patches.cutting import MARGINS, RECORDS, Cutting, patch_name
 from fcd.patches.normalisation import DTYPES, known
 from fcd.patches.sources import MASK_ENDING, SUFFIXES, is_mask, read_image
-from fcd.patches.splits import SPLITS, csv_rows
+from fcd.patches.splits import SPLITS
 
 BY_MASK = ""  # in place of a label
 

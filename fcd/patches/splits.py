@@ -1,14 +1,13 @@
 """Which scene trains, validates or tests: drawn, or read from a csv."""
 
 import csv
-import io
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fcd.errors import SceneError, UserError
-from fcd.files import decoded, replacing
+from fcd.files import csv_rows, replacing
 from fcd.landsat import labels
 from fcd.landsat.reference import Reference
 from fcd.landsat.scenes import Scene
@@ -98,23 +97,3 @@ def read_split(path: Path | str) -> dict[str, str]:
             raise UserError(f"{path} line {line}: scene {scene!r} is empty or there twice")
         split[scene] = kind
     return split
-
-
-def csv_rows(
-    path: Path | str, columns: Sequence[str], told: str
-) -> list[tuple[int, dict[str, str | None]]]:
-    """Line number and values by column of each row of a csv; None where the row is too short.
-
-    Raises `UserError`, which calls the file `told`, if it cannot be read or lacks one of `columns`.
-    """
-    try:
-        text = decoded(Path(path).read_bytes())
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        if not {*columns} <= set(reader.fieldnames or ()):
-            raise UserError(
-                f"{path}: the first line must name the columns {','.join(columns)}; it is "
-                f"{text.partition(chr(10))[0].strip()[:50]!r}"
-            )
-        return [(reader.line_num, row) for row in reader]
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{told} {path} cannot be read: {error}") from error
