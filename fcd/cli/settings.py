@@ -180,7 +180,8 @@ class DataSettings:
         Interval(ge=0, le=90),
         Flag(metavar="DEGREES"),
         f"for --normalize {TOA} and the band SUN: of patches of --dataset {OWN} and of scenes that "
-        "have neither an MTL file nor the tag SUN_ELEVATION; and for --shadow",
+        "have neither an MTL file nor the tag SUN_ELEVATION nor a list that says it; and for "
+        "--shadow",
     ] = None
     rgb: Annotated[
         str | None,

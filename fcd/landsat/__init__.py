@@ -11,6 +11,7 @@ finding     which files make a scene, whatever else lies beside or below them
 scenes      a scene, found below a folder and read window by window
 products    a scene to predict: folder, archive, MTL file or GeoTIFF
 radiometry  DN as those of an overhead sun: reflectance and radiance
+sun         how high it stood, by a list of crops or the ID of a scene
 archives    tar and zip archives: read where they are, or unpacked with distrust
 labels      mask codes
 reference   what the clouds of a scene are taken from: manual mask, or quality band as a mask

@@ -39,6 +39,7 @@ from fcd.landsat.radiometry import (
     sun_elevation,
 )
 from fcd.landsat.rasters import Grid, blanked, hidden_in, nodata_of, opened, plain
+from fcd.landsat.sun import by_orbit, told
 
 MAX_SIDE = 65_535  # pixels; a Landsat scene has 8,000
 _ROWS = 512  # that are read at a time
@@ -271,20 +272,19 @@ class SceneReader:
         return parts_of
 
     def radiometry(self, bands: Sequence[str], sun_elevation: float | None) -> Radiometry:
-        """By its MTL file; without one by the tag of its first band's file, or `sun_elevation`.
+        """By its MTL file; without one by what `elevation` goes by, but not by its name.
 
         bands: what its bands are called by Landsat. Raises `SceneError` if nothing says.
         """
         if fields := self._scene.metadata():
             return Radiometry.of(fields, bands, str(self._scene.files["MTL"]))
-        tagged = self._dataset(self._scene.bands[0]).tags().get(SUN_ELEVATION)
-        return Radiometry.under(tagged or sun_elevation, bands, self._scene.where)
+        sun = self._told.get(SUN_ELEVATION) or sun_elevation
+        return Radiometry.under(sun, bands, self._scene.where)
 
     def sun(self, elevation: float | None, azimuth: float | None) -> tuple[float, float]:
         """Elevation and azimuth of the sun in degrees.
 
-        By its MTL file, else by the tags of its first band's file, else these. Raises `SceneError`
-        if nothing says.
+        By what `fcd.landsat.sun.told` says, else these. Raises `SceneError` if nothing says.
         """
         where = self._scene.where
         given = {SUN_ELEVATION: elevation, SUN_AZIMUTH: azimuth}
@@ -299,15 +299,16 @@ class SceneReader:
         return sun_elevation(height, where), sun_azimuth(direction, where)
 
     def elevation(self, asked: float | None) -> float | None:
-        """Of the sun in degrees, by what `sun` goes by; `asked` if nothing says."""
-        told = self._told.get(SUN_ELEVATION)
-        return sun_elevation(told, self._scene.where) if told else asked
+        """Of the sun, degrees: by what `sun` goes by, else `asked`, else by its name, or None."""
+        if height := self._told.get(SUN_ELEVATION):
+            return sun_elevation(height, self._scene.where)
+        return by_orbit(self._scene.name) if asked is None else asked
 
     @cached_property
     def _told(self) -> dict[str, str]:
-        """The fields of its MTL file, and the tags of its first band's file where they lack one."""
-        tags = self._dataset(self._scene.bands[0]).tags()
-        return tags | {name: text for name, text in self._scene.metadata().items() if text}
+        """See `fcd.landsat.sun.told`."""
+        first = self._dataset(self._scene.bands[0])
+        return told(self._scene.metadata(), first.tags(), Path(first.name))
 
     def view(self, step: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Zenith and azimuth of the sensor in degrees, every `step`-th row and column, if known.

@@ -416,8 +416,9 @@ def _sun(scene: Scene, predictor: Predictor, asked: float | None) -> str:
         return ""
     if (elevation := scene.elevation(asked)) is None:
         _say(
-            f"warning: {scene.where}: neither an MTL file nor the tag {SUN_ELEVATION} says how "
-            "high the sun stood: masked as under any, which is worse; give --sun_elevation DEGREES"
+            f"warning: {scene.where}: neither an MTL file nor the tag {SUN_ELEVATION} nor its name "
+            "says how high the sun stood: masked as under any, which is worse; give "
+            "--sun_elevation DEGREES"
         )
         return _UNKNOWN
     return f"{elevation:g}"

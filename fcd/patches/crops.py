@@ -24,9 +24,10 @@ from fcd.landsat import labels
 from fcd.landsat.bands import BANDS, FILL_DN
 from fcd.landsat.rasters import opened, write_raster
 from fcd.landsat.scenes import Scene
+from fcd.landsat.sun import IMAGES, LIST
 from fcd.patches.cutting import patch_name
 
-LIST, IMAGES, MASKS = "patches.csv", "images", "masks"
+MASKS = "masks"
 COLUMNS = ("patch", "biome", "scene")
 SHARES = {
     "thick_255": labels.TRUTH_CLOUD,

@@ -3,7 +3,7 @@
 import csv
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from fcd.errors import SceneError, UserError

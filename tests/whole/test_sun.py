@@ -17,6 +17,7 @@ from fcd.cli import modes
 from fcd.errors import SceneError, UserError
 from fcd.landsat.bands import SUN
 from fcd.landsat.radiometry import UNKNOWN_SUN, with_sun
+from fcd.landsat.sun import by_orbit
 from fcd.masks.prediction import predict_array
 from fcd.patches import generated
 from fcd.patches.normalisation import VALID_MIN, Normalization
@@ -104,7 +105,7 @@ def test_scenes_take_it_from_their_file_before_the_flag_and_do_without(walk, che
     code, err, _ = call(supervised_main, *predict, "--output_dir", "without", "--scenes", *paths)
     assert code == 0
     assert err.count("says how high the sun stood") == 1
-    assert "warning: scene untold in .: neither an MTL file nor the tag SUN_ELEVATION says" in err
+    assert "warning: scene untold in .: neither an MTL file nor the tag SUN_ELEVATION " in err
     assert "give --sun_elevation DEGREES" in err
     rows = {row["scene"]: row for row in csv.DictReader(io.StringIO(
         (walk / "without/summary.csv").read_text()))}  # fmt: skip
@@ -138,6 +139,28 @@ def test_scenes_take_it_from_their_file_before_the_flag_and_do_without(walk, che
         expected = unknown if name == ("without", "untold") else known
         np.testing.assert_array_equal(score, expected)
     assert np.nanmax(np.abs(known - unknown)) > 1e-4
+
+
+def test_a_list_of_crops_says_it_and_the_id_in_a_name(walk, checkpoint, call):
+    """The list before the flag, which comes before what is only calculated."""
+    dn, name = seen(ground(70, 3), 25.0), "LC08_016037_20170813_crop"
+    (walk / "images").mkdir()
+    for path in ("images/a.tif", "images/b.tif", f"{name}.tif"):
+        write_stack(walk / path, dn)
+    (walk / "patches.csv").write_text("patch,biome,scene,sun_elevation\na,Forest,S,25.0\n")
+    predict = ["--mode", "predict", *DATA[4:], "--model_weights", checkpoint, "--threshold", "0.5",
+               "--precision", "float32", "--scenes", "images", f"{name}.tif"]  # fmt: skip
+    assert call(supervised_main, *predict, "--output_dir", "listed")[0] == 0
+    flag = ["--output_dir", "listed-asked", "--sun_elevation", "40"]
+    assert call(supervised_main, *predict, *flag)[0] == 0
+
+    def told(folder):
+        for scene in ("a", "b", name):
+            with rasterio.open(walk / folder / f"{scene}_mask.tif") as dataset:
+                yield dataset.tags()["FCD_SUN"]
+
+    assert [*told("listed")] == ["25", "unknown", f"{by_orbit(name):g}"]
+    assert [*told("listed-asked")] == ["25", "40", "40"]
 
 
 def test_patches_are_scored_as_whole_scenes_are(walk, checkpoint, call):
