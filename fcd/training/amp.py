@@ -5,18 +5,19 @@ the generator was twice as fast and the discriminator no faster. So `auto` measu
 """
 
 import copy
+import timeit
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.benchmark import Timer
+
+from fcd.training.losses import full
 
 Amp = bool | Literal["auto"]
 AUTO: Amp = "auto"
 GAIN = 1.05  # times as fast as float32 at least, or it is left for nothing
-SECONDS = 0.5  # that each network is measured each way, at least
 FEW = 4  # patches to measure with on a CPU, where more tell no more
 
 
@@ -48,20 +49,21 @@ def _gain(network: nn.Module, batch: tuple[Tensor, ...]) -> float:
     def computed(enabled: bool) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
             outputs = learning(*batch)
-        total = torch.stack([values.float().sum() for values in tree_leaves(outputs)]).sum()
+        total = torch.stack([full(values).sum() for values in tree_leaves(outputs)]).sum()
         torch.autograd.grad(total, weights, allow_unused=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def seconds(enabled: bool) -> float:
+        computed(enabled)  # what is prepared at the first call
+        times, took = timeit.Timer(lambda: computed(enabled)).autorange()  # 0.2 s or more
+        return took / times
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        slow, fast = (
-            Timer("computed(enabled)", globals=known, num_threads=torch.get_num_threads())
-            .blocked_autorange(min_run_time=SECONDS)
-            .median
-            for known in ({"computed": computed, "enabled": enabled} for enabled in (False, True))
-        )
-    return slow / fast
+        return seconds(False) / seconds(True)
 
 
 def in_float32(network: Callable[..., Any], *inputs: Tensor) -> Any:
     """What `network` makes of `inputs`, which others may have computed in bfloat16."""
     with torch.autocast(inputs[0].device.type, enabled=False):
-        return network(*(values.float() for values in inputs))
+        return network(*map(full, inputs))

@@ -54,7 +54,7 @@ def discriminator_loss(
     x_real, x_fake (N, C, S, S); c_org (N, 1); alpha (N, 1, 1, 1) in [0, 1], the share of the
     real patch in the interpolate.
     """
-    source, domain = map(_full, discriminator(torch.cat([x_real, x_fake])))
+    source, domain = map(full, discriminator(torch.cat([x_real, x_fake])))
     of_real, of_fake = source.chunk(2)
     parts: Parts = {}
     real = parts["D/loss_real"] = -of_real.mean()
@@ -91,7 +91,7 @@ def generator_loss(
     c' = c, + λ_id E|x - G(x,c)|. Both halves go through the networks in one batch.
     """
     n = len(targets)
-    source, domain = map(_full, discriminator(translated))
+    source, domain = map(full, discriminator(translated))
     restored = generator(translated, c_org.repeat(n, 1))
 
     parts: Parts = {}
@@ -124,7 +124,7 @@ def segmentation_loss(
     target, ignored = labels.target_from_patch(mask), labels.IGNORE_INDEX
     if pixels is None:
         pixels = (target != ignored).sum().clamp(min=1)
-    total = F.cross_entropy(_full(logits), target, ignore_index=ignored, reduction="sum")
+    total = F.cross_entropy(full(logits), target, ignore_index=ignored, reduction="sum")
     parts = {"train/loss_mask": total / pixels}
     if image_logit is not None:
         parts["train/loss_label"] = label_loss(image_logit, label)
@@ -133,10 +133,10 @@ def segmentation_loss(
 
 def label_loss(image_logit: Tensor, label: Tensor) -> Tensor:
     """BCE of the image logit (N, 1) against the image-level label (N, 1)."""
-    return F.binary_cross_entropy_with_logits(_full(image_logit), label)
+    return F.binary_cross_entropy_with_logits(full(image_logit), label)
 
 
-def _full(values: Tensor) -> Tensor:
+def full(values: Tensor) -> Tensor:
     """What a network has computed in bfloat16, under autocast, as float32."""
     return values.float() if values.dtype == torch.bfloat16 else values
 
