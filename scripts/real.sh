@@ -24,7 +24,7 @@ masks=(--threshold known --unsure_from 0.8 --unsure_to 1.15)
 second=(--tta flip --overlap 0 --threshold image --unsure_from 0.6 --unsure_to 1.4)
 # FCD+ averages its weights over much of the training: what it makes of ground that it has never seen
 # differs from one step to the next.
-unet=(--encoder slim18 --normalize root --batch_size 8 --augment randomise --ema 0.25)
+unet=(--encoder slim18 --normalize root --batch_size 8 --augment randomise --ema 0.25 --amp auto)
 tuned=("${unet[@]}" --n_epochs 40 --lr 1e-4 "${more_unet[@]}")
 unet+=(--n_epochs 10 --lr 1e-3 "${more_unet[@]}")
 learned=(--least_cloud 0.1)
