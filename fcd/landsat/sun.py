@@ -43,8 +43,8 @@ def told(fields: Mapping[str, str], tags: Mapping[str, str], image: Path) -> dic
 
 @lru_cache(maxsize=1)
 def _by_name(path: Path, _changed: int) -> dict[str, str | None]:
-    rows = csv_rows(path, ("patch",), "list of crops")
-    return {row["patch"] or "": row.get("sun_elevation") for _, row in rows}
+    rows = csv_rows(path, (), "list of crops")  # one of other columns says nothing of the sun
+    return {row.get("patch") or "": row.get("sun_elevation") for _, row in rows}
 
 
 def by_orbit(name: str) -> float | None:

@@ -54,6 +54,10 @@ def test_what_is_said_is_of_the_mtl_file_the_tags_or_the_list(tmp_path):
         assert told({}, {}, tmp_path / other) == {}
     (tmp_path / "patches.csv").write_text("patch,sun_elevation\na,\n")  # read again
     assert told({}, {}, image) == {}
-    (tmp_path / "patches.csv").write_text("name,sun_elevation\na,12.5\n")
-    with pytest.raises(UserError, match=r"the first line must name the columns patch;"):
+    (tmp_path / "patches.csv").write_text("name,class\na,12.5\n")  # of something else
+    assert told({}, {}, image) == {}
+    (tmp_path / "patches.csv").write_bytes(b"PK\x03\x04")
+    with pytest.raises(
+        UserError, match=r"list of crops .*patches\.csv cannot be read: it is a work"
+    ):
         told({}, {}, image)
