@@ -39,7 +39,7 @@ from fcd.landsat.radiometry import (
     sun_elevation,
 )
 from fcd.landsat.rasters import Grid, blanked, hidden_in, nodata_of, opened, plain
-from fcd.landsat.sun import by_orbit, told
+from fcd.landsat.sun import position, told
 
 MAX_SIDE = 65_535  # pixels; a Landsat scene has 8,000
 _ROWS = 512  # that are read at a time
@@ -284,25 +284,23 @@ class SceneReader:
     def sun(self, elevation: float | None, azimuth: float | None) -> tuple[float, float]:
         """Elevation and azimuth of the sun in degrees.
 
-        By what `fcd.landsat.sun.told` says, else these. Raises `SceneError` if nothing says.
+        By what `fcd.landsat.sun.told` says, else these, else by its name. Raises `SceneError` if
+        nothing says.
         """
         where = self._scene.where
-        given = {SUN_ELEVATION: elevation, SUN_AZIMUTH: azimuth}
-        found = {name: self._told.get(name) or value for name, value in given.items()}
-        if None in found.values():
+        height, direction = position(self._told, elevation, azimuth, self._scene.name)
+        if height is None or direction is None:
             raise SceneError(
                 f"{where}: nothing says where the sun stood, neither an MTL file nor the tags "
                 f"{SUN_ELEVATION} and {SUN_AZIMUTH}; give --sun_elevation and --sun_azimuth, in "
                 "degrees, or leave --shadow out"
             )
-        height, direction = (str(found[name]) for name in given)
-        return sun_elevation(height, where), sun_azimuth(direction, where)
+        return sun_elevation(str(height), where), sun_azimuth(str(direction), where)
 
     def elevation(self, asked: float | None) -> float | None:
         """Of the sun, degrees: by what `sun` goes by, else `asked`, else by its name, or None."""
-        if height := self._told.get(SUN_ELEVATION):
-            return sun_elevation(height, self._scene.where)
-        return by_orbit(self._scene.name) if asked is None else asked
+        height, _ = position(self._told, asked, None, self._scene.name)
+        return None if height is None else sun_elevation(str(height), self._scene.where)
 
     @cached_property
     def _told(self) -> dict[str, str]:

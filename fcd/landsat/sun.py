@@ -1,4 +1,4 @@
-"""How high the sun stood, of scenes without an MTL file whose files have no tag of it.
+"""Where the sun stood, of scenes without an MTL file whose files have no tags of it.
 
 A list of crops may say it, or the name of the scene: Landsat passes each place at the same time of
 the day.
@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from fcd.files import csv_rows
-from fcd.landsat.radiometry import SUN_ELEVATION
+from fcd.landsat.radiometry import SUN_AZIMUTH, SUN_ELEVATION
 
 LIST, IMAGES = "patches.csv", "images"  # of a folder of crops, see `fcd.patches.crops`
 # Of a product (LC08_L1TP_196022_20240512), such as Earth Engine names it (LC08_196022_20240512), or
@@ -41,17 +41,30 @@ def told(fields: Mapping[str, str], tags: Mapping[str, str], image: Path) -> dic
     return {name: text for source in sources for name, text in source.items() if text}
 
 
+def position(
+    said: Mapping[str, str], elevation: float | None, azimuth: float | None, name: str
+) -> tuple[str | float | None, ...]:
+    """Elevation and azimuth: as `said` (see `told`), else these, else by the scene's `name`."""
+    asked, calculated = (elevation, azimuth), by_orbit(name) or (None, None)
+    return tuple(
+        said.get(field) or (by_name if given is None else given)
+        for field, given, by_name in zip(
+            (SUN_ELEVATION, SUN_AZIMUTH), asked, calculated, strict=True
+        )
+    )
+
+
 @lru_cache(maxsize=1)
 def _by_name(path: Path, _changed: int) -> dict[str, str | None]:
     rows = csv_rows(path, (), "list of crops")  # one of other columns says nothing of the sun
     return {row.get("patch") or "": row.get("sun_elevation") for _, row in rows}
 
 
-def by_orbit(name: str) -> float | None:
-    """The sun's elevation, degrees, at the middle of the scene in whose `name` its ID is.
+def by_orbit(name: str) -> tuple[float, float] | None:
+    """Elevation and azimuth of the sun, degrees, at the middle of the scene with its ID in `name`.
 
-    Within a degree (of 26 real scenes that say it, 0.6 at most). None: there is no ID of Landsat-8
-    or -9 in it, or it is of a night.
+    Within a degree: of real scenes that say it 26 elevations and 3 azimuths, 0.6 at most. None:
+    there is no ID of Landsat-8 or -9 in it, or it is of a night.
     """
     if not (found := _NAMED.search(name)):
         return None
@@ -66,10 +79,15 @@ def by_orbit(name: str) -> float | None:
     latitude = -math.asin(math.sin(along) * math.sin(INCLINATION))
     ahead = math.atan2(math.cos(INCLINATION) * math.sin(along), math.cos(along))
     declination, fast = _sun(day)
-    angle = math.radians(15 * (AT_EQUATOR - 12)) + ahead + fast
-    sine = math.sin(latitude) * math.sin(declination)
-    sine += math.cos(latitude) * math.cos(declination) * math.cos(angle)
-    return math.degrees(math.asin(sine)) if sine > 0 else None
+    angle = math.radians(15 * (AT_EQUATOR - 12)) + ahead + fast  # after noon
+    # Of a vector to the sun, the parts along the earth's axis, out from it, and east.
+    axis, out = math.sin(declination), math.cos(declination) * math.cos(angle)
+    east = -math.cos(declination) * math.sin(angle)
+    up = math.sin(latitude) * axis + math.cos(latitude) * out
+    north = math.cos(latitude) * axis - math.sin(latitude) * out
+    if up <= 0:
+        return None
+    return math.degrees(math.asin(up)), math.degrees(math.atan2(east, north)) % 360
 
 
 def _sun(day: date) -> tuple[float, float]:

@@ -3,8 +3,8 @@
 import pytest
 
 from fcd.errors import UserError
-from fcd.landsat.radiometry import SUN_ELEVATION
-from fcd.landsat.sun import by_orbit, told
+from fcd.landsat.radiometry import SUN_AZIMUTH, SUN_ELEVATION
+from fcd.landsat.sun import by_orbit, position, told
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,27 @@ from fcd.landsat.sun import by_orbit, told
     ],
 )
 def test_a_scene_tells_it_by_its_place_and_day(name, elevation):
-    assert by_orbit(name) == pytest.approx(elevation, abs=0.75)
+    assert by_orbit(name)[0] == pytest.approx(elevation, abs=0.75)
+
+
+@pytest.mark.parametrize(
+    ("name", "azimuth"),
+    [("LC80160372017225LGN00", 126.81), ("LC80200392015216LGN00", 115.87),
+     ("LC82320832016040LGN00", 69.08)],
+)  # fmt: skip
+def test_and_from_where_it_shone(name, azimuth):
+    assert by_orbit(name)[1] == pytest.approx(azimuth, abs=0.75)
+
+
+def test_what_is_said_comes_first_then_what_is_asked_then_what_is_calculated():
+    name = "LC80160372017225LGN00"
+    elevation, azimuth = by_orbit(name)
+    said = {SUN_ELEVATION: "30", SUN_AZIMUTH: "140"}
+    assert position(said, 10.0, 20.0, name) == ("30", "140")
+    assert position({}, 10.0, 0.0, name) == (10.0, 0.0)
+    assert position({}, None, 20.0, name) == (elevation, 20.0)
+    assert position({}, None, None, name) == (elevation, azimuth)
+    assert position({}, None, 20.0, "a") == (None, 20.0)
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_another_sun_makes_another_mask(folder, tmp_path):
 def test_where_nothing_says_where_the_sun_stood_flags_do(folder, tmp_path):
     scene = scene_from(str(folder))
     bare = {part: file for part, file in scene.files.items() if part != "MTL"}
-    scene = type(scene)(scene.name, "", scene.folder, bare)
+    scene = type(scene)("unnamed", "", scene.folder, bare)
     asked = PostProcessing(shadow=True)
     with pytest.raises(SceneError, match="nothing says where the sun stood"):
         asked.finishing(scene)
