@@ -121,34 +121,33 @@ def choose(
     if isinstance(choice, float):
         record = asked | fixed(choice)
     else:
-        counts, count = measured()
-        which = {"clear": "clear training", "image": "labelled"}.get(choice, "cloudy training")
-        require_pixels(counts, which)
-        where = f"the scores of {count} {which} patches"
-        if choice == "clear":
-            by = f"{100 * CLEAR_SHARE:g} percentile of {where}"
-            chosen = {"pixel_labels": 0, "threshold": clear_threshold(counts), "chosen_by": by}
-        elif choice == "otsu":
-            value = metrics.otsu_threshold(counts.sum(axis=0))
-            chosen = {"pixel_labels": 0, "threshold": value, "chosen_by": f"Otsu on {where}"}
-        else:
-            value, f1 = metrics.best_threshold(counts)
-            manual = asked["reference"] == TRUTH and choice == "f1"
-            against = "pixel labels" if manual else "scenes' QA bands"
-            if choice == "image":
-                against = "image-level labels"
-            chosen = {
-                "pixel_labels": int(counts.sum()) if manual else 0,
-                "threshold": value,
-                "chosen_by": f"best macro F1 on {where}, against their {against}",
-                "macro_f1": f1,
-            }
-            if choice == "image":
-                chosen["counts"] = _sparse(counts)
-        record = asked | chosen
+        record = asked | _chosen(choice, *measured(), asked["reference"])
     if processes.first:
         write_json(path, record)
     return record
+
+
+def _chosen(choice: str, counts: np.ndarray, count: int, reference: str) -> Record:
+    """What `choose` finds by the `histogram` of so many patches, whose masks are of `reference`."""
+    which = {"clear": "clear training", "image": "labelled"}.get(choice, "cloudy training")
+    require_pixels(counts, which)
+    where = f"the scores of {count} {which} patches"
+    if choice == "clear":
+        by = f"{100 * CLEAR_SHARE:g} percentile of {where}"
+        return {"pixel_labels": 0, "threshold": clear_threshold(counts), "chosen_by": by}
+    if choice == "otsu":
+        value = metrics.otsu_threshold(counts.sum(axis=0))
+        return {"pixel_labels": 0, "threshold": value, "chosen_by": f"Otsu on {where}"}
+    value, f1 = metrics.best_threshold(counts)
+    more: Record = {}
+    if choice == "image":
+        against, more = "image-level labels", {"counts": _sparse(counts)}
+    elif reference == TRUTH:
+        against, more = "pixel labels", {"pixel_labels": int(counts.sum())}
+    else:
+        against = "scenes' QA bands"
+    by = f"best macro F1 on {where}, against their {against}"
+    return {"pixel_labels": 0, "threshold": value, "chosen_by": by, "macro_f1": f1} | more
 
 
 def _sparse(counts: np.ndarray) -> list[list[int]]:
