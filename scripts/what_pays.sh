@@ -30,7 +30,7 @@ else
     set -- --demo --dir what-pays --seeds "0 1 2 3 4" "$@"
     # shellcheck source=scripts/rows.sh
     source "$here/rows.sh"
-    gan+=(--num_iters 3000 --num_iters_decay 1000 --ema 0.03) # those of demo.sh, and an average
+    gan+=(--num_iters 3000 --num_iters_decay 1000 --ema 0.03)
     unet+=(--n_epochs 4 --classifier_head True)
     choices=(f1 clear otsu)
 fi
