@@ -49,8 +49,7 @@ step "7/9 fine-tune it on the pixel labels of 1 % of the patches" \
     --keep_ratio 0.01 --freeze_encoder True --model_weights outputs/FCDPlus/models/best.pt \
     --experiment_name FCD+1Pct
 step "8/9 test FCD on the held-out scenes" \
-    "$root/main.py" --mode test "${data[@]}" --batch_size 64 --threshold clear \
-    --experiment_name FCD # steadier than f1, whose masks FCD+ learns: docs/real-pixels.md
+    "$root/main.py" --mode test "${data[@]}" --batch_size 64 --experiment_name FCD
 for name in FCD+ FCD+1Pct; do
     step "8/9 test $name on the held-out scenes" \
         "$root/supervised_main.py" --mode test "${data[@]}" --experiment_name "$name"
