@@ -450,8 +450,9 @@ class FCDSolver(Solver):
         """
         generators_turn = self.step % settings.n_critic == 0
         targets = [c_trg, c_org] if generators_turn and settings.same_domain else [c_trg]
-        with self.training(settings.amp, G=(x_real, c_org), D=(x_real,)):
-            G, D = self.computing("G"), self.computing("D")
+        autocast = self.training(settings.amp, G=(x_real, c_org), D=(x_real,))
+        G, D = self.computing("G"), self.computing("D")
+        with autocast:
             # The generator stays as it is until its own step, which goes on from here.
             with torch.set_grad_enabled(generators_turn):
                 translated = losses.translate(G, x_real, targets)
@@ -464,7 +465,7 @@ class FCDSolver(Solver):
         if not generators_turn:
             return parts
 
-        with self.training(settings.amp):
+        with autocast:
             g_loss, g_parts = losses.generator_loss(
                 G, D, x_real, translated, c_org, targets, settings.weights
             )

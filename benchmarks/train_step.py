@@ -13,8 +13,7 @@ from benchmarks import measure, plain
 from benchmarks.measure import Comparison
 from fcd.cli import entry
 from fcd.cli.entry import compiles, use_device
-from fcd.cli.parser import Flag
-from fcd.cli.settings import GANTraining, SupervisedTraining, amp_from
+from fcd.cli.settings import AmpFlag, GANTraining, SupervisedTraining
 from fcd.patches.normalisation import Normalization
 from fcd.processes import Part
 from fcd.training.amp import AUTO, Amp
@@ -55,9 +54,7 @@ class Settings(measure.Settings):
     size: Annotated[SizeName, "of the networks"] = "paper"
     batch_size: Annotated[int, Ge(1), "patches in a step"] = 4
     amp: Annotated[
-        Amp,
-        amp_from,
-        Flag(metavar="BOOL|auto"),
+        AmpFlag,
         "also ours in bfloat16 (auto: the networks that gain by it), beside plain in float32",
     ] = False
     compile: Annotated[bool, "ours with --compile True"] = False

@@ -74,6 +74,9 @@ def amp_from(text: str) -> Amp:
     return values[text.lower()]
 
 
+AmpFlag = Annotated[Amp, amp_from, Flag(metavar="BOOL|auto")]
+
+
 def nodata_from(text: str) -> float | str:
     """A finite number, or `none`."""
     if text == NO_NODATA:
@@ -280,9 +283,7 @@ class TrainingSettings:
         "labels), or on the validation patches' image-level labels",
     ] = "pixel"
     amp: Annotated[
-        Amp,
-        amp_from,
-        Flag(metavar="BOOL|auto"),
+        AmpFlag,
         "train and score (--precision) in bfloat16 where that is safe: twice as fast on some "
         "processors, a tenth as fast on those without bfloat16; auto: measured in the first step, "
         "for the networks that are faster so; scores differ by about 0.01, so a threshold is "

@@ -115,10 +115,8 @@ def test_a_patch_of_earlier_versions_has_no_checksum_and_is_read(tmp_path):
     assert store.read(tmp_path / "x.tif", 2).sum() == 16
 
 
-@pytest.mark.parametrize(
-    ("damage", "workers"),
-    [(cut, 0), (flip, 0), (empty, 0), (remove, 0), (another_size, 0), (another_size, 1)],
-)
+@pytest.mark.parametrize("damage", [cut, flip, empty, remove, another_size])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_training_stops_at_a_damaged_patch_and_names_it(call, patches, damage, workers):
     damage(patches / "train" / "cloudy" / "S_00003_00000" / "image.tif")
     code, line, _ = call(main, *GAN, "--image_dir", "p", "--num_workers", workers)

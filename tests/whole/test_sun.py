@@ -105,7 +105,8 @@ def test_scenes_take_it_from_their_file_before_the_flag_and_do_without(walk, che
     code, err, _ = call(supervised_main, *predict, "--output_dir", "without", "--scenes", *paths)
     assert code == 0
     assert err.count("says how high the sun stood") == 1
-    assert "warning: scene untold in .: neither an MTL file nor the tag SUN_ELEVATION " in err
+    told = "neither an MTL file nor the tag SUN_ELEVATION nor its name says how high the sun stood"
+    assert f"warning: scene untold in .: {told}: masked as under any, which is worse" in err
     assert "give --sun_elevation DEGREES" in err
     rows = {row["scene"]: row for row in csv.DictReader(io.StringIO(
         (walk / "without/summary.csv").read_text()))}  # fmt: skip
