@@ -17,6 +17,7 @@ from fcd.cli.prediction import PredictionSettings
 from fcd.errors import UserError
 from fcd.landsat.bands import band_numbers, listed_bands
 from fcd.landsat.labels import MEANINGS
+from fcd.landsat.radiometry import LOWEST_SUN
 from fcd.landsat.rasters import nodata_value
 from fcd.landsat.sparcs import SPARCS
 from fcd.masks.precision import Choice
@@ -180,7 +181,7 @@ class DataSettings:
     mask_codes: MaskCodes = None
     sun_elevation: Annotated[
         float | None,
-        Interval(ge=0, le=90),
+        Interval(ge=LOWEST_SUN, le=90),
         Flag(metavar="DEGREES"),
         f"for --normalize {TOA} and the band SUN: of patches of --dataset {OWN} and of scenes that "
         "have neither an MTL file nor the tag SUN_ELEVATION nor a list that says it; and for "

@@ -18,10 +18,12 @@ from fcd.files import decoded
 from fcd.landsat.archives import ARCHIVES, kind_of, members
 from fcd.landsat.bands import (
     BANDS,
+    FILL_DN,
     SENSORS,
     SENTINEL_2,
     are_named,
     band_numbers,
+    described,
     in_files,
     named,
     positions,
@@ -45,6 +47,8 @@ RASTERS = (".tif", ".tiff", ".vrt")
 # Level-1 products; what comes after L1 tells how well a scene is placed.
 _LEVEL_1 = re.compile(r"L1(T|GT|GS|TP|G)?", re.I)
 _LOOKED_AT = 512  # rows and columns of a band by which an alpha band is known
+# Of these bands of Level-1, the first there is, half of the pixels are always brighter than DARKEST.
+_DARK, DARKEST = ("B9", "B7", "B6"), 4000
 _BETWEEN = "_-. "  # what stands between the name of a scene and that of a band
 
 
@@ -269,7 +273,7 @@ def _named_bands(
 ) -> Scene:
     """The files whose names end in `endings`, in the order of `needed`, after `prefix` alone."""
     if len(endings) != len(needed):
-        raise SceneError(
+        raise MissingBand(
             f"--bands {','.join(endings)} names {len(endings)} bands, the network takes "
             f"{len(needed)}"
         )
@@ -306,7 +310,7 @@ def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
     if bands:
         numbers = band_numbers(bands, "--bands")
         if len(numbers) != len(needed):
-            raise SceneError(
+            raise MissingBand(
                 f"{path} has {len(numbers)} bands by --bands, the network takes {len(needed)}"
             )
         if max(numbers) > count:
@@ -327,10 +331,38 @@ def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
         if not are_named(names) and len(pixels) != len(needed):
             like = _alpha_like(path, pixels)
             told += f" (band {like} looks like alpha, but is not marked so)" * (like is not None)
+        if are_named(needed) and not are_named(names):
+            raise MissingBand(
+                f"{told} has {described(names)} without names, the network takes "
+                f"{described(needed)}; say which these are by --bands, such as 1-7,9-11"
+            )
         numbers = [pixels[place] for place in positions(needed, names, told)]
+        _judge_values(path, needed, numbers)
     files = {band: Band(path, number) for band, number in zip(needed, numbers, strict=True)}
     name = as_file_name(path.stem)
     return Scene(name, "", path.parent, files, tuple(needed), level_1=False)
+
+
+def _judge_values(path: Path, needed: Sequence[str], numbers: Sequence[int]) -> None:
+    """Raise `SceneError` if bands of Landsat hold no DN of Level-1, but reflectance × 10,000.
+
+    Of Level-1 reflectance 0 is DN 5,000 (Landsat 8 Data Users Handbook, LSDS-1574).
+    """
+    if not (shown := [band for band in _DARK if band in needed]):
+        return
+    number = numbers[needed.index(shown[0])]
+    with opened(path) as dataset:
+        if dataset.dtypes[number - 1] != "uint16":
+            return
+        shape = tuple(min(side, _LOOKED_AT) for side in dataset.shape)
+        dn = dataset.read(number, out_shape=shape, masked=True).compressed()
+    dn = dn[dn != FILL_DN]
+    if dn.size and np.median(dn) < DARKEST:
+        raise SceneError(
+            f"{path}: half of {shown[0]} is below {np.median(dn):.0f}, digital numbers of Level-1 "
+            f"are above {DARKEST}; if it is reflectance, get the Level-1 product, or say by --bands "
+            "how to read this one"
+        )
 
 
 @cache  # scenes are looked at before they are masked

@@ -27,6 +27,7 @@ REFLECTANCE_MULT, REFLECTANCE_ADD = 2e-5, -0.1
 RADIANCE_MULT, RADIANCE_ADD = 3.342e-4, 0.1  # W / (m2 sr um)
 SUN_STEPS = 60_000  # of the band `SUN`: what an overhead sun is
 UNKNOWN_SUN = 1  # in that band
+LOWEST_SUN = 2  # degrees; Landsat takes no scene by day under a lower one, and radians end before
 DN_MAX = 65535  # uint16: saturated
 # Of Landsat 8, in every Biome MTL file (Handbook, section 5.3).
 THERMAL_K1 = {"B10": 774.8853, "B11": 480.8883}  # W / (m2 sr um)
@@ -117,15 +118,15 @@ def kept(fields: Mapping[str, str], bands: Sequence[str]) -> dict[str, str]:
 
 
 def sun_elevation(text: str, told: str) -> float:
-    """The sun's elevation in degrees; `SceneError`, which begins with `told`, unless in (0, 90]."""
+    """The sun's elevation in degrees; `SceneError`, which begins with `told`, unless in [2, 90]."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value <= 90:
+    if not LOWEST_SUN <= value <= 90:
         raise SceneError(
-            f"{told}: the sun's elevation is {text}, not above 0 and at most 90 degrees; "
-            "reflectance needs daylight"
+            f"{told}: the sun's elevation is {text}, not {LOWEST_SUN} to 90 degrees; the networks "
+            "need daylight, and degrees, not radians"
         )
     return value
 

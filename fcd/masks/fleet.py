@@ -249,7 +249,8 @@ def _mask(
         predictor = _predictor(job, tags)
         outcome = predict_scene(scene, predictor, output_dir, outputs, warnings.append)
     except UserError as error:
-        outcome = error
+        # Its text alone travels: exceptions of GDAL, which are its cause, cannot be unpickled.
+        outcome = type(error)(*error.args)
     except Exception as error:
         begun = [*begun, f"one on {host} said {first_line(error)}"]
     scheduler.set_metadata(where, begun)

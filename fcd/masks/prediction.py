@@ -308,10 +308,11 @@ class _Batch:
         if scene is None:
             return None
         row["scene"] = scene.name
-        there = scene.name in self.names.listed and self.outputs.are_there(
-            scene.name, predictor.tags, self.names.folder
-        )
-        return None if there and not self.overwrite else _Work(row, scene, predictor)
+        if scene.name in self.names.listed and not self.overwrite:
+            tags = predictor.tags | _sun(scene, predictor, self.outputs.sun_elevation)
+            if self.outputs.are_there(scene.name, tags, self.names.folder):
+                return None
+        return _Work(row, scene, predictor)
 
     def _mask(self, found: _Work, predictor: Predictor) -> Row | None:
         work = found if predictor is found.predictor else self._look(found.row, predictor)
@@ -346,9 +347,15 @@ def predict_scene(
     mask_tif, score_tif = (output_dir / f"{scene.name}_{kind}.tif" for kind in ("mask", "score"))
     pixels = _pixels(scene, grid, predictor, warn)
     # Neither is asked for, so neither makes a mask another one.
-    sun = _sun(scene, predictor, outputs.sun_elevation)
-    told = {"FCD_PIXEL_SIZE": pixels, "FCD_SUN": sun, "FCD_PRECISION_WHY": predictor.way.why}
+    told = {"FCD_PIXEL_SIZE": pixels, "FCD_PRECISION_WHY": predictor.way.why}
     tags = outputs.tags(predictor.tags) | {name: text for name, text in told.items() if text}
+    tags |= _sun(scene, predictor, outputs.sun_elevation)
+    if any_sun := tags.get("FCD_SUN") == _UNKNOWN:
+        _say(
+            f"warning: {scene.where}: neither an MTL file nor the tag {SUN_ELEVATION} nor its name "
+            "says how high the sun stood: masked as under any, which is worse; give "
+            "--sun_elevation DEGREES"
+        )
     finish = outputs.postprocessing.finishing(scene, outputs.sun_elevation)
     describe = stac_item.describing(scene, grid) if outputs.stac else None
     how = (grid, tags, outputs.write_score, outputs.write_bands)
@@ -378,7 +385,7 @@ def predict_scene(
         "precision": predictor.way.told,
         "seconds": f"{time.monotonic() - began:.1f}",
         "status": "done" if finished.any() else "no valid pixel",
-        "reason": _reason(finished, sun),
+        "reason": _reason(finished, any_sun),
     }
 
 
@@ -410,24 +417,18 @@ def _pixels(scene: Scene, grid: Grid, predictor: Predictor, warn: Callable[[str]
     return f"{own:g} (trained on {learned:g})"
 
 
-def _sun(scene: Scene, predictor: Predictor, asked: float | None) -> str:
-    """The elevation of its sun in degrees if the network takes it; that it is unknown is told."""
+def _sun(scene: Scene, predictor: Predictor, asked: float | None) -> dict[str, str]:
+    """The tag of its sun, in degrees, if the network takes it."""
     if not predictor.knows_sun:
-        return ""
-    if (elevation := scene.elevation(asked)) is None:
-        _say(
-            f"warning: {scene.where}: neither an MTL file nor the tag {SUN_ELEVATION} nor its name "
-            "says how high the sun stood: masked as under any, which is worse; give "
-            "--sun_elevation DEGREES"
-        )
-        return _UNKNOWN
-    return f"{elevation:g}"
+        return {}
+    elevation = scene.elevation(asked)
+    return {"FCD_SUN": _UNKNOWN if elevation is None else f"{elevation:g}"}
 
 
-def _reason(finished: np.ndarray, sun: str) -> str:
+def _reason(finished: np.ndarray, any_sun: bool) -> str:
     if not finished.any():
         return "no pixel has data in all bands"
-    return "masked as under any sun: its height is not known" * (sun == _UNKNOWN)
+    return "masked as under any sun: its height is not known" * any_sun
 
 
 def _quicklook(rgb_dn: np.ndarray, mask: np.ndarray) -> np.ndarray:

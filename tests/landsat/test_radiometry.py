@@ -79,7 +79,8 @@ def test_what_is_kept_is_enough():
     [
         ({SUN_ELEVATION: None}, "x has no SUN_ELEVATION, by which"),
         ({"RADIANCE_ADD_BAND_10": None}, "x has no RADIANCE_ADD_BAND_10"),
-        ({SUN_ELEVATION: "-12.5"}, "x: the sun's elevation is -12.5, not above 0"),
+        ({SUN_ELEVATION: "-12.5"}, "x: the sun's elevation is -12.5, not 2 to 90"),
+        ({SUN_ELEVATION: "0.56"}, "x: the sun's elevation is 0.56, not 2 to 90 degrees"),
         ({SUN_ELEVATION: "high"}, "x: the sun's elevation is high"),
         ({"REFLECTANCE_MULT_BAND_2": "0"}, "x: the gain of B2 is 0;"),
         ({"REFLECTANCE_ADD_BAND_2": "inf"}, "x: REFLECTANCE_ADD_BAND_2 is inf, no number"),

@@ -66,11 +66,10 @@ def test_the_mask_is_the_same_whatever_else_there_is_and_in_which_order(tmp_path
         str(tmp_path / "s"),
         stack(tmp_path / "upside_down.tif", dn[::-1], BANDS[::-1]),
         stack(tmp_path / "prefix.tif", dn[[4, 8, 0, 1]], ["x_b5", "x_B10", "x_B1", f"{TWO}_B2"]),
-        stack(tmp_path / "unnamed.tif", dn[[8, 1, 4]], [None] * 3),
     ]
     assert predict_scenes(paths, predictor, tmp_path / "out") == 0
     found, _ = masked(tmp_path / "out")
-    assert set(found) == {TWO, "upside_down", "prefix", "unnamed"}
+    assert set(found) == {TWO, "upside_down", "prefix"}
     for mask, tags, _ in found.values():
         np.testing.assert_array_equal(mask, expected)
         assert tags["FCD_BANDS"] == "B10,B2,B5"
@@ -85,7 +84,11 @@ def test_the_mask_is_the_same_whatever_else_there_is_and_in_which_order(tmp_path
         (("B2", "B5", "B11"), r"x\.tif has no band B10, it has B2, B5, B11; --bands says"),
         (("SR_B10", "SR_B2", "SR_B5"), "has no band B10, B2, B5, it has SR_B10, SR_B2, SR_B5"),
         (("B10", "B2", "B5", "B8A"), r"x\.tif is of Sentinel-2 by its band B8A"),
-        ((None,) * 4, "has 4 bands, the network takes 3 bands .B10, B2, B5.; say which by --bands"),
+        ((None,) * 4, "has 4 bands without names, the network takes 3 bands .B10, B2, B5.; say"),
+        (
+            (None,) * 3,
+            "has 3 bands without names, the network takes 3 bands .* these are by --bands",
+        ),
     ],
 )
 def test_a_stack_without_a_band(tmp_path, descriptions, message):
@@ -93,6 +96,23 @@ def test_a_stack_without_a_band(tmp_path, descriptions, message):
     with pytest.raises(SceneError, match=message):
         scene_from(path, SUBSET)
     assert scene_from(path, SUBSET, "3,1-2").files["B10"].number == 3  # --bands overrules names
+
+
+@pytest.mark.parametrize(("level", "fill"), [(2000, 0), (3999, 0), (2000, 9999)])
+def test_a_stack_of_reflectance_is_told_from_dn(tmp_path, level, fill):
+    """By B9, which is dark in most scenes: 5,000 DN of Level-1, next to nothing as reflectance."""
+    pixels = np.full((3, 8, 8), 9000, np.uint16)
+    pixels[1] = level
+    pixels[1, 0] = fill
+    path = stack(tmp_path / "x.tif", pixels, ("B2", "B9", "B7"))
+    with pytest.raises(SceneError, match=rf"half of B9 is below {level}, .* are above 4000; if it"):
+        scene_from(path, ("B2", "B7", "B9"))
+    assert scene_from(path, ("B2", "B7")).bands == ("B2", "B7")
+    assert scene_from(path, ("B2", "B7", "B9"), "1,3,2").bands == ("B2", "B7", "B9")
+    pixels[1, 1:] = 5010  # fill is not half of what is there
+    pixels[1, :5] = 0
+    named = stack(tmp_path / "y.tif", pixels, ("B2", "B9", "B7"))
+    assert scene_from(named, ("B2", "B7", "B9")).bands == ("B2", "B7", "B9")
 
 
 def test_other_ways_to_miss_a_band(tmp_path):

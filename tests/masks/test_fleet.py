@@ -21,17 +21,21 @@ import dask
 import distributed
 import numpy as np
 import pytest
+import rasterio
 import torch
+from distributed.protocol import pickle
+from rasterio.errors import RasterioIOError
 from rasterio.transform import Affine
 
 import supervised_main
 from fcd.cli import modes
 from fcd.cli.parser import parse
-from fcd.errors import FleetError, MissingBand, OutputError
+from fcd.errors import FleetError, MissingBand, OutputError, SceneError
 from fcd.landsat import labels
 from fcd.landsat.bands import BANDS, RGB_BANDS
-from fcd.landsat.products import expand
-from fcd.masks.fleet import Fleet, Job, fleet
+from fcd.landsat.products import expand, scene_from
+from fcd.masks.fleet import Fleet, Job, _mask, fleet
+from fcd.masks.outputs import OUTPUTS
 from fcd.masks.postprocessing import PostProcessing
 from fcd.masks.prediction import Predictor, predict_scenes
 from fcd.masks.scoring import Prediction
@@ -184,6 +188,27 @@ def test_an_error_that_may_pass_is_tried_again(client, tmp_path):
     )
 
 
+def test_an_error_that_gdal_has_caused_travels(client, tmp_path):
+    """As between processes, which exceptions of GDAL do not survive."""
+    write(tmp_path / ONE, ONE)
+
+    def damaged(scene):
+        try:
+            with rasterio.open(tmp_path / "none.tif"):
+                yield
+        except RasterioIOError as error:
+            raise SceneError("none.tif is damaged") from error
+
+    def carried(*task):
+        return pickle.loads(pickle.dumps(_mask(*task)[0]))
+
+    built = [replace(PREDICTOR, predict=damaged)]
+    job = Job("damaged", Path.cwd(), cloudpickle.dumps(lambda _: built), 1)
+    task = (job, scene_from(str(tmp_path / ONE)), PREDICTOR.tags, tmp_path, OUTPUTS)
+    outcome = client.submit(carried, *task).result()
+    assert (type(outcome), str(outcome)) == (SceneError, "none.tif is damaged")
+
+
 def test_a_band_that_turns_out_to_be_fill_takes_the_other_weights(client, tmp_path):
     write(tmp_path / ONE, ONE)
     few = Predictor(BANDS[:7], 0.5, {"FCD_WEIGHTS": "few"}, first_band, "few.pt")
@@ -322,6 +347,7 @@ def test_the_command_with_all_its_options(tmp_path):
     """Several weights, and everything that the workers have to be told."""
     asked = ["--scenes", *draw_kinds(tmp_path / "s"), "--model_weights", "starter"]
     asked += ["--device", "cpu", "--nodata", "0", "65535", "--overlap", "8"]
+    asked += ["--precision", "float32"]  # auto measures, and a fleet does not
     asked += ["--min_cloud", "3", "--cloud_buffer", "2", "--shadow", "True", "--stac", "True"]
     asked += ["--write_score", "uint8", "--write_bands", "mask,score", "--sun_elevation", "50"]
     command = [sys.executable, ROOT / "supervised_main.py", "--mode", "predict", *asked]

@@ -140,6 +140,12 @@ def test_scenes_take_it_from_their_file_before_the_flag_and_do_without(walk, che
         expected = unknown if name == ("without", "untold") else known
         np.testing.assert_array_equal(score, expected)
     assert np.nanmax(np.abs(known - unknown)) > 1e-4
+    # What was masked as under any sun is masked again, and nothing else, once its file tells.
+    write_stack(walk / "untold.tif", dn, SUN_ELEVATION="25.0")
+    code, _, out = call(supervised_main, *predict, "--output_dir", "without", "--scenes", *paths)
+    assert code == 0 and "2 were there already" in out
+    with rasterio.open(walk / "without/untold_score.tif") as dataset:
+        np.testing.assert_array_equal(dataset.read(1), known)
 
 
 def test_a_list_of_crops_says_it_and_the_id_in_a_name(walk, checkpoint, call):
