@@ -47,7 +47,7 @@ RASTERS = (".tif", ".tiff", ".vrt")
 # Level-1 products; what comes after L1 tells how well a scene is placed.
 _LEVEL_1 = re.compile(r"L1(T|GT|GS|TP|G)?", re.I)
 _LOOKED_AT = 512  # rows and columns of a band by which an alpha band is known
-# Of these bands of Level-1, the first there is, half of the pixels are always brighter than DARKEST.
+# Of the first there is of these bands of Level-1, half of the pixels are brighter than DARKEST.
 _DARK, DARKEST = ("B9", "B7", "B6"), 4000
 _BETWEEN = "_-. "  # what stands between the name of a scene and that of a band
 
@@ -360,8 +360,8 @@ def _judge_values(path: Path, needed: Sequence[str], numbers: Sequence[int]) -> 
     if dn.size and np.median(dn) < DARKEST:
         raise SceneError(
             f"{path}: half of {shown[0]} is below {np.median(dn):.0f}, digital numbers of Level-1 "
-            f"are above {DARKEST}; if it is reflectance, get the Level-1 product, or say by --bands "
-            "how to read this one"
+            f"are above {DARKEST}; if it is reflectance, get the Level-1 product, or say by "
+            "--bands how to read this one"
         )
 
 

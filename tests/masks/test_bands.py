@@ -87,7 +87,7 @@ def test_the_mask_is_the_same_whatever_else_there_is_and_in_which_order(tmp_path
         ((None,) * 4, "has 4 bands without names, the network takes 3 bands .B10, B2, B5.; say"),
         (
             (None,) * 3,
-            "has 3 bands without names, the network takes 3 bands .* these are by --bands",
+            "has 3 bands without names, .* say which these are by --bands",
         ),
     ],
 )
