@@ -32,7 +32,7 @@ from fcd.landsat.bands import default_rgb
 from fcd.landsat.reference import NAMES, TRUTH
 from fcd.masks import thresholds
 from fcd.masks.cam import Method, cam_score
-from fcd.masks.prediction import Predictor, predictor_of
+from fcd.masks.predictor import Predictor, predictor_of
 from fcd.masks.scoring import Scorer, Tiles, Views, mean_of
 from fcd.patches.normalisation import Normalization, to_device
 from fcd.patches.sources import Source, read_how

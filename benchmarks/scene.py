@@ -25,7 +25,8 @@ from fcd.files import write_text
 from fcd.landsat.labels import LABEL_CLOUDY, TIF_CLOUD
 from fcd.landsat.scenes import Scene, find_scenes
 from fcd.masks.precision import BFLOAT16, INT8, Asked, Job, in_precision
-from fcd.masks.prediction import predict_scene, predictor_of
+from fcd.masks.prediction import predict_scene
+from fcd.masks.predictor import predictor_of
 from fcd.masks.quantisation import quantise
 from fcd.masks.runtime import ONNX, Runtime, load_score
 from fcd.masks.scoring import ArrayScene, Precision, Scorer, Tiles, Way, sampled, strips

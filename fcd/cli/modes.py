@@ -26,7 +26,8 @@ from fcd.masks import scoring, thresholds
 from fcd.masks.fleet import fleet
 from fcd.masks.generated import generate_masks
 from fcd.masks.precision import AUTO, BFLOAT16, FLOAT32, Asked, Job, in_precision
-from fcd.masks.prediction import HERE, Predictor, made_writable, predict_scenes, predictor_of
+from fcd.masks.prediction import HERE, made_writable, predict_scenes
+from fcd.masks.predictor import Predictor, predictor_of
 from fcd.masks.quantisation import Samples
 from fcd.masks.scoring import Scorer, Tiles, Views
 from fcd.patches import generated

@@ -11,6 +11,7 @@ precision    float32, bfloat16 or int8: asked for, or measured and kept
 cam          class activation maps
 thresholds   chosen, written down, found again
 outputs      files of a mask and its score: what is in them, whether they are there
+predictor    all that a mask is made by, and its tags
 prediction   masks of any scenes, as files
 fleet        the same by the workers of a cluster
 summary      summary.csv, and the names of outputs

@@ -30,7 +30,8 @@ from tqdm import tqdm
 from fcd.errors import FleetError, SceneError, UserError, first_line
 from fcd.landsat.scenes import Scene
 from fcd.masks.outputs import Outputs
-from fcd.masks.prediction import Here, Predictor, predict_scene
+from fcd.masks.prediction import Here, predict_scene
+from fcd.masks.predictor import Predictor
 from fcd.masks.summary import Row
 
 LOCAL, SLURM = "local", "slurm"

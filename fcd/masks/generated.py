@@ -14,7 +14,7 @@ from fcd.landsat import labels
 from fcd.landsat.rasters import Grid
 from fcd.landsat.scenes import Scene
 from fcd.masks.outputs import has_tags, mask_files
-from fcd.masks.prediction import predictor_of
+from fcd.masks.predictor import predictor_of
 from fcd.masks.scoring import ArrayScene, Scorer, Tiles, strips
 from fcd.patches import generated
 

@@ -23,21 +23,20 @@ import numpy as np
 import rasterio
 from tqdm import tqdm
 
-import fcd
 from fcd import pictures
 from fcd.errors import FleetError, MissingBand, OutputError, UserError
 from fcd.landsat import labels
-from fcd.landsat.bands import in_files, positions
+from fcd.landsat.bands import positions
 from fcd.landsat.products import scene_from
 from fcd.landsat.radiometry import SUN_ELEVATION
-from fcd.landsat.rasters import SAME_PIXELS, WRITTEN_BY, Grid
+from fcd.landsat.rasters import SAME_PIXELS, Grid
 from fcd.landsat.scenes import Scene
 from fcd.masks import stac_item
 from fcd.masks.outputs import OUTPUTS, Outputs, mask_files
-from fcd.masks.scoring import PLAIN, ArrayScene, Prediction, Scorer, Tiles, Way, predictions
+from fcd.masks.predictor import Predictor
+from fcd.masks.scoring import ArrayScene, Prediction
 from fcd.masks.summary import Names, Row, add_rows, paths_in
 from fcd.metrics import BUFFER, CLOUD, SHADOW
-from fcd.patches.normalisation import as_nodata, in_words
 from fcd.processes import ALONE, Processes
 
 QUICKLOOK_SIZE = 1024  # longest side of each of the two pictures, pixels
@@ -51,51 +50,6 @@ _FAILED = "failed"
 _UNKNOWN = "unknown"  # of the sun
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A trained method with everything chosen: scorer, tiles, threshold."""
-
-    bands: tuple[str, ...]
-    threshold: float
-    tags: dict[str, str]  # what the masks are made with, for their metadata
-    predict: Callable[[Scene | ArrayScene], Iterator[Prediction]]
-    weights: str = ""  # the file they are from
-    dtype: str = "uint16"  # of the DN
-    pixel_size: float | None = None  # of training, metres; None: unknown
-    way: Way = PLAIN  # how scores are computed
-    knows_sun: bool = False  # whether the height of the sun is one of the network's bands
-
-
-def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
-    """What masks scenes by the score of `scorer`, cloud above `threshold`."""
-    tags = {
-        WRITTEN_BY: fcd.__version__,
-        "FCD_EXPERIMENT": scorer.experiment,
-        "FCD_SCORE": scorer.name,
-        "FCD_WEIGHTS": scorer.fingerprint,
-        "FCD_BANDS": ",".join(scorer.normalization.bands),
-        "FCD_THRESHOLD": repr(threshold),
-        # How many tiles are scored at a time does not matter.
-        "FCD_TILES": f"{tiles.size} pixels, overlap {tiles.overlap}",
-        "FCD_PRECISION": scorer.way.tag,
-    }
-    if tiles.nodata is not None:
-        tags["FCD_NODATA"] = in_words(as_nodata(tiles.nodata))
-    if tiles.sun_elevation is not None and scorer.normalization.needs_sun:
-        tags["FCD_SUN_ELEVATION"] = str(tiles.sun_elevation)
-    return Predictor(
-        in_files(scorer.normalization.bands),
-        threshold,
-        tags,
-        lambda scene: predictions(scorer, scene, tiles, threshold),
-        scorer.checkpoint.name,
-        scorer.normalization.dtype,
-        scorer.normalization.pixel_size,
-        scorer.way,
-        scorer.normalization.knows_sun,
-    )
 
 
 def predict_array(

@@ -37,7 +37,8 @@ from fcd.landsat.products import expand, scene_from
 from fcd.masks.fleet import Fleet, Job, _mask, fleet
 from fcd.masks.outputs import OUTPUTS
 from fcd.masks.postprocessing import PostProcessing
-from fcd.masks.prediction import Predictor, predict_scenes
+from fcd.masks.prediction import predict_scenes
+from fcd.masks.predictor import Predictor
 from fcd.masks.scoring import Prediction
 from fcd.processes import Processes
 from fcd.synthetic.layout import write_scene

@@ -18,7 +18,8 @@ from fcd.landsat.bands import BANDS, RGB_BANDS
 from fcd.landsat.products import scene_from
 from fcd.masks import postprocessing, stac_item
 from fcd.masks.postprocessing import PostProcessing
-from fcd.masks.prediction import Predictor, predict_scenes
+from fcd.masks.prediction import predict_scenes
+from fcd.masks.predictor import Predictor
 from fcd.masks.scoring import Prediction
 from fcd.metrics import BUFFER, CLEAR, CLOUD, INVALID, SHADOW
 from fcd.synthetic.layout import write_scene

@@ -36,7 +36,8 @@ from fcd.landsat.bands import BANDS, RGB_BANDS
 from fcd.landsat.products import expand, scene_from
 from fcd.landsat.scenes import find_scenes
 from fcd.masks.precision import Asked, Job, in_precision
-from fcd.masks.prediction import Predictor, predict_array, predict_scenes
+from fcd.masks.prediction import predict_array, predict_scenes
+from fcd.masks.predictor import Predictor
 from fcd.masks.scoring import Prediction, Tiles, strips
 from fcd.masks.summary import Names
 from fcd.patches.normalisation import Normalization

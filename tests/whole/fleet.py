@@ -27,7 +27,8 @@ from rasterio.transform import Affine
 from fcd.landsat import labels
 from fcd.landsat.bands import BANDS, RGB_BANDS
 from fcd.masks.fleet import Fleet, fleet
-from fcd.masks.prediction import Predictor, predict_scenes
+from fcd.masks.prediction import predict_scenes
+from fcd.masks.predictor import Predictor
 from fcd.masks.scoring import Prediction
 
 SIDE = 32  # pixels, one tile of the network
