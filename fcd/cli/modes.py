@@ -387,13 +387,12 @@ def _in_bfloat16(settings: CommandSettings) -> bool:
 def _taken_by(scorer: Scorer, scenes: Sequence[Scene], sun: float | None) -> list[Scene]:
     """`scenes`, read in the bands of `scorer`; that some do not say its sun is told."""
     taken = [scene.taking(scorer.normalization.bands) for scene in scenes]
-    if scorer.normalization.knows_sun:
-        unknown = [scene for scene in taken if scene.elevation(sun) is None]
-        if unknown:
-            print(
-                f"{len(unknown)} of {len(taken)} do not say how high the sun stood, such as "
-                f"{unknown[0].where}: masked as under any, which is worse (--sun_elevation)"
-            )
+    knows = scorer.normalization.knows_sun
+    if unknown := [scene for scene in taken if knows and scene.elevation(sun) is None]:
+        print(
+            f"{len(unknown)} of {len(taken)} do not say how high the sun stood, such as "
+            f"{unknown[0].where}: masked as under any, which is worse (--sun_elevation)"
+        )
     return taken
 
 

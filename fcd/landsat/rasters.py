@@ -292,11 +292,11 @@ def raster_writer(
                 yield dataset
         except CPLE_BaseError as error:  # what closing a COG raises on a full disk
             raise OSError(str(error)) from error
-        _check_all_there(temporary)
+        check_all_there(temporary)
 
 
-def _check_all_there(path: Path) -> None:
-    """Raise OSError if a tile is missing: GDAL closes a GeoTIFF on a full disk without a word."""
+def check_all_there(path: Path) -> None:
+    """Raise OSError if a tile of a GeoTIFF is missing, which GDAL tells only when it is read."""
     try:
         with tifffile.TiffFile(path) as tif:
             tiles = [

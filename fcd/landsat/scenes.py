@@ -284,11 +284,10 @@ class SceneReader:
     def sun(self, elevation: float | None, azimuth: float | None) -> tuple[float, float]:
         """Elevation and azimuth of the sun in degrees.
 
-        By what `fcd.landsat.sun.told` says, else these, else by its name. Raises `SceneError` if
-        nothing says.
+        By what `fcd.landsat.sun.told` says, else these, else its name; `SceneError` if none does.
         """
         where = self._scene.where
-        height, direction = position(self._told, elevation, azimuth, self._scene.name)
+        height, direction = self._position(elevation, azimuth)
         if height is None or direction is None:
             raise SceneError(
                 f"{where}: nothing says where the sun stood, neither an MTL file nor the tags "
@@ -299,7 +298,7 @@ class SceneReader:
 
     def elevation(self, asked: float | None) -> float | None:
         """Of the sun, degrees: by what `sun` goes by, else `asked`, else by its name, or None."""
-        height, _ = position(self._told, asked, None, self._scene.name)
+        height, _ = self._position(asked, None)
         return None if height is None else sun_elevation(str(height), self._scene.where)
 
     @cached_property
@@ -307,6 +306,10 @@ class SceneReader:
         """See `fcd.landsat.sun.told`."""
         first = self._dataset(self._scene.bands[0])
         return told(self._scene.metadata(), first.tags(), Path(first.name))
+
+    def _position(self, *asked: float | None) -> tuple[str | float | None, ...]:
+        """By the name of its first file, whatever the scene is called beside others."""
+        return position(self._told, asked, Path(self._dataset(self._scene.bands[0]).name).stem)
 
     def view(self, step: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Zenith and azimuth of the sensor in degrees, every `step`-th row and column, if known.

@@ -6,7 +6,7 @@ the day.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,8 @@ _NAMED = re.compile(
     r"(?<![A-Z0-9])L[CO]0?[89]_?(L1[A-Z]{2}_)?(?P<path>\d{3})(?P<row>\d{3})_?(?P<date>\d{7,8})(?!\d)",
     re.I,
 )
+# As of a composite of several; the day that a product was made comes before its collection.
+_OTHER_DAY = re.compile(r"(?<!\d)20\d\d[01]\d[0-3]\d(?!\d|_\d\d_(?:RT|T[12]))", re.I)
 # The orbit of Landsat 8 and 9 (USGS, Landsat 8 Data Users Handbook, LSDS-1574, and the grid WRS-2):
 # its rows are equal parts of it, counted from the north; of these the first 122 have daylight.
 INCLINATION = math.radians(98.2)
@@ -42,10 +44,10 @@ def told(fields: Mapping[str, str], tags: Mapping[str, str], image: Path) -> dic
 
 
 def position(
-    said: Mapping[str, str], elevation: float | None, azimuth: float | None, name: str
+    said: Mapping[str, str], asked: Sequence[float | None], name: str
 ) -> tuple[str | float | None, ...]:
-    """Elevation and azimuth: as `said` (see `told`), else these, else by the scene's `name`."""
-    asked, calculated = (elevation, azimuth), by_orbit(name) or (None, None)
+    """Elevation and azimuth: as `said` (see `told`), else as `asked`, else by its file's `name`."""
+    calculated = by_orbit(name) or (None, None)
     return tuple(
         said.get(field) or (by_name if given is None else given)
         for field, given, by_name in zip(
@@ -64,11 +66,13 @@ def by_orbit(name: str) -> tuple[float, float] | None:
     """Elevation and azimuth of the sun, degrees, at the middle of the scene with its ID in `name`.
 
     Within a degree: of real scenes that say it 26 elevations and 3 azimuths, 0.6 at most. None:
-    there is no ID of Landsat-8 or -9 in it, or it is of a night.
+    there is no ID of Landsat-8 or -9 in it, one more or another day, or it is of a night.
     """
-    if not (found := _NAMED.search(name)):
+    found = {match.group("path", "row", "date") for match in _NAMED.finditer(name)}
+    if len(found) != 1 or _OTHER_DAY.search(_NAMED.sub("", name)):
         return None
-    row, written = int(found["row"]), found["date"]
+    ((_, row_text, written),) = found
+    row = int(row_text)
     try:
         day = datetime.strptime(written, "%Y%m%d" if len(written) == 8 else "%Y%j").date()
     except ValueError:

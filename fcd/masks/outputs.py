@@ -1,7 +1,7 @@
 """What is written of a scene: the files of mask and score, and whether they are there."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from math import nan
@@ -12,8 +12,9 @@ import numpy as np
 from rasterio.errors import RasterioIOError
 
 from fcd import pictures
+from fcd.errors import SceneError
 from fcd.landsat import labels
-from fcd.landsat.rasters import Grid, opened, raster_writer
+from fcd.landsat.rasters import WRITTEN_BY, Grid, check_all_there, opened, raster_writer
 from fcd.masks import stac_item
 from fcd.masks.postprocessing import AS_SCORED, PostProcessing
 
@@ -29,6 +30,8 @@ Scores = Literal["none", "uint8", "float32"]
 0 to 1."""
 Contents = Literal["mask", "mask,score"]
 """The bands of the file of a mask: it alone, or also the score as uint8, 1 to 255 for 0 to 1."""
+_OWN = "FCD_"  # what tags of this project begin with
+TOLD = ("FCD_PIXEL_SIZE", "FCD_PRECISION_WHY")  # tags of what no setting asks for
 _SCORE_IN_BYTES = (1 / 254, -1 / 254)  # scale and offset that undo 1 to 255
 
 
@@ -63,6 +66,17 @@ class Outputs:
         return all(
             has_tags(folder / f"{name}_{kind}.tif", tags, dtype) for kind, dtype in files.items()
         )
+
+    def check_ours(self, name: str, folder: Path) -> None:
+        """Raise `SceneError` if a file of that name is there that this project has not written."""
+        for kind in ("mask", "score"):
+            path = folder / f"{name}_{kind}.tif"
+            with suppress(RasterioIOError), opened(path) as dataset:
+                if WRITTEN_BY not in dataset.tags():
+                    raise SceneError(
+                        f"{path} is there and was not written by this program, which would replace "
+                        "it; give another --output_dir"
+                    )
 
 
 OUTPUTS = Outputs()
@@ -126,11 +140,16 @@ def mask_files(
 
 
 def has_tags(path: Path, tags: dict[str, str], dtype: str | None = None) -> bool:
-    """Whether the raster `path` is there, whole, and carries `tags` (and holds `dtype`)."""
+    """Whether the raster `path` is there, whole, made as `tags` say (and holds `dtype`).
+
+    So a tag that a setting adds makes another file of it, whether it is here or there.
+    """
     if not path.exists():
         return False
     try:
+        check_all_there(path)
         with opened(path) as dataset:
-            return tags.items() <= dataset.tags().items() and dtype in (None, *dataset.dtypes)
-    except RasterioIOError:
+            made = {k: v for k, v in dataset.tags().items() if k.startswith(_OWN) and k not in TOLD}
+            return made == tags and dtype in (None, *dataset.dtypes)
+    except OSError:
         return False  # damaged: to be made again

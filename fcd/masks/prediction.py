@@ -32,10 +32,10 @@ from fcd.landsat.radiometry import SUN_ELEVATION
 from fcd.landsat.rasters import SAME_PIXELS, Grid
 from fcd.landsat.scenes import Scene
 from fcd.masks import stac_item
-from fcd.masks.outputs import OUTPUTS, Outputs, mask_files
+from fcd.masks.outputs import OUTPUTS, TOLD, Outputs, mask_files
 from fcd.masks.predictor import Predictor
 from fcd.masks.scoring import ArrayScene, Prediction
-from fcd.masks.summary import Names, Row, add_rows, paths_in
+from fcd.masks.summary import SOURCE, Names, Row, add_rows, fingerprint, paths_in
 from fcd.metrics import BUFFER, CLOUD, SHADOW
 from fcd.processes import ALONE, Processes
 
@@ -48,6 +48,10 @@ _COLUMNS = (
 )  # fmt: skip
 _FAILED = "failed"
 _UNKNOWN = "unknown"  # of the sun
+_ANY_SUN = (
+    f"neither an MTL file nor the tag {SUN_ELEVATION} nor its name says how high the sun stood: "
+    "masked as under any, which is worse; give --sun_elevation DEGREES"
+)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -262,8 +266,9 @@ class _Batch:
         if scene is None:
             return None
         row["scene"] = scene.name
+        self.outputs.check_ours(scene.name, self.names.folder)
         if scene.name in self.names.listed and not self.overwrite:
-            tags = predictor.tags | _sun(scene, predictor, self.outputs.sun_elevation)
+            tags = predictor.tags | _tags(scene, predictor, self.outputs.sun_elevation)
             if self.outputs.are_there(scene.name, tags, self.names.folder):
                 return None
         return _Work(row, scene, predictor)
@@ -300,16 +305,11 @@ def predict_scene(
     image = pictures.Shrunk(step)
     mask_tif, score_tif = (output_dir / f"{scene.name}_{kind}.tif" for kind in ("mask", "score"))
     pixels = _pixels(scene, grid, predictor, warn)
-    # Neither is asked for, so neither makes a mask another one.
-    told = {"FCD_PIXEL_SIZE": pixels, "FCD_PRECISION_WHY": predictor.way.why}
+    told = dict(zip(TOLD, (pixels, predictor.way.why), strict=True))
     tags = outputs.tags(predictor.tags) | {name: text for name, text in told.items() if text}
-    tags |= _sun(scene, predictor, outputs.sun_elevation)
+    tags |= _tags(scene, predictor, outputs.sun_elevation)
     if any_sun := tags.get("FCD_SUN") == _UNKNOWN:
-        _say(
-            f"warning: {scene.where}: neither an MTL file nor the tag {SUN_ELEVATION} nor its name "
-            "says how high the sun stood: masked as under any, which is worse; give "
-            "--sun_elevation DEGREES"
-        )
+        _say(f"warning: {scene.where}: {_ANY_SUN}")
     finish = outputs.postprocessing.finishing(scene, outputs.sun_elevation)
     describe = stac_item.describing(scene, grid) if outputs.stac else None
     how = (grid, tags, outputs.write_score, outputs.write_bands)
@@ -371,12 +371,13 @@ def _pixels(scene: Scene, grid: Grid, predictor: Predictor, warn: Callable[[str]
     return f"{own:g} (trained on {learned:g})"
 
 
-def _sun(scene: Scene, predictor: Predictor, asked: float | None) -> dict[str, str]:
-    """The tag of its sun, in degrees, if the network takes it."""
-    if not predictor.knows_sun:
-        return {}
-    elevation = scene.elevation(asked)
-    return {"FCD_SUN": _UNKNOWN if elevation is None else f"{elevation:g}"}
+def _tags(scene: Scene, predictor: Predictor, asked: float | None) -> dict[str, str]:
+    """Of its pixels, unless its name says what they are, and its sun, degrees, if that is taken."""
+    tags = {} if scene.level_1 else {SOURCE: fingerprint(scene)}
+    if predictor.knows_sun:
+        elevation = scene.elevation(asked)
+        tags["FCD_SUN"] = _UNKNOWN if elevation is None else f"{elevation:g}"
+    return tags
 
 
 def _reason(finished: np.ndarray, any_sun: bool) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,7 +24,8 @@ from fcd.landsat.rasters import Grid, opened
 from fcd.landsat.scenes import Scene
 
 SUMMARY = "summary.csv"
-_ROWS_COMPARED = 16
+SOURCE = "FCD_SOURCE"  # tag of a mask: `fingerprint` of its scene
+_ROWS_COMPARED = 8
 
 Row: TypeAlias = dict[str, str]
 
@@ -117,26 +119,32 @@ class Names:
         raise SceneError(f"{path} has the name {names[-1]}, as {first}; rename one")
 
     def _is_held(self, scene: Scene, path: str) -> bool:
-        """Whether the mask of the scene's name is that of another path, and lies elsewhere."""
-        if self.listed.get(scene.name) in (None, in_utf_8(path)):
+        """Whether the mask of the scene's name lies elsewhere, or is of other pixels and a path."""
+        if scene.name not in self.listed:
             return False
         try:
             with opened(self.folder / f"{scene.name}_mask.tif") as dataset:
-                return not Grid.of(dataset).is_same(scene.grid())
+                if not Grid.of(dataset).is_same(scene.grid()):
+                    return True
+                of_other = dataset.tags().get(SOURCE)
         except RasterioIOError:
             return False
+        moved = self.listed[scene.name] != in_utf_8(path)
+        return moved and of_other is not None and of_other != fingerprint(scene)
 
 
 def _are_equal(one: Scene, other: Scene) -> bool:
-    """Whether two scenes lie on one grid and are the same in rows all over it."""
-    with one.open() as first, other.open() as second:
-        if not first.grid.is_same(second.grid):
-            return False
-        height = first.grid.height
-        return all(
-            np.array_equal(first.bands(row, row + 1), second.bands(row, row + 1), equal_nan=True)
-            for row in range(0, height, -(-height // _ROWS_COMPARED))
-        )
+    return one.grid().is_same(other.grid()) and fingerprint(one) == fingerprint(other)
+
+
+def fingerprint(scene: Scene) -> str:
+    """What tells the pixels of two scenes on one grid apart: of rows all over it, in all bands."""
+    digest = blake2b(digest_size=8)
+    with scene.open() as reader:
+        height = reader.grid.height
+        for row in range(0, height, -(-height // _ROWS_COMPARED)):
+            digest.update(np.ascontiguousarray(reader.bands(row, row + 1)).tobytes())
+    return digest.hexdigest()
 
 
 def _longer_name(name: str, path: str) -> str:

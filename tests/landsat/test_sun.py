@@ -18,6 +18,7 @@ from fcd.landsat.sun import by_orbit, position, told
         ("LC82320832016040LGN00", 52.70),
         ("LC08_L1TP_016037_20170813_20170814_01_RT", 62.17),
         ("LC08_016037_20170813", 62.17),
+        ("LC08_L1TP_016037_20170813_20170814_01_RT_LC08_016037_20170813", 62.17),
         ("1_LO08_L1TP_016037_20170813_20170814_01_T1", 62.17),
     ],
 )
@@ -38,11 +39,11 @@ def test_what_is_said_comes_first_then_what_is_asked_then_what_is_calculated():
     name = "LC80160372017225LGN00"
     elevation, azimuth = by_orbit(name)
     said = {SUN_ELEVATION: "30", SUN_AZIMUTH: "140"}
-    assert position(said, 10.0, 20.0, name) == ("30", "140")
-    assert position({}, 10.0, 0.0, name) == (10.0, 0.0)
-    assert position({}, None, 20.0, name) == (elevation, 20.0)
-    assert position({}, None, None, name) == (elevation, azimuth)
-    assert position({}, None, 20.0, "a") == (None, 20.0)
+    assert position(said, (10.0, 20.0), name) == ("30", "140")
+    assert position({}, (10.0, 0.0), name) == (10.0, 0.0)
+    assert position({}, (None, 20.0), name) == (elevation, 20.0)
+    assert position({}, (None, None), name) == (elevation, azimuth)
+    assert position({}, (None, 20.0), "a") == (None, 20.0)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,9 @@ def test_what_is_said_comes_first_then_what_is_asked_then_what_is_calculated():
         "LE07_L1TP_016037_20170813_20170814_01_RT",  # another orbit
         "S2A_MSIL1C_20170813T105031",
         "LC08_L1TP_016037_201708131_01",
+        "LC08_016037_20170101_to_20171231",  # a composite
+        "LC08_016037_20170101_20171231",
+        "LC80160372017225LGN00_LC80160372017241LGN00",  # of two days
     ],
 )
 def test_no_other_name_does(name):

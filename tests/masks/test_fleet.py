@@ -46,7 +46,7 @@ from fcd.synthetic.scene import draw_scene
 from fcd.synthetic.sensor import THERMAL
 from tests.conftest import ROOT, write_tif
 from tests.landsat.test_products import ONE, TWO, pack, write
-from tests.masks.test_prediction import PREDICTOR, first_band, summary
+from tests.masks.test_prediction import PREDICTOR, TAGS, first_band, summary
 from tests.whole import fleet as harness
 
 HOST = f"one on {os.uname().nodename}"
@@ -135,7 +135,9 @@ def test_the_same_files_as_without_and_what_is_done_stays(client, tmp_path, caps
     paths = draw_kinds(tmp_path / "s")
     few = tuple(band for band in BANDS if band not in THERMAL)
     several = [
-        replace(PREDICTOR, bands=bands, tags={"FCD_WEIGHTS": name}, predict=bright, weights=name)
+        replace(
+            PREDICTOR, bands=bands, tags=TAGS | {"FCD_WEIGHTS": name}, predict=bright, weights=name
+        )
         for bands, name in ((BANDS, "all"), (few, "few"))
     ]
     several = [replace(one, pixel_size=30.0) for one in several]
@@ -212,7 +214,7 @@ def test_an_error_that_gdal_has_caused_travels(client, tmp_path):
 
 def test_a_band_that_turns_out_to_be_fill_takes_the_other_weights(client, tmp_path):
     write(tmp_path / ONE, ONE)
-    few = Predictor(BANDS[:7], 0.5, {"FCD_WEIGHTS": "few"}, first_band, "few.pt")
+    few = Predictor(BANDS[:7], 0.5, TAGS | {"FCD_WEIGHTS": "few"}, first_band, "few.pt")
 
     def filled(scene):
         if len(scene.bands) == 10:
@@ -225,7 +227,7 @@ def test_a_band_that_turns_out_to_be_fill_takes_the_other_weights(client, tmp_pa
 
 def test_workers_with_other_weights_end_all(client, tmp_path, monkeypatch):
     write(tmp_path / ONE, ONE)
-    other = Predictor(BANDS, 0.5, {"FCD_WEIGHTS": "other"}, first_band)
+    other = Predictor(BANDS, 0.5, TAGS | {"FCD_WEIGHTS": "other"}, first_band)
     monkeypatch.setattr("fcd.masks.fleet._predictors", lambda _: [other])
     with pytest.raises(FleetError, match="has other weights, threshold or code than this"):
         masked(client, first_band, tmp_path)

@@ -69,7 +69,8 @@ def first_band(scene):
             yield Prediction(row, dn[list(RGB_BANDS)], mask, score)
 
 
-PREDICTOR = Predictor(BANDS, 0.5, {"FCD_WEIGHTS": "abc", "FCD_THRESHOLD": "0.5"}, first_band)
+TAGS = {"FCD_VERSION": "1", "FCD_WEIGHTS": "abc", "FCD_THRESHOLD": "0.5"}
+PREDICTOR = Predictor(BANDS, 0.5, TAGS, first_band)
 
 
 def expected_mask(dn):
@@ -160,7 +161,7 @@ def test_overviews_hold_codes_alone(tmp_path):
     write_scene(
         tmp_path / "s", ONE, np.ones((10, 1200, 1100), np.uint16), np.full((1200, 1100), 128)
     )
-    predict_scenes([str(tmp_path / "s")], Predictor(BANDS, 0.5, {}, noise), tmp_path / "out")
+    predict_scenes([str(tmp_path / "s")], replace(PREDICTOR, predict=noise), tmp_path / "out")
     with rasterio.open(tmp_path / "out" / f"{ONE}_mask.tif") as dataset:
         assert dataset.overviews(1) == [2, 4]
     with rasterio.open(tmp_path / "out" / f"{ONE}_mask.tif", overview_level=0) as dataset:
@@ -197,14 +198,20 @@ def test_a_band_cut_off_leaves_nothing_half_written(tmp_path):
     assert "B7.TIF is damaged" in summary(tmp_path / "out")[ONE]["reason"]
 
 
-@pytest.mark.parametrize("change", ["weights", "score", "damage", "overwrite", "summary"])
+@pytest.mark.parametrize(
+    "change", ["weights", "score", "damage", "cut", "fewer", "overwrite", "summary"]
+)
 def test_what_is_not_the_same_is_made_again(tmp_path, change):
     write(tmp_path / "a")
     predict_scenes([str(tmp_path / "a")], PREDICTOR, tmp_path / "out")
     mask = tmp_path / "out" / f"{ONE}_mask.tif"
     before, predictor, flags = mask.stat().st_mtime_ns, PREDICTOR, {}
     if change == "weights":
-        predictor = Predictor(BANDS, 0.5, {"FCD_WEIGHTS": "other"}, first_band)
+        predictor = replace(PREDICTOR, tags=TAGS | {"FCD_WEIGHTS": "other"})
+    elif change == "fewer":  # settings, as without --nodata
+        predictor = replace(PREDICTOR, tags={"FCD_VERSION": "1", "FCD_WEIGHTS": "abc"})
+    elif change == "cut":  # its tags can be read
+        mask.write_bytes(mask.read_bytes()[:-100])
     elif change == "score":
         flags["write_score"] = "uint8"
     elif change == "overwrite":
@@ -216,6 +223,81 @@ def test_what_is_not_the_same_is_made_again(tmp_path, change):
     predict_scenes([str(tmp_path / "a")], predictor, tmp_path / "out", **flags)
     assert mask.stat().st_mtime_ns > before
     assert len(summary(tmp_path / "out")) == 1
+
+
+def stack(path, dn):
+    write_tif(path, dn)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.descriptions = BANDS
+    return str(path)
+
+
+def test_two_days_of_one_name_on_one_grid_both_get_a_mask(tmp_path, monkeypatch):
+    """As tile1.tif of many folders; by relative paths too, which may be the same of other files."""
+    dn = np.random.default_rng(0).integers(4500, 65535, (2, 10, *SIZE), dtype=np.uint16)
+    paths = [stack(tmp_path / f"2020-0{n}" / "tile.tif", day) for n, day in enumerate(dn)]
+
+    def masked(*given, out="out", **how):
+        assert predict_scenes(given, PREDICTOR, tmp_path / out, **how) == 0
+        found = {}
+        for path in (tmp_path / out).glob("*_mask.tif"):
+            with rasterio.open(path) as dataset:
+                found[path.name.removesuffix("_mask.tif")] = dataset.read(1)
+        return found
+
+    for given in (paths[:1], paths[1:], paths, paths[1:]):
+        for overwrite in (False, True):
+            found = masked(*given, overwrite=overwrite)
+            np.testing.assert_array_equal(found["tile"], expected_mask(dn[0]))
+    assert {*found} == {"tile", "tile_2020-01"}
+    np.testing.assert_array_equal(found["tile_2020-01"], expected_mask(dn[1]))
+    stack(Path(paths[0]), dn[1])  # other pixels at the same path
+    np.testing.assert_array_equal(masked(paths[0])["tile"], expected_mask(dn[1]))
+    wide = np.concatenate([dn[0], dn[0]], axis=2)
+    stack(tmp_path / "elsewhere" / "tile.tif", wide)
+    for place, expected in (("2020-01", dn[1]), ("elsewhere", wide)):
+        monkeypatch.chdir(tmp_path / place)
+        found = masked("tile.tif", out="relative")
+        np.testing.assert_array_equal([*found.values()][-1], expected_mask(expected))
+    assert {*found} == {"tile", "tile_elsewhere"}
+
+
+def test_bands_read_otherwise_make_another_mask(tmp_path):
+    dn = np.arange(1, 11, dtype=np.uint16)[:, None, None] * np.full(SIZE, 6000, np.uint16)
+    path = stack(tmp_path / "x.tif", dn)
+    for bands, code in (("1-10", 128), ("10,2-9,1", 255)):
+        assert predict_scenes([path], PREDICTOR, tmp_path / "out", bands=bands) == 0
+        with rasterio.open(tmp_path / "out" / "x_mask.tif") as dataset:
+            assert (dataset.read(1) == code).all()
+
+
+@pytest.mark.parametrize("kind", ["mask", "score"])
+def test_what_others_have_written_is_not_replaced(tmp_path, kind):
+    """As the masks of patches, which lie beside their images and have the same codes."""
+    dn = np.full((10, *SIZE), 9000, np.uint16)
+    paths = [stack(tmp_path / f"{name}.tif", dn) for name in ("x", "y")]
+    theirs = tmp_path / f"x_{kind}.tif"
+    write_tif(theirs, np.ones((1, *SIZE), np.uint8))
+    before = theirs.read_bytes()
+    for overwrite in (False, True):
+        assert predict_scenes(paths, PREDICTOR, tmp_path, overwrite=overwrite) == 1
+        assert theirs.read_bytes() == before
+    rows = summary(tmp_path)
+    assert f"{theirs} is there and was not written by this program" in rows["x"]["reason"]
+    assert rows["y"]["status"] == "done"
+
+
+def test_the_sun_of_a_file_does_not_change_with_what_is_masked_beside_it(tmp_path):
+    """Its output gets a longer name there, with the ID of the folder."""
+    dn = np.full((10, *SIZE), 9000, np.uint16)
+    named = "LC08_016037_20170813"
+    paths = [stack(tmp_path / place / "x.tif", dn + n) for n, place in enumerate(("a", named))]
+    knowing = replace(PREDICTOR, knows_sun=True)
+    assert predict_scenes(paths, knowing, tmp_path / "both") == 0
+    assert predict_scenes(paths[1:], knowing, tmp_path / "alone") == 0
+    for mask in (f"both/x_{named}_mask.tif", "alone/x_mask.tif"):
+        with rasterio.open(tmp_path / mask) as dataset:
+            assert dataset.tags()["FCD_SUN"] == "unknown"
 
 
 def test_two_areas_of_one_product_both_get_a_mask(tmp_path, capsys):
@@ -530,7 +612,7 @@ def test_sigterm_leaves_no_half_written_file(tmp_path, monkeypatch):
     write(tmp_path / "a")
 
     def work():
-        predict_scenes([str(tmp_path / "a")], Predictor(BANDS, 0.5, {}, stopped), tmp_path / "out")
+        predict_scenes([str(tmp_path / "a")], replace(PREDICTOR, predict=stopped), tmp_path / "out")
 
     before = signal.getsignal(signal.SIGTERM)
     try:

@@ -92,7 +92,7 @@ def first_band(scene: Any) -> Any:
     yield Prediction(0, dn[list(RGB_BANDS)], mask, score)
 
 
-BAND = Predictor(BANDS, 0.5, {"FCD_WEIGHTS": "band"}, first_band)
+BAND = Predictor(BANDS, 0.5, {"FCD_VERSION": "1", "FCD_WEIGHTS": "band"}, first_band)
 
 
 def killing(poison: str, _: object) -> list[Predictor]:
