@@ -24,9 +24,9 @@ cd "$dir"
 
 demo_size 32 5e-4 3000 1000 200 200
 data+=(--seed "$seed")
-# Scores vary less from seed to seed, and FCD+ learns no doubtful pixel: docs/real-pixels.md.
+# Scores and FCD+ vary less from seed to seed, and it learns no doubtful pixel: docs/real-pixels.md.
 gan+=(--ema 0.03)
-masks=(--unsure_from 0.8 --unsure_to 1.15)
+masks=(--unsure_from 0.8 --unsure_to 1.15 --tta flip)
 unet+=(--batch_size 32)
 
 step "1/9 draw 48 synthetic scenes of 8 biomes" \
@@ -43,7 +43,8 @@ step "5/9 cut the generated masks onto the patches" \
     --generated_masks outputs/FCD/results/tifs
 step "6/9 train FCD+ on the generated masks" \
     "$root/supervised_main.py" --mode train "${data[@]}" "${unet[@]}" --n_epochs 4 --lr 5e-4 \
-    --train_mask_file generated_mask.tif --classifier_head True --experiment_name FCD+
+    --ema 0.1 --augment d4 --train_mask_file generated_mask.tif --classifier_head True \
+    --experiment_name FCD+
 step "7/9 fine-tune it on the pixel labels of 1 % of the patches" \
     "$root/supervised_main.py" --mode train "${data[@]}" "${unet[@]}" --n_epochs 10 --lr 1e-4 \
     --keep_ratio 0.01 --freeze_encoder True --model_weights outputs/FCDPlus/models/best.pt \
