@@ -7,6 +7,7 @@ meet. SCENE is what `--scenes` of the mains takes; without `--checkpoint` the ge
 and has random weights, which is where instance norm alone shows.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from fcd.cli.parser import Flag, parse
 from fcd.landsat.bands import BANDS
 from fcd.landsat.products import scene_from
 from fcd.landsat.scenes import Scene
-from fcd.masks.scoring import Tiles, strips
+from fcd.masks.scoring import Tiles, Views, strips
 from fcd.patches.normalisation import Normalization
 from fcd.pictures import write_png
 from fcd.training.run import Run, RunFolder
@@ -37,6 +38,7 @@ class Settings:
     checkpoint: Annotated[Path | None, "of FCD; None: random weights"] = None
     tile_size: Annotated[int, Ge(1), "side in pixels"] = 64
     overlaps: Annotated[list[int], Ge(0), "pixels"] = field(default_factory=lambda: [0, 8, 32])
+    context: Annotated[int, Ge(0), "as --context of the mains, pixels"] = 0
     picture: Annotated[Path | None, "PNG to write"] = None
 
 
@@ -68,6 +70,24 @@ def seam(score: np.ndarray, tile: int, overlap: int) -> float:
     return float(jump[borders].mean() / np.delete(jump, borders).mean())
 
 
+def grid(score: np.ndarray, stride: int) -> float:
+    """Energy of `score` (H, W) at the tiles' frequency, over that of its neighbours.
+
+    Of rows and columns, each over as many tiles as there are whole ones. 1: no grid; NaN: fewer
+    than four tiles in a row or column.
+    """
+    ratios = []
+    if min(score.shape) < 4 * stride:
+        return math.nan
+    for lines in (score, score.T):
+        tiles = lines.shape[1] // stride
+        lines = lines[:, : tiles * stride]
+        energy = (np.abs(np.fft.rfft(lines - lines.mean(), axis=1)) ** 2).mean(axis=0)
+        beside = [tiles + step for step in (-3, -2, 2, 3)]
+        ratios.append(energy[tiles] / energy[beside].mean())
+    return float(np.mean(ratios))
+
+
 def drawn(before: np.ndarray, after: np.ndarray, side: int = 320) -> np.ndarray:
     """Corners of two score maps side by side as RGB uint8: one scale, 16 greys (a small file)."""
     low, high = np.percentile(before, (1, 99))
@@ -78,14 +98,18 @@ def drawn(before: np.ndarray, after: np.ndarray, side: int = 320) -> np.ndarray:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the seam at each overlap; draw the scores of the first and the last side by side."""
+    """Print seam and grid at each overlap; draw scores of the first and the last side by side."""
     flags = parse(Settings, arguments, "-m benchmarks.seam")
     tile = flags.tile_size
     solver = load_solver(flags.checkpoint, "cpu") if flags.checkpoint else random_generator(tile)
     scene = scene_from(flags.scene, solver.normalization.bands)
+    solver.views = Views(context=flags.context)
     maps = [scores(solver, scene, tile, overlap) for overlap in flags.overlaps]
     for overlap, score in zip(flags.overlaps, maps, strict=True):
-        print(f"overlap {overlap}: {seam(score, tile, overlap):.2f}")
+        print(
+            f"overlap {overlap}: seam {seam(score, tile, overlap):.2f}, "
+            f"grid {grid(score, tile - overlap):.2f}"
+        )
     if flags.picture:
         write_png(flags.picture, drawn(maps[0], maps[-1]))
 

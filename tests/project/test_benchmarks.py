@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import subprocess
 import sys
 import time
@@ -311,12 +312,23 @@ def test_the_script_for_a_gpu(tmp_path):
     assert "| demo | FCD+, 2 epochs" in (tmp_path / "gpu.md").read_text()
 
 
+def test_the_grid_is_the_energy_at_the_tiles_frequency():
+    """Waves of so many periods in 16 tiles of 16 pixels, that of the tiles three times as high."""
+    places = np.arange(256) / 256
+    heights = {13: 1, 14: 1, 16: 3, 18: 1, 19: 1, 40: 7}
+    wave = sum(height * np.cos(2 * np.pi * f * places) for f, height in heights.items())
+    assert seam.grid(5 + wave[:, None] + wave, 16) == pytest.approx(9)
+    longer = np.pad(wave[:, None] + wave, ((0, 5), (0, 9)))  # a tile that is none ends
+    assert seam.grid(longer[:256], 16) == pytest.approx(9, rel=1e-6)
+
+
 def test_the_seam_of_a_scene_smaller_than_the_picture(tmp_path, capsys):
     folder, picture = write_scene(tmp_path, 100, 90), tmp_path / "seam.png"
     seam.main([str(folder), "--tile_size", "32", "--overlaps", "0", "8", "--picture", str(picture)])
-    told = [line.split(": ") for line in capsys.readouterr().out.splitlines()]
-    assert [name for name, _ in told] == ["overlap 0", "overlap 8"]
-    assert all(float(value) > 0 for _, value in told)
+    told = [re.split(": seam |, grid ", line) for line in capsys.readouterr().out.splitlines()]
+    assert [name for name, *_ in told] == ["overlap 0", "overlap 8"]
+    assert all(float(value) > 0 for _, value, _ in told)
+    assert [grid for *_, grid in told] == ["nan", "nan"]  # of three tiles a row
     with Image.open(picture) as image:
         assert image.size == (90 + 8 + 90, 100)
 
