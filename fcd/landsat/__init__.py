@@ -9,6 +9,7 @@ rasters     GeoTIFFs: grid, nodata, writing
 mtl         the metadata of a scene: MTL files
 finding     which files make a scene, whatever else lies beside or below them
 scenes      a scene, found below a folder and read window by window
+stacks      a GeoTIFF with several bands as a scene
 products    a scene to predict: folder, archive, MTL file or GeoTIFF
 radiometry  DN as those of an overhead sun: reflectance and radiance
 sun         how high it stood, by a list of crops or the ID of a scene

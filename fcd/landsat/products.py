@@ -3,52 +3,27 @@
 import glob
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
-import numpy as np
 from rasterio.errors import RasterioIOError
-from tqdm import tqdm
 
 from fcd.errors import MissingBand, SceneError, UserError
 from fcd.files import decoded
 from fcd.landsat.archives import ARCHIVES, kind_of, members
-from fcd.landsat.bands import (
-    BANDS,
-    FILL_DN,
-    SENSORS,
-    SENTINEL_2,
-    are_named,
-    band_numbers,
-    described,
-    in_files,
-    named,
-    positions,
-    taken_by,
-)  # fmt: skip
+from fcd.landsat.bands import BANDS, SENSORS, are_named, in_files, taken_by
 from fcd.landsat.finding import MTL, SCENE_FILE, Found, Whole, files_below, scenes_in
 from fcd.landsat.mtl import FORMS, parse_mtl
-from fcd.landsat.rasters import (
-    WRITTEN_BY,
-    alpha_of,
-    is_written_by_us,
-    names_of,
-    opened,
-    pixel_bands,
-)  # fmt: skip
-from fcd.landsat.scenes import Band, Scene
+from fcd.landsat.rasters import is_written_by_us, opened
+from fcd.landsat.scenes import Scene
+from fcd.landsat.stacks import is_stack, stack_from
 
 # Endings of what is told apart by its first bytes, of which not all can be read.
 _PACKED = (*ARCHIVES, ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 RASTERS = (".tif", ".tiff", ".vrt")
 # Level-1 products; what comes after L1 tells how well a scene is placed.
 _LEVEL_1 = re.compile(r"L1(T|GT|GS|TP|G)?", re.I)
-_LOOKED_AT = 512  # rows and columns of a band by which an alpha band is known
-# Of the first there is of these bands of Level-1, half of the pixels are brighter than DARKEST.
-_DARK, DARKEST = ("B9", "B7", "B6"), 4000
 _BETWEEN = "_-. "  # what stands between the name of a scene and that of a band
 
 
@@ -109,7 +84,7 @@ def _within(path: str) -> Iterator[str]:
     if not found and not packed:
         rasters = [file for file in files if file.name.lower().endswith(RASTERS)]
         if not rasters or not all(map(is_written_by_us, rasters)):
-            yield from [str(file) for file in rasters if _is_stack(file)] or [path]
+            yield from [str(file) for file in rasters if is_stack(file)] or [path]
     elif len(found) == 1 and not packed:
         yield path
     else:
@@ -123,15 +98,6 @@ def _path_of(one: Found, alone: bool) -> str:
     if alone:
         return str(one.folder)
     return str(one.files.get(MTL) or next(iter(one.files.values())))
-
-
-def _is_stack(path: Path) -> bool:
-    """Whether a file is a raster of several bands that we have not written."""
-    try:
-        with opened(path) as dataset:
-            return dataset.count > 1 and WRITTEN_BY not in dataset.tags()
-    except RasterioIOError:
-        return False
 
 
 def scene_from(path: str, needed: Sequence[str] = BANDS, bands: str | None = None) -> Scene:
@@ -162,7 +128,7 @@ def scene_from(path: str, needed: Sequence[str] = BANDS, bands: str | None = Non
     elif part and (part["text"] or (not bands and _is_one_band(place, needed))):
         files, prefix = _beside(place, part["scene"]), part["scene"]
     elif lower.endswith(RASTERS):
-        return _raster(place, needed, bands)
+        return stack_from(place, needed, bands, as_file_name(place.stem))
     elif lower.endswith(ARCHIVES) or kind_of(place):
         files = members(place)
     else:
@@ -296,89 +262,6 @@ def _named_bands(
     first = chosen[needed[0]].name
     name = first[: first.lower().rindex(endings[0].lower())].rstrip(_BETWEEN) or Path(path).name
     return Scene(as_file_name(name), "", Path(path), chosen, tuple(needed), level_1=False)
-
-
-def _raster(path: Path, needed: Sequence[str], bands: str | None) -> Scene:
-    try:
-        with opened(path) as dataset:
-            names, pixels, alpha = names_of(dataset), pixel_bands(dataset), alpha_of(dataset)
-            count = dataset.count
-            if len(needed) == count:  # the network takes the alpha band for one like the others
-                names, pixels, alpha = named(dataset.descriptions), dataset.indexes, None
-    except RasterioIOError as error:
-        raise SceneError(f"{path} cannot be read: {error}") from error
-    if bands:
-        numbers = band_numbers(bands, "--bands")
-        if len(numbers) != len(needed):
-            raise MissingBand(
-                f"{path} has {len(numbers)} bands by --bands, the network takes {len(needed)}"
-            )
-        if max(numbers) > count:
-            raise SceneError(f"--bands {bands}: {path} has {count} bands")
-        if like := _alpha_like(path, sorted({*pixels} - {*numbers})):
-            _warn_once(
-                f"warning: {path}: band {like} looks like an alpha band and is not marked as one: "
-                "what it hides is masked all the same; mark it by gdal_edit.py -colorinterp_"
-                f"{like} alpha"
-            )
-    else:
-        if {*needed} <= {*BANDS} and (other := {*SENTINEL_2} & {*names}):
-            raise SceneError(
-                f"{path} is of Sentinel-2 by its band {min(other)}, the network takes bands of "
-                "Landsat, which have the same names; --bands says which to read all the same"
-            )
-        told = f"{path}" + f" (band {alpha} is alpha)" * (alpha is not None)
-        if not are_named(names) and len(pixels) != len(needed):
-            like = _alpha_like(path, pixels)
-            told += f" (band {like} looks like alpha, but is not marked so)" * (like is not None)
-        if are_named(needed) and not are_named(names):
-            raise MissingBand(
-                f"{told} has {described(names)} without names, the network takes "
-                f"{described(needed)}; say which these are by --bands, such as 1-7,9-11"
-            )
-        numbers = [pixels[place] for place in positions(needed, names, told)]
-        _judge_values(path, needed, numbers)
-    files = {band: Band(path, number) for band, number in zip(needed, numbers, strict=True)}
-    name = as_file_name(path.stem)
-    return Scene(name, "", path.parent, files, tuple(needed), level_1=False)
-
-
-def _judge_values(path: Path, needed: Sequence[str], numbers: Sequence[int]) -> None:
-    """Raise `SceneError` if bands of Landsat hold no DN of Level-1, but reflectance × 10,000.
-
-    Of Level-1 reflectance 0 is DN 5,000 (Landsat 8 Data Users Handbook, LSDS-1574).
-    """
-    if not (shown := [band for band in _DARK if band in needed]):
-        return
-    number = numbers[needed.index(shown[0])]
-    with opened(path) as dataset:
-        if dataset.dtypes[number - 1] != "uint16":
-            return
-        shape = tuple(min(side, _LOOKED_AT) for side in dataset.shape)
-        dn = dataset.read(number, out_shape=shape, masked=True).compressed()
-    dn = dn[dn != FILL_DN]
-    if dn.size and np.median(dn) < DARKEST:
-        raise SceneError(
-            f"{path}: half of {shown[0]} is below {np.median(dn):.0f}, digital numbers of Level-1 "
-            f"are above {DARKEST}; if it is reflectance, get the Level-1 product, or say by "
-            "--bands how to read this one"
-        )
-
-
-@cache  # scenes are looked at before they are masked
-def _warn_once(text: str) -> None:
-    tqdm.write(text, file=sys.stderr)
-
-
-def _alpha_like(path: Path, numbers: Sequence[int]) -> int | None:
-    """The first of the bands with these `numbers` that holds 0 and the greatest value alone."""
-    with opened(path) as dataset:
-        shape = tuple(min(side, _LOOKED_AT) for side in dataset.shape)
-        for number in numbers:
-            values = np.unique(dataset.read(number, out_shape=shape))
-            if values.dtype.kind == "u" and values.tolist() == [0, np.iinfo(values.dtype).max]:
-                return number
-    return None
 
 
 def as_file_name(name: str) -> str:
