@@ -68,10 +68,24 @@ class Found:
 
 
 def files_below(root: Path) -> Iterator[Path]:
-    """All files below `root`, sorted within each folder, but hidden ones and in hidden folders."""
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
-        yield from (Path(folder, name) for name in sorted(names) if not is_hidden(name))
+    """All files below `root`, sorted within each folder, but hidden ones and in hidden folders.
+
+    Links to folders are followed, after all folders that are there themselves. A folder that is
+    reached twice counts once; a link to one that it lies in leads nowhere.
+    """
+    seen: set[Path] = set()
+    places = [root]
+    for place in places:  # which grow
+        for folder, subfolders, names in os.walk(place):
+            real = Path(folder).resolve()
+            if real in seen:
+                subfolders.clear()
+                continue
+            seen.add(real)
+            subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
+            links = (Path(folder, name) for name in subfolders if Path(folder, name).is_symlink())
+            places += [link for link in links if not real.is_relative_to(link.resolve())]
+            yield from (Path(folder, name) for name in sorted(names) if not is_hidden(name))
 
 
 def scenes_in(files: Iterable[Whole]) -> list[Found]:

@@ -22,7 +22,7 @@ from fcd.landsat.products import expand, scene_from
 from fcd.landsat.rasters import WRITTEN_BY, Grid
 from fcd.landsat.scenes import find_scenes
 from tests.conftest import write_tif
-from tests.landsat.test_products import TWO, bands_of, mtl, pack, write
+from tests.landsat.test_products import NINE, TWO, bands_of, mtl, pack, write
 
 OTHER = TWO.replace("20220813", "20220829")
 APPLE_DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(100)
@@ -383,3 +383,26 @@ def test_a_scene_of_one_sensor_is_told_as_such_without_metadata(tmp_path):
     (tmp_path / "s" / f"{name}_B3.TIF").unlink()
     with pytest.raises(SceneError, match=r"missing band B3, B10, B11$"):
         find_scenes(tmp_path)[0].check()
+
+
+def test_links_to_folders_are_followed_and_loops_end(tmp_path):
+    dn = write(tmp_path / "data" / "Forest" / "real", TWO)
+    write(tmp_path / "disk" / "far", OTHER, 1)
+    write(tmp_path / "data" / ".store" / "kept", NINE, 2)
+    for link, target in {
+        "Alpine": tmp_path / "disk",  # elsewhere
+        "Barren": tmp_path / "data" / "Forest",  # there by itself: counts once, under its own name
+        "Urban": tmp_path / "data" / ".store" / "kept",
+        "Forest/self": tmp_path / "data" / "Forest",
+        "Forest/up": tmp_path,
+        "gone": tmp_path / "nothing",
+    }.items():
+        (tmp_path / "data" / link).symlink_to(target)
+    (tmp_path / "disk" / "back").symlink_to(tmp_path / "data")
+    found = {scene.name: scene for scene in find_scenes(tmp_path / "data")}
+    groups = {name: scene.biome for name, scene in found.items()}
+    assert groups == {TWO: "Forest", OTHER: "Alpine", NINE: "Urban"}
+    assert (bands_of(found[TWO]) == dn).all()
+    expected = [str(tmp_path / "data" / place) for place in ("Alpine/far", "Forest/real", "Urban")]
+    assert expand([str(tmp_path / "data")]) == expected
+    assert same(tmp_path / "data" / "Forest", dn)
