@@ -4,7 +4,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rasterio.errors import RasterioIOError
@@ -24,22 +24,26 @@ _PACKED = (*ARCHIVES, ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 RASTERS = (".tif", ".tiff", ".vrt")
 # Level-1 products; what comes after L1 tells how well a scene is placed.
 _LEVEL_1 = re.compile(r"L1(T|GT|GS|TP|G)?", re.I)
+_METADATA = ("_mtl.txt", "_ang.txt")  # no lists of paths
+# What USGS ships beside the bands of a scene, behind its name.
+_SIDECAR = re.compile(r"ANG\.txt|(S[AZ]A|QA_RADSAT)\.tiff?|.*\.(jpe?g|png|json|xml)", re.I)
 _BETWEEN = "_-. "  # what stands between the name of a scene and that of a band
 
 
 def expand(paths: Sequence[str]) -> list[str]:
     """The scenes that `--scenes` names, a path each: globs filled in, lists read, nothing twice.
 
-    A text file (not an MTL file) lists paths, one a line, relative to its own folder, and comments
-    that begin with #. A folder of archives, of scenes or of GeoTIFFs stands for each of them. What
-    this project has written is left out. Raises `UserError` for what is not there.
+    A text file (not metadata of a scene) lists paths, one a line, relative to its own folder, and
+    comments that begin with #. A folder of archives, of scenes or of GeoTIFFs stands for each of
+    them. What this project has written is left out, and what came with a scene that is named, too.
+    Raises `UserError` for what is not there.
     """
     found: dict[str, None] = {}
     for path in paths:
-        listed = path.lower().endswith(".txt") and not path.lower().endswith("_mtl.txt")
+        listed = path.lower().endswith(".txt") and not path.lower().endswith(_METADATA)
         matching = _listed(Path(path)) if listed else _matching(path, f"--scenes {path}")
         found |= dict.fromkeys(matching)
-    scenes = dict.fromkeys(scene for path in found for scene in _within(path))
+    scenes = dict.fromkeys(scene for path in _without_sidecars(found) for scene in _within(path))
     if not scenes:
         raise UserError(
             f"--scenes {' '.join(paths)}: only files that an earlier run has written; name scenes"
@@ -70,6 +74,21 @@ def _matching(path: str, told: str) -> list[str]:
     if not found:
         raise UserError(f"{told}: there is no such file or folder")
     return found
+
+
+def _without_sidecars(paths: Iterable[str]) -> list[str]:
+    """`paths` without what came with a scene of which another path is a part, as in `folder/*`."""
+    split = {path: os.path.split(path) for path in paths}
+    parts = {path: SCENE_FILE.fullmatch(name) for path, (_, name) in split.items()}
+    scenes = {(split[path][0], match["scene"]) for path, match in parts.items() if match}
+
+    def is_sidecar(folder: str, name: str) -> bool:
+        cuts = (cut.start() for cut in re.finditer("_", name))
+        return any(
+            (folder, name[:cut]) in scenes and _SIDECAR.fullmatch(name, cut + 1) for cut in cuts
+        )
+
+    return [path for path, place in split.items() if parts[path] or not is_sidecar(*place)]
 
 
 def _within(path: str) -> Iterator[str]:

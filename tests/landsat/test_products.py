@@ -318,6 +318,23 @@ def test_expand(tmp_path, monkeypatch):
     assert expand(["[odd].tif"]) == ["[odd].tif"]
 
 
+def test_what_came_with_a_scene_is_none_where_the_shell_names_all_its_files(tmp_path):
+    dn = write(tmp_path / "s", TWO)
+    for name in ("ANG.txt", "SAA.TIF", "QA_RADSAT.TIF", "thumb_large.jpeg", "B1.TIF.aux.xml"):
+        (tmp_path / "s" / f"{TWO}_{name}").write_text("GROUP = FILE_HEADER\n")
+    (tmp_path / "s" / "other_ANG.txt").touch()
+    (tmp_path / "s" / f"{TWO}_stack.tif").touch()
+    mine = {f"{TWO}_{part}" for part in ("MTL.txt", "QA_PIXEL.TIF", *(f"{b}.TIF" for b in BANDS))}
+    others = {"other_ANG.txt", f"{TWO}_stack.tif"}  # said by lines of their own
+    for asked in (sorted(map(str, (tmp_path / "s").iterdir())), [str(tmp_path / "s" / "*")]):
+        found = expand(asked)
+        assert {os.path.basename(path) for path in found} == mine | others
+        (path,) = (path for path in found if path.endswith("_MTL.txt"))
+        assert (bands_of(scene_from(path)) == dn).all()
+    with pytest.raises(SceneError, match=r"ANG\.txt is neither a scene folder nor an archive"):
+        scene_from(str(tmp_path / "s" / f"{TWO}_ANG.txt"))
+
+
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
