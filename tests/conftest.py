@@ -18,6 +18,7 @@ from rasterio.transform import Affine
 
 from fcd.cli import entry
 from fcd.landsat.bands import BANDS
+from fcd.landsat.rasters import opened
 from fcd.patches import cutting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -140,15 +141,28 @@ def call(monkeypatch, capsys):
     return run
 
 
-def write_tif(path, pixels, nodata=None):
-    """A GeoTIFF of `pixels` (bands, h, w)."""
+def write_tif(path, pixels, nodata=None, *, placed=True):
+    """A GeoTIFF of `pixels` (bands, h, w); placed: with a position."""
     path.parent.mkdir(parents=True, exist_ok=True)
     bands, height, width = pixels.shape
-    with rasterio.open(
+    place = (
+        {"crs": "EPSG:32616", "transform": Affine(10, 0, 452_475, 0, -10, 3e6)} if placed else {}
+    )
+    with opened(
         path, "w", driver="GTiff", count=bands, height=height, width=width, nodata=nodata,
-        dtype=pixels.dtype.name, crs="EPSG:32616", transform=Affine(10, 0, 452_475, 0, -10, 3e6),
+        dtype=pixels.dtype.name, **place,
     ) as dataset:  # fmt: skip
         dataset.write(pixels)
+
+
+def moved(path, right=0.0, down=0.0, *, south_up=False):
+    """Let the GeoTIFF `path` lie elsewhere by so many pixels, or say that its last row is first."""
+    with rasterio.open(path, "r+") as dataset:
+        a, _, left, _, e, top = dataset.transform[:6]
+        left, top = left + a * right, top + e * down
+        if south_up:
+            top, e = top + e * dataset.height, -e
+        dataset.transform = Affine(a, 0, left, 0, e, top)
 
 
 def write_patches(folder: Path, train: int, val: int, *, ragged: bool = False) -> Path:

@@ -23,6 +23,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, Ra
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
+from fcd.errors import UserError
 from fcd.files import replacing
 from fcd.landsat.bands import FILL_DN, is_landsat, named
 
@@ -109,12 +110,52 @@ class Grid:
         """Whether both have one size besides."""
         return self.is_at(other) and (self.height, self.width) == (other.height, other.width)
 
+    def is_elsewhere(self, other: "Grid") -> bool:
+        """Whether both say where they lie, and it is not one place to half a pixel.
+
+        By so much differ those who take a position for that of a pixel's corner or of its centre.
+        """
+        if Affine.identity() in (self.transform, other.transform):
+            return False
+        if None not in (self.crs, other.crs) and self.crs != other.crs:
+            return True
+        corners = ((0, 0), (0, self.width), (self.height, 0))
+        away = [np.subtract(self._place(*corner), other._place(*corner)) for corner in corners]
+        return np.abs(away).max() > 0.51 * math.hypot(self.transform.a, self.transform.d)
+
+    @property
+    def told(self) -> str:
+        """Size and place, in words."""
+        size = f"{self.width}x{self.height} pixels"
+        if self.transform == Affine.identity():
+            return size
+        ends = (self._place(0, 0), self._place(self.height, self.width))
+        first, last = (f"({x:.10g}, {y:.10g})" for x, y in ends)
+        crs = f" in {self.crs.to_string()[:50]}" if self.crs else ""
+        return f"{size} from {first} to {last}{crs}"
+
     def square(self, row: int, column: int, size: int) -> "Grid":
         """The `size` x `size` pixels from (row, column) on."""
+        a, b, _, d, e, _ = self.transform[:6]
+        left, top = self._place(row, column)
+        return Grid(size, size, self.crs, Affine(a, b, left, d, e, top))
+
+    def _place(self, row: int, column: int) -> tuple[float, float]:
+        """Where the upper left corner of a pixel is."""
         # By hand: affine 2 knows no @, affine 3 warns of *.
         a, b, c, d, e, f = self.transform[:6]
-        left, top = c + a * column + b * row, f + d * column + e * row
-        return Grid(size, size, self.crs, Affine(a, b, left, d, e, top))
+        return c + a * column + b * row, f + d * column + e * row
+
+
+def require_fit(mask: Grid, image: Grid, path: Path) -> None:
+    """Raise `UserError` if the mask `path` is larger or smaller than its image, or elsewhere."""
+    sizes = {(grid.height, grid.width) for grid in (mask, image)}
+    if len(sizes) > 1 or mask.is_elsewhere(image):
+        raise UserError(
+            f"{path} is {mask.told}, its image {image.told}; a mask has the grid of its image: "
+            "warp it (gdalwarp), or if its pixels do lie right, remove its position (gdal_edit.py "
+            "-unsetgt)"
+        )
 
 
 def alpha_of(dataset: rasterio.DatasetReader) -> int | None:

@@ -201,14 +201,14 @@ class Scene:
 
     def _misfits(self, grids: dict[str, Grid]) -> Iterator[str]:
         """Files that lie elsewhere than the first, or nowhere, or are of another size, in words."""
-        places = {part: grid for part, grid in grids.items() if part != "FIXEDMASK"}  # it has none
+        places = {part: grid for part, grid in grids.items() if part != "FIXEDMASK"}
         for first, grid in list(places.items())[:1]:
             name = self.files[first].name
             if grid.crs is None and self.level_1:
                 yield f"{name} has no CRS"
                 break
-            for part, place in places.items():
-                if not grid.is_at(place):
+            for part, place in grids.items():  # of masks some have no position
+                if not grid.is_at(place) if part in places else grid.is_elsewhere(place):
                     yield f"{self.files[part].name} lies on another grid than {name}"
         sizes = {part: f"{grid.width}x{grid.height}" for part, grid in grids.items()}
         for usual, _ in Counter(sizes.values()).most_common(1):
@@ -217,7 +217,7 @@ class Scene:
                     yield f"{self.files[part].name} is {size} pixels, the others are {usual}"
 
     def grid(self) -> Grid:
-        """Size, CRS and transform, taken from the first band (the .img is not georeferenced)."""
+        """Size, CRS and transform, taken from the first band (the .img may have no position)."""
         with self.open() as reader:
             return reader.grid
 

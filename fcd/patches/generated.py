@@ -15,7 +15,7 @@ from fcd.errors import SceneError, UserError
 from fcd.files import from_plain, read_json, replacing, write_json
 from fcd.landsat import labels
 from fcd.landsat.bands import FILL_DN
-from fcd.landsat.rasters import opened
+from fcd.landsat.rasters import Grid, opened
 from fcd.landsat.reference import QA
 from fcd.landsat.scenes import Scene
 from fcd.patches import store
@@ -89,17 +89,18 @@ def add_generated_masks(
     Pixels invalid in a manual mask stay invalid; those a QA band says nothing about, such as the
     rims of clouds in Collection 2, become what the generated mask says. Returns the confusion
     (2, 2) against mask.tif.
-    Raises `UserError` if the mask cannot be read or has another size than the scene.
+    Raises `UserError` if the mask cannot be read or has another size than the scene or lies
+    elsewhere.
     """
     path, cutting = mask_tif(masks, scene), cutting_of(record)
     counts = np.zeros((2, 2), np.int64)
     try:
         with opened(path) as dataset:
-            grid = replace(scene, bands=cutting.band_names).grid()
-            if dataset.shape != (grid.height, grid.width):
+            found, grid = Grid.of(dataset), replace(scene, bands=cutting.band_names).grid()
+            if dataset.shape != (grid.height, grid.width) or found.is_elsewhere(grid):
                 raise UserError(
-                    f"{path} is {dataset.width}x{dataset.height} pixels, scene {scene.name} is "
-                    f"{grid.width}x{grid.height}; generate the masks again"
+                    f"{path} is {found.told}, scene {scene.name} {grid.told}; generate the masks "
+                    "again"
                 )
             for label, folder in enumerate(labels.CLASS_FOLDERS):
                 for patch in record[folder]:

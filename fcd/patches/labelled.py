@@ -32,6 +32,7 @@ from fcd.landsat.rasters import (
     opened,
     pixel_bands,
     plain,
+    require_fit,
     write_raster,
 )  # fmt: skip
 from fcd.landsat.reference import TRUTH
@@ -166,7 +167,7 @@ def cut_image(image: Image, cut: Record, output_dir: Path) -> Record:
     The remainder at the right and the bottom is dropped. Of the split test the image is written
     whole, among the cloudy ones if it holds any cloud. The record ``scenes/<name>.json``, written
     last, says that the image is done. Raises `UserError` if it is damaged, or its mask has another
-    size.
+    size or lies elsewhere.
     """
     written: Counter[str] = Counter()
     whole = cut.split == "test"
@@ -176,12 +177,9 @@ def cut_image(image: Image, cut: Record, output_dir: Path) -> Record:
         with ExitStack() as stack:
             dataset = stack.enter_context(opened(image.path))
             mask = stack.enter_context(opened(image.mask)) if image.mask else None
-            if mask and mask.shape != dataset.shape:
-                raise UserError(
-                    f"{image.mask} is {mask.width}x{mask.height} pixels, its image "
-                    f"{dataset.width}x{dataset.height}"
-                )
             grid, marked = Grid.of(dataset), nodata_of(dataset)
+            if mask and image.mask:
+                require_fit(Grid.of(mask), grid, image.mask)
             bands = [dataset.descriptions[number - 1] for number in pixel_bands(dataset)]
             decode = labels.truth_decoder(cut.mask_codes or None)
             sun = image.sun_elevation or dataset.tags().get(SUN_ELEVATION)

@@ -42,6 +42,7 @@ from fcd.landsat.rasters import (
     opened,
     pixel_bands,
     plain,
+    require_fit,
     write_raster,
 )  # fmt: skip
 from fcd.landsat.reference import NAMES, TRUTH
@@ -297,7 +298,7 @@ class RasterPatches:
         """
         if mask_file is not None:
             return self._masked(patch, mask_file)
-        return self._image(patch)[0], None
+        return self._image(patch)[0][0], None
 
     def mask(self, patch: Path, mask_file: str) -> np.ndarray:
         """Patch codes (H, W) uint8 of the mask of a patch: invalid where nodata."""
@@ -305,17 +306,11 @@ class RasterPatches:
 
     def _masked(self, patch: Path, mask_file: str) -> tuple[np.ndarray, np.ndarray]:
         path = self.mask_path(patch, mask_file)
-        image, nodata = self._image(patch)
-        codes = self._read(path, lambda mask: mask.read())
-        if codes.shape != (1, *image.shape[1:]):
-            ours, others = (
-                f"{width}x{height} pixels with {bands} bands"
-                for bands, height, width in (codes.shape, image.shape)
-            )
-            raise UserError(
-                f"{path} is {ours}, its patch {others}; a mask has one band and the size of its "
-                "patch"
-            )
+        (image, nodata), grid = self._image(patch)
+        codes, lies = self._read(path, lambda mask: (mask.read(), Grid.of(mask)))
+        require_fit(lies, grid, path)
+        if len(codes) != 1:
+            raise UserError(f"{path} has {len(codes)} bands; a mask has one: write one alone")
         # Masks that this project writes have its own codes.
         own = mask_file != store.TRUTH_MASK
         decode = labels.truth_decoder(None if own else self.mask_codes)
@@ -323,9 +318,9 @@ class RasterPatches:
         mask[~known(plain(image), nodata).all(axis=0)] = labels.INVALID
         return image, mask
 
-    def _image(self, path: Path) -> tuple[np.ndarray, Nodata]:
-        """See `read_image`."""
-        return self._read(path, lambda dataset: read_image(dataset, asked=self.nodata))
+    def _image(self, path: Path) -> tuple[tuple[np.ndarray, Nodata], Grid]:
+        """What `read_image` returns of a patch, and where it lies."""
+        return self._read(path, lambda file: (read_image(file, asked=self.nodata), Grid.of(file)))
 
     def _read(self, path: Path, read: Callable[[rasterio.DatasetReader], T]) -> T:
         with _opened(path) as dataset:

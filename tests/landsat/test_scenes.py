@@ -5,8 +5,9 @@ import pytest
 
 from fcd.errors import SceneError, UserError
 from fcd.landsat.bands import BANDS
+from fcd.landsat.rasters import write_raster
 from fcd.landsat.scenes import find_scenes
-from tests.conftest import REAL, draw, write_scene
+from tests.conftest import REAL, draw, moved, write_scene
 
 
 def test_scenes_are_found_at_any_depth_and_sorted(scene_root):
@@ -55,6 +56,28 @@ def test_an_incomplete_scene_says_what_is_wrong(tmp_path, damage, message):
     damage(folder)
     with pytest.raises(SceneError, match=message):
         find_scenes(tmp_path)[0].check(need_truth=True)
+
+
+def test_a_manual_mask_that_lies_elsewhere_is_named(tmp_path):
+    dn, truth = draw(50, 70, 0)
+    folder = tmp_path / "Water" / "S1"
+    write_scene(folder, "S1", dn, truth)
+    grid = find_scenes(tmp_path)[0].grid()
+    for path in folder.glob("*fixedmask*"):
+        path.unlink()
+    mask = folder / "S1_fixedmask.TIF"
+    for how, fits in (({}, True), ({"right": 0.5}, True), ({"right": 70}, False),
+                      ({"south_up": True}, False)):  # fmt: skip
+        write_raster(mask, truth[None], grid, 0)
+        moved(mask, **how)
+        (scene,) = find_scenes(tmp_path)
+        scene.check()
+        if fits:
+            scene.check(need_truth=True)
+            continue
+        told = r"S1_fixedmask\.TIF lies on another grid than S1_B1\.TIF$"
+        with pytest.raises(SceneError, match=told):
+            scene.check(need_truth=True)
 
 
 def test_nothing_found_and_found_twice(tmp_path):

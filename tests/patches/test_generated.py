@@ -12,7 +12,7 @@ from fcd.landsat.scenes import find_scenes
 from fcd.patches import cutting, generated
 from fcd.patches.cutting import Cutting, cut_scene
 from fcd.patches.generated import PROVENANCE, add_generated_masks, mask_tif
-from tests.conftest import draw, write_scene
+from tests.conftest import draw, moved, write_scene
 
 
 @pytest.mark.parametrize("reference", ["truth", "qa"])
@@ -46,15 +46,23 @@ def test_generated_masks_land_on_their_patches(scene, tmp_path, reference):
     assert counts.sum() == total
 
 
-def test_a_mask_of_another_size_is_refused(scene, tmp_path):
+def test_a_mask_of_another_size_or_place_is_refused(scene, tmp_path):
     scene, _, _ = scene
     record = cut_scene(scene, tmp_path / "p", "train", Cutting(16, 16))
     with rasterio.open(mask_tif(tmp_path, scene), "w", driver="GTiff", height=50, width=60,
                        count=1, dtype="uint8", crs="EPSG:32616",
                        transform=scene.grid().transform) as tif:  # fmt: skip
         tif.write(np.full((50, 60), 128, np.uint8), 1)
-    with pytest.raises(UserError, match="is 60x50 pixels, scene S1 is 70x50"):
+    with pytest.raises(UserError, match=r"is 60x50 pixels .*, scene S1 70x50"):
         add_generated_masks(scene, record, tmp_path, tmp_path / "p")
+    grid, clear = scene.grid(), np.full((1, 50, 70), 128, np.uint8)
+    write_raster(mask_tif(tmp_path, scene), clear, grid, 0)
+    add_generated_masks(scene, record, tmp_path, tmp_path / "p")
+    for how in ({"south_up": True}, {"right": 70}):
+        write_raster(mask_tif(tmp_path, scene), clear, grid, 0)
+        moved(mask_tif(tmp_path, scene), **how)
+        with pytest.raises(UserError, match=r"is 70x50 .*, scene S1 70x50 .*; generate the masks"):
+            add_generated_masks(scene, record, tmp_path, tmp_path / "p")
 
 
 def test_masks_without_a_pixel_to_compare_are_told(tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from fcd.errors import UserError
 from fcd.patches import labelled
 from fcd.patches.labelled import Image, split_images
 from fcd.patches.sources import RasterPatches
-from tests.conftest import write_tif
+from tests.conftest import moved, write_tif
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_other_columns_masks_of_another_size_and_images_too_small(tmp_path, imag
     with pytest.raises(UserError, match=r"has a patch of 128 pixels; give a smaller --patch_size"):
         run(tmp_path)
     write_tif(tmp_path / "images/i1_mask.tif", np.zeros((1, 4, 4), np.uint8))
-    with pytest.raises(UserError, match=r"i1_mask\.tif is 4x4 pixels, its image 28x20"):
+    with pytest.raises(UserError, match=r"i1_mask\.tif is 4x4 pixels .*, its image 28x20"):
         labelled.cut_image(
             Image(tmp_path / "images/i1.tif", "clear", tmp_path / "images/i1_mask.tif"),
             labelled.Record(8, 8, 0.0, 0.0, "clear", "train"),
@@ -156,6 +156,23 @@ def test_other_columns_masks_of_another_size_and_images_too_small(tmp_path, imag
     write_labels(tmp_path, [], ("file", "class"))
     with pytest.raises(UserError, match="the first line must name the columns path,label"):
         run(tmp_path)
+
+
+@pytest.mark.parametrize("how", [{"south_up": True}, {"right": 28}, {"down": 1}])
+def test_a_mask_that_lies_elsewhere_is_refused(tmp_path, images, how):
+    moved(tmp_path / "images/i1_mask.tif", **how)
+    told = (
+        r"i1_mask\.tif is 28x20 pixels from .*, its image 28x20 pixels from \(452475, 3000000\) to "
+        r"\(452755, 2999800\) in EPSG:32616; a mask has the grid of its image: warp it"
+    )
+    with pytest.raises(UserError, match=told) as error:
+        run(tmp_path, "--patch_size", "8", "--val_share", "0")
+    assert "\n" not in str(error.value)
+    # Half a pixel is another convention, and nowhere is no other place.
+    moved(tmp_path / "images/i5_mask.tif", 0.5, 0.5)
+    clear = np.full((1, 20, 28), 128, np.uint8)
+    write_tif(tmp_path / "images/i1_mask.tif", clear, placed=False)
+    run(tmp_path, "--patch_size", "8", "--val_share", "0")
 
 
 class TestColumns:

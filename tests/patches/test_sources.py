@@ -21,7 +21,7 @@ from fcd.landsat import labels
 from fcd.landsat.rasters import Grid, write_raster
 from fcd.patches.normalisation import FILL, VALID_MIN, Kind, Normalization, value_ranges
 from fcd.patches.sources import PreparedPatches, RasterPatches
-from tests.conftest import write_tif
+from tests.conftest import moved, write_tif
 
 SIDE = 8
 
@@ -203,11 +203,20 @@ def test_masks_that_do_not_fit_are_named(tmp_path):
     for pixels, message in [
         (np.full((1, SIDE, SIDE), 3, np.uint8), r"p1_mask\.tif: code 3 is none of \[0, 64, 128"),
         (np.full((1, SIDE, SIDE), 128, np.uint16), r"p1_mask\.tif holds uint16, masks hold uint8"),
-        (np.full((1, 4, 4), 128, np.uint8), r"p1_mask\.tif is 4x4 pixels with 1 bands, its patch"),
-        (np.full((2, SIDE, SIDE), 128, np.uint8), r"p1_mask\.tif is 8x8 pixels with 2 bands"),
+        (np.full((1, 4, 4), 128, np.uint8), r"p1_mask\.tif is 4x4 pixels from .*, its image 8x8"),
+        (np.full((2, SIDE, SIDE), 128, np.uint8), r"p1_mask\.tif has 2 bands; a mask has one"),
     ]:
         write_tif(path, pixels)
         refuse(message, tmp_path, mask_file="mask.tif")
+    write_tif(path, np.full((1, SIDE, SIDE), 128, np.uint8))
+    moved(path, right=SIDE)
+    refuse(
+        r"p1_mask\.tif is 8x8 pixels from \(452555, .*, its image 8x8",
+        tmp_path,
+        mask_file="mask.tif",
+    )
+    with pytest.raises(SceneError, match=r"p1_mask\.tif lies on another grid than band 1 of p1"):
+        RasterPatches(tmp_path).scenes("train", "", masked=False)[1].check(need_truth=True)
     path.unlink()
     refuse(r"p1\.tif has no mask\.tif \(1 of 6 patches", tmp_path, mask_file="mask.tif")
     refuse(r"the name must end in mask\.tif", tmp_path, mask_file="labels.tif")

@@ -137,7 +137,8 @@ def test_a_damaged_mask_below_generated_ones_is_named_with_what_prepare_can_do(c
     write_scene(tmp_path / "scenes" / "Water" / "S1", "S1", *draw(40, 40, 0))
     prepare = ["--data_path", "scenes", "--output_dir", "q", "--patch_size", "32"]
     assert call(prepare_landsat8_biome, *prepare)[0] == 0
-    write_tif(tmp_path / "tifs" / "Water_S1_mask.tif", np.full((1, 40, 40), 128, np.uint8))
+    mask = np.full((1, 40, 40), 128, np.uint8)
+    write_tif(tmp_path / "tifs" / "Water_S1_mask.tif", mask, placed=False)
     (tmp_path / "tifs" / "supervision.json").write_text("{}")
     flip(next((tmp_path / "q").glob("train/*/*/mask.tif")))
     code, line, _ = call(prepare_landsat8_biome, *prepare, "--generated_masks", "tifs")

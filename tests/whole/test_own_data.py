@@ -415,7 +415,7 @@ def test_masks_are_compared_with_those_that_are_there(walk, monkeypatch, capsys)
     threshold = json.loads((walk / "outputs/FCD/results/threshold.json").read_text())["threshold"]
     patch = RasterPatches(walk / "p").find("val", "cloudy")[0]
     truth = np.random.default_rng(0).choice([0, 64, 128, 192, 255], (1, 32, 32)).astype(np.uint8)
-    write_tif(patch.with_name(f"{patch.stem}_mask.tif"), truth)
+    write_tif(patch.with_name(f"{patch.stem}_mask.tif"), truth, placed=False)
     assert call(monkeypatch, main, "--mode", "test", *DATA, "--test_split", "val") == 0
     assert "1 of the 2 val patches have a mask" in capsys.readouterr().out
     results = json.loads((walk / "outputs/FCD/results/metrics.json").read_text())
