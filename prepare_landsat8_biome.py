@@ -90,7 +90,8 @@ def main() -> int:
         return 0
     margins = (asked.clear_below, asked.cloudy_above)
     bands = listed_bands(asked.bands, "--bands")
-    cutting = Cutting.of(asked.patch_size, asked.stride, margins, asked.labels, bands)
+    how = (margins, asked.labels, bands, asked.mask_codes)
+    cutting = Cutting.of(asked.patch_size, asked.stride, *how)
     by_cloud = asked.stratify == "cloud"
     return prepare(scenes, image_dir, cutting, asked.split_file, asked.seed, by_cloud, workers)
 

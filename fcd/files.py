@@ -3,6 +3,7 @@
 import codecs
 import csv
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -151,6 +152,14 @@ def read_json(path: Path | str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} cannot be read: it holds no JSON object")
     return value
+
+
+def digest(path: Path | str) -> str:
+    """Twelve digits that another content would change; `UserError` if a file cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def from_plain(kind: type[T], values: Any, source: object) -> T:

@@ -50,6 +50,7 @@ class Cutting:
     cloudy_above: float = 0.0  # cloudy if the share exceeds this; between: left out
     reference: str = TRUTH  # what says where cloud is: `fcd.landsat.reference.TRUTH` or `QA`
     bands: str = ",".join(BANDS)  # of the patches, in order
+    mask_codes: str = ""  # of the manual masks, if they are not the usual ones
 
     @classmethod
     def of(
@@ -59,6 +60,7 @@ class Cutting:
         margins: Sequence[float | None],
         reference: str,
         bands: Sequence[str] = BANDS,
+        mask_codes: str | None = None,
     ) -> "Cutting":
         """With what is None as usual: no overlap, and the `MARGINS` of the reference.
 
@@ -70,7 +72,8 @@ class Cutting:
             raise UserError(
                 f"--cloudy_above {cloudy} is below --clear_below {clear}: a patch would be both"
             )
-        return cls(size, stride or size, clear, cloudy, reference, ",".join(bands))
+        how = (reference, ",".join(bands), mask_codes or "")
+        return cls(size, stride or size, clear, cloudy, *how)
 
     @property
     def band_names(self) -> tuple[str, ...]:

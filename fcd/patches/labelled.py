@@ -21,7 +21,7 @@ from rasterio.windows import Window
 from tqdm import tqdm
 
 from fcd.errors import UserError
-from fcd.files import csv_rows, from_plain, read_json, write_json
+from fcd.files import csv_rows, digest, from_plain, read_json, write_json
 from fcd.landsat import labels
 from fcd.landsat.bands import described
 from fcd.landsat.radiometry import SUN_ELEVATION, sun_elevation
@@ -66,6 +66,8 @@ class Record:
     label: str  # of `Image`
     split: str
     mask_codes: str = ""  # of the masks, if they are not the usual ones
+    mask: str = ""  # digest of its file, if there is one; earlier versions did not say
+    sun_elevation: str = ""  # of `Image`
     clear: int = 0  # patches
     cloudy: int = 0
 
@@ -262,16 +264,19 @@ def cut_labelled(
     todo: list[tuple[Image, Record]] = []
     how = (cutting.size, cutting.stride, cutting.clear_below, cutting.cloudy_above)
     for image in images:
-        cut = Record(*how, image.label, split[image.path], mask_codes or "")
+        mask = digest(image.mask) if image.mask else ""
+        told = (mask_codes or "", mask, image.sun_elevation or "")
+        cut = Record(*how, image.label, split[image.path], *told)
         path = _record_path(image, output_dir)
         if not path.exists():
             todo.append((image, cut))
             continue
         record = from_plain(Record, read_json(path), path)
-        if replace(record, clear=0, cloudy=0) != cut:
+        then, now = asdict(replace(record, clear=0, cloudy=0)), asdict(cut)
+        if changed := [f"{k} {then[k]!r} then, {now[k]!r} now" for k in now if then[k] != now[k]]:
             raise UserError(
-                f"{output_dir} holds patches of {image.path.name} that were cut otherwise or "
-                "belong to another split or label; remove it or choose another --output_dir"
+                f"{output_dir} holds patches of {image.path.name} that were cut otherwise "
+                f"({'; '.join(changed)}); remove it or choose another --output_dir"
             )
         records.append(record)
     if records:

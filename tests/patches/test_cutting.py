@@ -124,6 +124,24 @@ def test_a_folder_keeps_to_its_bands(scene_root, tmp_path, call):
     assert call(prepare_landsat8_biome, *flags, "--bands", "B2-B12")[0] == 2
 
 
+def test_a_folder_keeps_to_what_codes_of_masks_mean(scene_root, tmp_path, call):
+    flags = ["--data_path", scene_root, "--output_dir", tmp_path / "p", "--patch_size", "16"]
+    thin_is_clear = ["--mask_codes", "0=nodata,64=clear,128=clear,192=clear,255=cloud"]
+    assert call(prepare_landsat8_biome, *flags, *thin_is_clear)[0] == 0
+    assert "scenes are cut already" in call(prepare_landsat8_biome, *flags, *thin_is_clear)[2]
+    code, err, _ = call(prepare_landsat8_biome, *flags)
+    assert code == 2
+    assert "cut otherwise" in err
+    assert "'mask_codes': '0=nodata,64=clear,128=clear,192=clear,255=cloud'" in err
+    # Records of before do not say: they are taken for those of the usual codes.
+    for path in (tmp_path / "p" / "scenes").glob("*.json"):
+        record = json.loads(path.read_text())
+        del record["cutting"]["mask_codes"]
+        path.write_text(json.dumps(record))
+    assert call(prepare_landsat8_biome, *flags)[0] == 0
+    assert call(prepare_landsat8_biome, *flags, *thin_is_clear)[0] == 2
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_scene_whose_thermal_bands_are_fill_is_named(tmp_path, split):
     dn, truth = draw(16, 16, 1)

@@ -1,6 +1,7 @@
 """Cutting labelled images: where each pixel goes, what is refused, and going on."""
 
 import csv
+import json
 import re
 
 import numpy as np
@@ -100,7 +101,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, images, monkeypatch, capsys):
     assert len(after) == 46 + 12
     assert list((tmp_path / "p").rglob(".*")) == []
     for flags in (["--patch_size", "4"], ["--patch_size", "8", "--val_share", "0"]):
-        with pytest.raises(UserError, match="cut otherwise or belong to another split"):
+        with pytest.raises(UserError, match=r"cut otherwise \(.* then, .* now\); remove it"):
             run(tmp_path, *flags)
 
 
@@ -225,6 +226,33 @@ class TestColumns:
         assert capsys.readouterr().out == f"2 images are cut already\n{said}"
         with pytest.raises(UserError, match="cut otherwise"):
             run(tmp_path, "--patch_size", "8")
+
+    @pytest.mark.parametrize("change", ["mask", "content", "sun", "record"])
+    def test_patches_of_another_mask_or_sun_are_noticed(self, tmp_path, cloudy_corner, change):
+        _, mask = cloudy_corner
+        header, row = ("path", "label", "mask", "sun_elevation"), ["images/a.tif", ""]
+        flags = ["--patch_size", "8", "--val_share", "0"]
+        write_labels(tmp_path, [[*row, "masks/a.tif", "45"]], header)
+        run(tmp_path, *flags)
+        # The same mask elsewhere is no other.
+        write_tif(tmp_path / "masks/same.tif", mask)
+        write_labels(tmp_path, [[*row, "masks/same.tif", "45"]], header)
+        run(tmp_path, *flags)
+        write_tif(tmp_path / "masks/b.tif", np.where(mask == 128, 255, 128).astype(np.uint8))
+        now = {"mask": ("masks/b.tif", "45"), "sun": ("masks/a.tif", "30")}
+        if change == "content":
+            (tmp_path / "masks/b.tif").replace(tmp_path / "masks/a.tif")
+        elif change == "record":  # of before, which did not say
+            path = tmp_path / "p/scenes/a.json"
+            old = json.loads(path.read_text())
+            path.write_text(json.dumps({key: old[key] for key in old if key != "mask"}))
+        write_labels(tmp_path, [[*row, *now.get(change, ("masks/a.tif", "45"))]], header)
+        told = r"mask '\w{12}' then, '\w{12}' now"
+        told = {"sun": "sun_elevation '45' then, '30' now", "record": "mask '' then"}.get(
+            change, told
+        )
+        with pytest.raises(UserError, match=rf"a\.tif that were cut otherwise \({told}"):
+            run(tmp_path, *flags)
 
     def test_without_a_split_unlabelled_images_are_drawn_too(self, tmp_path):
         images = [Image(tmp_path / f"i{n}.tif", "") for n in range(10)]
