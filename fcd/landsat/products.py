@@ -100,16 +100,18 @@ def _within(path: str) -> Iterator[str]:
     files = list(files_below(Path(path)))
     packed = [str(file) for file in files if file.name.lower().endswith(_PACKED)]
     found = [one for one in scenes_in(files) if one.has_bands]
+    rasters = [file for file in files if file.name.lower().endswith(RASTERS)]
+    inside = Counter(place for one in found for place in (one.folder, *one.folder.parents))
+    folders = {one.folder for one in found}  # what lies there, too, belongs to the scene
+    stacks = [str(file) for file in rasters if not folders & {*file.parents} and is_stack(file)]
     if not found and not packed:
-        rasters = [file for file in files if file.name.lower().endswith(RASTERS)]
         if not rasters or not all(map(is_written_by_us, rasters)):
-            yield from [str(file) for file in rasters if is_stack(file)] or [path]
-    elif len(found) == 1 and not packed:
+            yield from stacks or [path]
+    elif len(found) == 1 and not packed and not stacks:
         yield path
     else:
-        inside = Counter(place for one in found for place in (one.folder, *one.folder.parents))
         paths = [_path_of(one, alone=inside[one.folder] == 1) for one in found]
-        yield from sorted([*packed, *paths])
+        yield from sorted([*packed, *paths, *stacks])
 
 
 def _path_of(one: Found, alone: bool) -> str:

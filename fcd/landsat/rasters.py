@@ -114,10 +114,12 @@ class Grid:
         """Whether both say where they lie, and it is not one place to half a pixel.
 
         By so much differ those who take a position for that of a pixel's corner or of its centre.
+        Formats word one CRS differently: only two EPSG codes are two.
         """
         if Affine.identity() in (self.transform, other.transform):
             return False
-        if None not in (self.crs, other.crs) and self.crs != other.crs:
+        codes = {crs.to_epsg() for crs in (self.crs, other.crs) if crs}
+        if len(codes - {None}) > 1:
             return True
         corners = ((0, 0), (0, self.width), (self.height, 0))
         away = [np.subtract(self._place(*corner), other._place(*corner)) for corner in corners]

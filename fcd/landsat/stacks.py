@@ -29,12 +29,12 @@ _DARK, DARKEST = ("B9", "B7", "B6"), 4000
 
 
 def is_stack(path: Path) -> bool:
-    """Whether a file is a raster of several bands that we have not written."""
+    """Whether a raster has several bands and we have not written it, or it cannot be read."""
     try:
         with opened(path) as dataset:
             return dataset.count > 1 and WRITTEN_BY not in dataset.tags()
     except RasterioIOError:
-        return False
+        return True  # which is told where it is read
 
 
 def stack_from(path: Path, needed: Sequence[str], bands: str | None, name: str) -> Scene:
@@ -42,7 +42,7 @@ def stack_from(path: Path, needed: Sequence[str], bands: str | None, name: str) 
     try:
         with opened(path) as dataset:
             names, pixels, alpha = names_of(dataset), pixel_bands(dataset), alpha_of(dataset)
-            count = dataset.count
+            count, untold = dataset.count, not any(dataset.descriptions)
             if len(needed) == count:  # the network takes the alpha band for one like the others
                 names, pixels, alpha = named(dataset.descriptions), dataset.indexes, None
     except RasterioIOError as error:
@@ -74,34 +74,44 @@ def stack_from(path: Path, needed: Sequence[str], bands: str | None, name: str) 
         if are_named(needed) and not are_named(names):
             raise MissingBand(
                 f"{told} has {described(names)} without names, the network takes "
-                f"{described(needed)}; say which these are by --bands, such as 1-7,9-11"
+                f"{described(needed)}; give the numbers of these, in this order, by --bands, such "
+                "as 1-7,9-11; without one of them this network cannot mask it"
             )
         numbers = [pixels[place] for place in positions(needed, names, told)]
-        _judge_values(path, needed, numbers)
+        if untold and names == BANDS:
+            _warn_once(
+                f"warning: {path}: its bands without names are taken for {', '.join(BANDS)}, in "
+                "this order; --bands says which they are"
+            )
+    if dark := _unlike_dn(path, needed, numbers):
+        if not bands:
+            raise SceneError(dark)
+        _warn_once(f"warning: {dark}")
     files = {band: Band(path, number) for band, number in zip(needed, numbers, strict=True)}
     return Scene(name, "", path.parent, files, tuple(needed), level_1=False)
 
 
-def _judge_values(path: Path, needed: Sequence[str], numbers: Sequence[int]) -> None:
-    """Raise `SceneError` if bands of Landsat hold no DN of Level-1, but reflectance × 10,000.
+def _unlike_dn(path: Path, needed: Sequence[str], numbers: Sequence[int]) -> str | None:
+    """What is wrong if bands of Landsat hold no DN of Level-1, but reflectance × 10,000.
 
     Of Level-1 reflectance 0 is DN 5,000 (Landsat 8 Data Users Handbook, LSDS-1574).
     """
     if not (shown := [band for band in _DARK if band in needed]):
-        return
+        return None
     number = numbers[needed.index(shown[0])]
     with opened(path) as dataset:
         if dataset.dtypes[number - 1] != "uint16":
-            return
+            return None
         shape = tuple(min(side, _LOOKED_AT) for side in dataset.shape)
         dn = dataset.read(number, out_shape=shape, masked=True).compressed()
     dn = dn[dn != FILL_DN]
-    if dn.size and np.median(dn) < DARKEST:
-        raise SceneError(
-            f"{path}: half of {shown[0]} is below {np.median(dn):.0f}, digital numbers of Level-1 "
-            f"are above {DARKEST}; if it is reflectance, get the Level-1 product, or say by "
-            "--bands how to read this one"
-        )
+    if not dn.size or np.median(dn) >= DARKEST:
+        return None
+    return (
+        f"{path}: half of {shown[0]} is below {np.median(dn):.0f}, digital numbers of Level-1 are "
+        f"above {DARKEST}; if it is reflectance, get the Level-1 product, or convert it: DN = "
+        "(reflectance from 0 to 1 x sine of the sun's elevation + 0.1) / 0.00002"
+    )
 
 
 @cache  # scenes are looked at before they are masked

@@ -177,9 +177,14 @@ def test_a_folder_stands_for_its_archives_scenes_and_stacks(tmp_path):
     assert below("stacks") == [f"{name}.tif" for name in names]
     write_tif(tmp_path / "one" / "x.tif", np.ones((3, 8, 8), np.uint8))
     write_tif(tmp_path / "one" / "x_mask.tif", np.ones((1, 8, 8), np.uint8))
-    assert below("one") == ["x.tif"]
+    (tmp_path / "one" / "login.tif").write_text("<html>")  # is named, and fails
+    assert below("one") == ["login.tif", "x.tif"]
+    write_tif(tmp_path / "scenes" / names[0] / "preview.tif", np.ones((3, 8, 8), np.uint8))
+    assert below("scenes") == names
+    shutil.copytree(tmp_path / "scenes" / names[0], tmp_path / "one" / names[0])
+    assert below("one") == [names[0], "login.tif", "x.tif"]  # one scene beside stacks
     shutil.rmtree(tmp_path / "one")
-    assert len(expand([str(tmp_path)])) == 5
+    assert len(expand([str(tmp_path)])) == 7
     with rasterio.open(tmp_path / "stacks" / f"{TWO}.tif", "r+") as dataset:
         dataset.update_tags(**{WRITTEN_BY: "1"})
     assert expand([str(tmp_path / "stacks" / "*.tif")]) == [

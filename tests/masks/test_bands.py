@@ -52,7 +52,7 @@ def masked(folder):
     return found, rows
 
 
-def test_the_mask_is_the_same_whatever_else_there_is_and_in_which_order(tmp_path):
+def test_the_mask_is_the_same_whatever_else_there_is_and_in_which_order(tmp_path, capsys):
     dn = write(tmp_path / "s", TWO)
     predictor = gan(SUBSET).predictor(0.15)
     expected, score = predict_array(dn[[8, 1, 4]], predictor)
@@ -74,6 +74,11 @@ def test_the_mask_is_the_same_whatever_else_there_is_and_in_which_order(tmp_path
         np.testing.assert_array_equal(mask, expected)
         assert tags["FCD_BANDS"] == "B10,B2,B5"
     numbers = stack(tmp_path / "numbers.tif", dn, [None] * 10)
+    assert scene_from(numbers, SUBSET).files["B5"].number == 5
+    warned = f"warning: {numbers}: its bands without names are taken for B1, B2, B3"
+    assert warned in capsys.readouterr().err
+    assert scene_from(numbers, SUBSET, "9,2,5").files["B5"].number == 5
+    assert not capsys.readouterr().err
     assert predict_scenes([numbers], predictor, tmp_path / "n", bands="9,2,5") == 0
     np.testing.assert_array_equal(masked(tmp_path / "n")[0]["numbers"][0], expected)
 
@@ -84,10 +89,10 @@ def test_the_mask_is_the_same_whatever_else_there_is_and_in_which_order(tmp_path
         (("B2", "B5", "B11"), r"x\.tif has no band B10, it has B2, B5, B11; --bands says"),
         (("SR_B10", "SR_B2", "SR_B5"), "has no band B10, B2, B5, it has SR_B10, SR_B2, SR_B5"),
         (("B10", "B2", "B5", "B8A"), r"x\.tif is of Sentinel-2 by its band B8A"),
-        ((None,) * 4, "has 4 bands without names, the network takes 3 bands .B10, B2, B5.; say"),
+        ((None,) * 4, "has 4 bands without names, the network takes 3 bands .B10, B2, B5.; give"),
         (
             (None,) * 3,
-            "has 3 bands without names, .* say which these are by --bands",
+            "has 3 bands without names, .* numbers of these, in this order, by --bands",
         ),
     ],
 )
@@ -99,7 +104,7 @@ def test_a_stack_without_a_band(tmp_path, descriptions, message):
 
 
 @pytest.mark.parametrize(("level", "fill"), [(2000, 0), (3999, 0), (2000, 9999)])
-def test_a_stack_of_reflectance_is_told_from_dn(tmp_path, level, fill):
+def test_a_stack_of_reflectance_is_told_from_dn(tmp_path, capsys, level, fill):
     """By B9, which is dark in most scenes: 5,000 DN of Level-1, next to nothing as reflectance."""
     pixels = np.full((3, 8, 8), 9000, np.uint16)
     pixels[1] = level
@@ -109,6 +114,9 @@ def test_a_stack_of_reflectance_is_told_from_dn(tmp_path, level, fill):
         scene_from(path, ("B2", "B7", "B9"))
     assert scene_from(path, ("B2", "B7")).bands == ("B2", "B7")
     assert scene_from(path, ("B2", "B7", "B9"), "1,3,2").bands == ("B2", "B7", "B9")
+    warned = capsys.readouterr().err
+    assert warned.startswith(f"warning: {path}: half of B9 is below {level}, digital numbers")
+    assert "convert it: DN = (reflectance from 0 to 1 x sine" in warned
     pixels[1, 1:] = 5010  # fill is not half of what is there
     pixels[1, :5] = 0
     named = stack(tmp_path / "y.tif", pixels, ("B2", "B9", "B7"))
