@@ -35,7 +35,7 @@ def describing(
 ) -> Callable[[Path, Mapping[str, str], Mapping[str, str]], None]:
     """What writes the item of a mask of `scene`: its path, tags and fractions.
 
-    Raises `SceneError` if nothing says where or when the scene was taken.
+    Raises `SceneError` if nothing says where or when the scene was taken, or none can read it.
     """
     fields = scene.metadata()
     day, clock = fields.get("DATE_ACQUIRED"), fields.get("SCENE_CENTER_TIME", "00:00:00")
@@ -45,7 +45,14 @@ def describing(
             f"{scene.where}: --stac needs its {lacks}, and there is none; leave it out"
         )
     # Seven digits of a second are one more than Python takes.
-    taken = datetime.fromisoformat(f"{day}T{clock[:8]}+00:00")
+    told = f"{day}T{clock[:8]}+00:00"
+    try:
+        taken = datetime.fromisoformat(told)
+    except ValueError as error:
+        raise SceneError(
+            f"{scene.where}: --stac needs its time, and its MTL file says {told}, not "
+            "2015-08-04T16:21:31+00:00 or the like; mend DATE_ACQUIRED and SCENE_CENTER_TIME there"
+        ) from error
     # Across the antimeridian it is cut there, and the box ends west of where it begins (RFC 7946).
     footprint = transform_geom(
         grid.crs, "EPSG:4326", {"type": "Polygon", "coordinates": [_ring(grid)]}

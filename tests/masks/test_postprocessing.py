@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from itertools import pairwise
 
@@ -183,6 +184,20 @@ def test_a_stac_item_across_the_antimeridian(folder, tmp_path):
             dataset.crs = 'LOCAL_CS["a mine",UNIT["metre",1]]'
     with pytest.raises(SceneError, match="--stac needs its position, and there is none"):
         stac_item.describing(scene_from(str(moved)), scene_from(str(moved)).grid())
+
+
+def test_a_day_that_is_none_is_told(folder, tmp_path):
+    pytest.importorskip("pystac")
+    edited = tmp_path / DRAWN.name
+    shutil.copytree(folder, edited)
+    mtl = next(edited.glob("*_MTL.txt"))
+    text = mtl.read_text()
+    mtl.write_text(re.sub(r"DATE_ACQUIRED = \S+", "DATE_ACQUIRED = 2015-8-4", text))
+    assert mtl.read_text() != text
+    assert predict_scenes([str(edited)], PREDICTOR, tmp_path / "out", stac=True) == 1
+    with open(tmp_path / "out" / "summary.csv", newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert "--stac needs its time, and its MTL file says 2015-8-4T" in row["reason"]
 
 
 def test_another_sun_makes_another_mask(folder, tmp_path):
