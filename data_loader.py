@@ -22,6 +22,7 @@ from fcd.landsat.bands import SUN, in_files, positions
 from fcd.landsat.rasters import plain
 from fcd.masks import thresholds
 from fcd.masks.quantisation import Sample, Samples
+from fcd.patches import generated
 from fcd.patches.normalisation import FILL, Kind, Normalization, normalization
 from fcd.patches.sources import PreparedPatches, Source
 from fcd.patches.store import TRUTH_MASK, DamagedPatch
@@ -179,6 +180,8 @@ class PatchDataset(Dataset):
         names = "".join(f"{folder.name} {label}\n" for folder, label in self.patches)
         digest = hashlib.sha256(names.encode()).hexdigest()[:12]
         own = {"patches": len(self.patches), "fingerprint": digest, "left_out": self.left_out}
+        if which := self.mask_file and generated.which_masks(self.source.root, self.mask_file):
+            own["masks"] = which
         return own if self.along is None else own | {"drawn": self.along.summary()}
 
     def without(self, mask_file: str) -> list[Path]:

@@ -102,10 +102,15 @@ def _continued(path: Path, described: dict[str, Any], kind: type) -> dict[str, A
 
 
 def _in_words(data: Any) -> str:
-    """How many patches of each split; `data` comes from a file."""
+    """How many patches of each split, and by which masks; `data` comes from a file."""
     splits = data.items() if isinstance(data, dict) else ()
-    counts = [(s, part.get("patches")) for s, part in splits if isinstance(part, dict)]
-    return ", ".join(f"{split} {count}" for split, count in counts) or "unknown"
+    parts = [(split, part) for split, part in splits if isinstance(part, dict)]
+
+    def told(part: dict[str, Any]) -> str:
+        masks = f" with masks {part['masks']}" if "masks" in part else ""
+        return f"{part.get('patches')}{masks}"
+
+    return ", ".join(f"{split} {told(part)}" for split, part in parts) or "unknown"
 
 
 def run_config(folder: RunFolder, checkpoint: Path | None, settings: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Generated masks of scenes onto their patches, and what labels such masks have cost."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ from rasterio.windows import Window
 
 from fcd import metrics
 from fcd.errors import SceneError, UserError
-from fcd.files import from_plain, read_json, replacing, write_json
+from fcd.files import digest, from_plain, read_json, replacing, write_json
 from fcd.landsat import labels
 from fcd.landsat.bands import FILL_DN
 from fcd.landsat.rasters import Grid, opened
@@ -24,6 +25,7 @@ from fcd.patches.normalisation import known
 from fcd.patches.supervision import Supervision
 
 GENERATED_MASK = "generated_mask.tif"
+_WHICH = "which"  # what tells generated masks apart, beside what they have cost
 PROVENANCE = "supervision.json"  # in a folder of generated masks: what labels they have cost
 
 
@@ -135,7 +137,8 @@ def _provenance_path(image_dir: Path | str, name: str) -> Path:
 def recorded(image_dir: Path, name: str, masks: Path) -> Iterator[None]:
     """While the masks `name` of the patches are replaced by those in the folder `masks`.
 
-    What these have cost is written when all are there; what earlier ones have is gone before.
+    What these have cost, and which they are, is written when all are there; what earlier ones have
+    is gone before.
     Raises `UserError` if the folder does not say what its masks have cost.
     """
     if not (path := masks / PROVENANCE).exists():
@@ -146,7 +149,9 @@ def recorded(image_dir: Path, name: str, masks: Path) -> Iterator[None]:
     costs = read_json(path)
     _provenance_path(image_dir, name).unlink(missing_ok=True)
     yield
-    write_json(_provenance_path(image_dir, name), costs)
+    digests = [f"{path.name} {digest(path)}\n" for path in sorted(masks.glob("*_mask.tif"))]
+    which = hashlib.sha256("".join(digests).encode()).hexdigest()[:12]
+    write_json(_provenance_path(image_dir, name), costs | {_WHICH: which})
 
 
 def mask_provenance(image_dir: Path | str, name: str) -> Supervision:
@@ -157,4 +162,11 @@ def mask_provenance(image_dir: Path | str, name: str) -> Supervision:
             f"{path} is missing, so it is unknown what labels {name} has cost; run "
             "python prepare_landsat8_biome.py --generated_masks DIR"
         )
-    return from_plain(Supervision, read_json(path), path)
+    costs = {key: value for key, value in read_json(path).items() if key != _WHICH}
+    return from_plain(Supervision, costs, path)
+
+
+def which_masks(image_dir: Path | str, name: str) -> str | None:
+    """Digits that other masks `name` would change; None where earlier versions did not say."""
+    path = _provenance_path(image_dir, name)
+    return read_json(path).get(_WHICH) if path.exists() else None

@@ -1,10 +1,13 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import rasterio
 import tifffile
 
+from data_loader import PatchDataset
+from fcd.cli import run_folder
 from fcd.errors import UserError
 from fcd.landsat import labels
 from fcd.landsat.rasters import write_raster
@@ -12,6 +15,7 @@ from fcd.landsat.scenes import find_scenes
 from fcd.patches import cutting, generated
 from fcd.patches.cutting import Cutting, cut_scene
 from fcd.patches.generated import PROVENANCE, add_generated_masks, mask_tif
+from fcd.patches.supervision import Supervision
 from tests.conftest import draw, moved, write_scene
 
 
@@ -65,6 +69,32 @@ def test_a_mask_of_another_size_or_place_is_refused(scene, tmp_path):
             add_generated_masks(scene, record, tmp_path, tmp_path / "p")
 
 
+def test_a_run_is_told_that_its_masks_are_others(scene, tmp_path):
+    """By the whole masks they were cut from: the same ones cut again are the same."""
+    scene, _, _ = scene
+    image_dir, masks = tmp_path / "p", tmp_path / "tifs"
+    record = cut_scene(scene, image_dir, "train", Cutting(16, 16))
+    masks.mkdir()
+    costs = Supervision(2, 0, "-", 0, "-", 0)
+    (masks / PROVENANCE).write_text(json.dumps(asdict(costs)))
+
+    def told(value):
+        write_raster(mask_tif(masks, scene), np.full((1, 50, 70), value, np.uint8), scene.grid(), 0)
+        with generated.recorded(image_dir, "g.tif", masks):
+            add_generated_masks(scene, record, masks, image_dir, "g.tif")
+        assert generated.mask_provenance(image_dir, "g.tif") == costs
+        return {"train": PatchDataset(image_dir, "train", "g.tif").summary()}
+
+    before, again, other = told(128), told(128), told(255)
+    assert before == again
+    first, second = before["train"].pop("masks"), other["train"].pop("masks")
+    assert first != second
+    assert before == other
+    data = {"train": {"patches": 3, "masks": first}, "val": {"patches": 2}}
+    assert run_folder._in_words(data) == f"train 3 with masks {first}, val 2"
+    assert "masks" not in PatchDataset(image_dir, "train", "mask.tif").summary()
+
+
 def test_masks_without_a_pixel_to_compare_are_told(tmp_path, monkeypatch, capsys):
     """Scenes smaller than a patch have none, and so no accuracy."""
     write_scene(tmp_path / "s" / "Water" / "S1", "S1", *draw(20, 20, 0))
@@ -77,4 +107,5 @@ def test_masks_without_a_pixel_to_compare_are_told(tmp_path, monkeypatch, capsys
     generated.add_masks([scene], tmp_path, tmp_path / "p", "generated_mask.tif", 1)
     told = "into 0 patches; against their mask.tif (for information only): accuracy -, macro F1 -"
     assert told in capsys.readouterr().out
-    assert json.loads((tmp_path / "p" / "generated_mask.json").read_text()) == {"image_labels": 5}
+    costs = json.loads((tmp_path / "p" / "generated_mask.json").read_text())
+    assert costs | {"which": ""} == {"image_labels": 5, "which": ""}
