@@ -280,6 +280,9 @@ def _named_bands(
                 "the ends"
             )
         chosen[band] = fits[0]
+    metadata = [one.files[MTL] for one in scenes_in(files) if MTL in one.files]
+    if len(metadata) == 1:
+        chosen[MTL] = metadata[0]  # says how high the sun stood, whatever the bands hold
     first = chosen[needed[0]].name
     name = first[: first.lower().rindex(endings[0].lower())].rstrip(_BETWEEN) or Path(path).name
     return Scene(as_file_name(name), "", Path(path), chosen, tuple(needed), level_1=False)

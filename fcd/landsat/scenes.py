@@ -276,7 +276,7 @@ class SceneReader:
 
         bands: what its bands are called by Landsat. Raises `SceneError` if nothing says.
         """
-        if fields := self._scene.metadata():
+        if self._scene.level_1 and (fields := self._scene.metadata()):
             return Radiometry.of(fields, bands, str(self._scene.files["MTL"]))
         sun = self._told.get(SUN_ELEVATION) or sun_elevation
         return Radiometry.under(sun, bands, self._scene.where)

@@ -11,8 +11,9 @@ import rasterio
 from rasterio.transform import Affine
 
 from fcd.errors import SceneError, UserError
-from fcd.landsat.bands import BANDS, band_names
+from fcd.landsat.bands import BANDS, RGB_NAMES, band_names
 from fcd.landsat.products import expand, scene_from
+from fcd.landsat.radiometry import Radiometry
 from fcd.landsat.reference import Collection, collection_of
 from fcd.landsat.scenes import find_scenes
 from tests.conftest import REAL, draw, write_scene, write_tif
@@ -129,6 +130,12 @@ def test_surface_reflectance_is_refused_unless_bands_say_how_to_read_it(tmp_path
     scene = scene_from(str(tmp_path / "s"), band_names(3), bands="SR_B4,SR_B3,SR_B2")
     assert scene.name == TWO
     assert (bands_of(scene) == dn[[3, 2, 1]]).all()
+    mtl_file = tmp_path / "s" / f"{TWO}_MTL.txt"  # says how high the sun stood, all the same
+    first, *others = mtl_file.read_text().splitlines()
+    mtl_file.write_text("\n".join([first, "SUN_ELEVATION = 41.5", *others]))
+    assert scene.elevation(20.0) == 41.5
+    with scene.open() as reader:  # and not what its values are
+        assert reader.radiometry(RGB_NAMES, None) == Radiometry.under("41.5", RGB_NAMES, "")
     with pytest.raises(SceneError, match="names 2 bands, the network takes 3"):
         scene_from(str(tmp_path / "s"), band_names(3), bands="SR_B4,SR_B3")
     with pytest.raises(SceneError, match=r"0 files of .* end in SR_B12 \(none\)"):
