@@ -31,7 +31,7 @@ import supervised_main
 from fcd.cli import modes
 from fcd.cli.parser import parse
 from fcd.errors import FleetError, MissingBand, OutputError, SceneError
-from fcd.landsat import labels
+from fcd.landsat import labels, stacks
 from fcd.landsat.bands import BANDS, RGB_BANDS
 from fcd.landsat.products import expand, scene_from
 from fcd.masks.fleet import Fleet, Job, _mask, fleet
@@ -148,6 +148,7 @@ def test_the_same_files_as_without_and_what_is_done_stays(client, tmp_path, caps
 
     def masked(out, **where):
         capsys.readouterr()
+        stacks._warn_once.cache_clear()
         assert predict_scenes(paths, several, tmp_path / out, **asked, **where) == 2
         said, told = capsys.readouterr()
         return said.splitlines(), sorted(told.splitlines())
