@@ -1,6 +1,5 @@
 """Patches with image-level labels, in batches that depend on seed and step alone."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from fcd.cli.settings import TrainingSettings
 from fcd.errors import UserError
+from fcd.files import digest
 from fcd.landsat import labels
 from fcd.landsat.bands import SUN, in_files, positions
 from fcd.landsat.rasters import plain
@@ -177,9 +177,8 @@ class PatchDataset(Dataset):
 
     def summary(self) -> dict[str, Any]:
         """Which patches these are, for config.json: they must be the same when a run goes on."""
-        names = "".join(f"{folder.name} {label}\n" for folder, label in self.patches)
-        digest = hashlib.sha256(names.encode()).hexdigest()[:12]
-        own = {"patches": len(self.patches), "fingerprint": digest, "left_out": self.left_out}
+        names = digest("".join(f"{folder.name} {label}\n" for folder, label in self.patches))
+        own = {"patches": len(self.patches), "fingerprint": names, "left_out": self.left_out}
         if which := self.mask_file and generated.which_masks(self.source.root, self.mask_file):
             own["masks"] = which
         return own if self.along is None else own | {"drawn": self.along.summary()}

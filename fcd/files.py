@@ -154,10 +154,16 @@ def read_json(path: Path | str) -> dict[str, Any]:
     return value
 
 
-def digest(path: Path | str) -> str:
-    """Twelve digits that another content would change; `UserError` if a file cannot be read."""
+def digest(content: bytes | str) -> str:
+    """Twelve digits that another content would change."""
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def file_digest(path: Path | str) -> str:
+    """The `digest` of a file; `UserError` if it cannot be read."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+        return digest(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 

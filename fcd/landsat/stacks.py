@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import rasterio
 from rasterio.errors import RasterioIOError
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ from fcd.landsat.bands import (
 from fcd.landsat.rasters import WRITTEN_BY, alpha_of, names_of, opened, pixel_bands
 from fcd.landsat.scenes import Band, Scene
 
-_LOOKED_AT = 512  # rows and columns of a band by which an alpha band is known
+_LOOKED_AT = 512  # rows and columns of a band by which it is known what it holds
 # Of the first there is of these bands of Level-1, half of the pixels are brighter than DARKEST.
 _DARK, DARKEST = ("B9", "B7", "B6"), 4000
 
@@ -102,8 +103,7 @@ def _unlike_dn(path: Path, needed: Sequence[str], numbers: Sequence[int]) -> str
     with opened(path) as dataset:
         if dataset.dtypes[number - 1] != "uint16":
             return None
-        shape = tuple(min(side, _LOOKED_AT) for side in dataset.shape)
-        dn = dataset.read(number, out_shape=shape, masked=True).compressed()
+        dn = dataset.read(number, out_shape=_looked_at(dataset), masked=True).compressed()
     dn = dn[dn != FILL_DN]
     if not dn.size or np.median(dn) >= DARKEST:
         return None
@@ -114,6 +114,10 @@ def _unlike_dn(path: Path, needed: Sequence[str], numbers: Sequence[int]) -> str
     )
 
 
+def _looked_at(dataset: rasterio.DatasetReader) -> tuple[int, ...]:
+    return tuple(min(side, _LOOKED_AT) for side in dataset.shape)
+
+
 @cache  # scenes are looked at before they are masked
 def _warn_once(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
@@ -122,9 +126,8 @@ def _warn_once(text: str) -> None:
 def _alpha_like(path: Path, numbers: Sequence[int]) -> int | None:
     """The first of the bands with these `numbers` that holds 0 and the greatest value alone."""
     with opened(path) as dataset:
-        shape = tuple(min(side, _LOOKED_AT) for side in dataset.shape)
         for number in numbers:
-            values = np.unique(dataset.read(number, out_shape=shape))
+            values = np.unique(dataset.read(number, out_shape=_looked_at(dataset)))
             if values.dtype.kind == "u" and values.tolist() == [0, np.iinfo(values.dtype).max]:
                 return number
     return None

@@ -12,7 +12,6 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from fcd import metrics
 from fcd.errors import OutputError, UserError
-from fcd.files import replacing
+from fcd.files import digest, replacing
 from fcd.landsat import labels
 from fcd.masks.runtime import Scored, libraries, load_score, write_onnx
 from fcd.masks.scoring import Scorer
@@ -229,4 +228,4 @@ def _digest(path: Path, wanted: dict[str, str]) -> str:
 
 
 def _digest_of(model: Any) -> str:
-    return sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()[:12]
+    return digest(model.graph.SerializeToString(deterministic=True))

@@ -1,6 +1,5 @@
 """A trained method as the rest of the program sees it, and whole scenes scored by it."""
 
-import hashlib
 import itertools
 import json
 import math
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 import fcd
 from fcd.errors import UserError
+from fcd.files import digest
 from fcd.landsat import labels, reference
 from fcd.landsat.bands import FILL_DN, default_rgb, in_files, positions
 from fcd.landsat.radiometry import Radiometry, with_sun
@@ -192,7 +192,7 @@ def mean_of(first: Scorer, others: Sequence[Scorer]) -> Scorer:
 
     def identify() -> str:
         each = "".join(one.fingerprint for one in members)
-        return hashlib.sha256(each.encode()).hexdigest()[:12]
+        return digest(each)
 
     return replace(
         first,

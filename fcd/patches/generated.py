@@ -1,6 +1,5 @@
 """Generated masks of scenes onto their patches, and what labels such masks have cost."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +12,7 @@ from rasterio.windows import Window
 
 from fcd import metrics
 from fcd.errors import SceneError, UserError
-from fcd.files import digest, from_plain, read_json, replacing, write_json
+from fcd.files import digest, file_digest, from_plain, read_json, replacing, write_json
 from fcd.landsat import labels
 from fcd.landsat.bands import FILL_DN
 from fcd.landsat.rasters import Grid, opened
@@ -149,9 +148,8 @@ def recorded(image_dir: Path, name: str, masks: Path) -> Iterator[None]:
     costs = read_json(path)
     _provenance_path(image_dir, name).unlink(missing_ok=True)
     yield
-    digests = [f"{path.name} {digest(path)}\n" for path in sorted(masks.glob("*_mask.tif"))]
-    which = hashlib.sha256("".join(digests).encode()).hexdigest()[:12]
-    write_json(_provenance_path(image_dir, name), costs | {_WHICH: which})
+    each = [f"{path.name} {file_digest(path)}\n" for path in sorted(masks.glob("*_mask.tif"))]
+    write_json(_provenance_path(image_dir, name), costs | {_WHICH: digest("".join(each))})
 
 
 def mask_provenance(image_dir: Path | str, name: str) -> Supervision:

@@ -21,7 +21,7 @@ from rasterio.windows import Window
 from tqdm import tqdm
 
 from fcd.errors import UserError
-from fcd.files import csv_rows, digest, from_plain, read_json, write_json
+from fcd.files import csv_rows, file_digest, from_plain, read_json, write_json
 from fcd.landsat import labels
 from fcd.landsat.bands import described
 from fcd.landsat.radiometry import SUN_ELEVATION, sun_elevation
@@ -264,7 +264,7 @@ def cut_labelled(
     todo: list[tuple[Image, Record]] = []
     how = (cutting.size, cutting.stride, cutting.clear_below, cutting.cloudy_above)
     for image in images:
-        mask = digest(image.mask) if image.mask else ""
+        mask = file_digest(image.mask) if image.mask else ""
         told = (mask_codes or "", mask, image.sun_elevation or "")
         cut = Record(*how, image.label, split[image.path], *told)
         path = _record_path(image, output_dir)
