@@ -314,7 +314,7 @@ def threshold_patches(source: Source, choice: str, **how: Any) -> PatchDataset:
 
     how: more arguments of `PatchDataset`.
     """
-    if choice == "clear":
+    if thresholds.clear_share(choice) is not None:
         return PatchDataset(source, "train", only="clear", **how)
     if choice == "image":
         split = "val" if (source.root / "val").is_dir() else "train"
@@ -336,7 +336,7 @@ def threshold_choice(source: Source) -> str:
         f"{source.root} have no mask: the threshold will be chosen on the clear ones "
         "(--threshold clear)"
     )
-    return "clear"
+    return thresholds.CLEAR
 
 
 def training_samples(source: Source, normalization: Normalization) -> Samples:

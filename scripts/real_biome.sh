@@ -8,7 +8,8 @@
 # from scenes of the Biome data set. Of its scenes one in N (default 3) is tested by each fold.
 # --jobs N carries out as many folds at the same time (default 1), each with its share of the CPU's
 # cores; what they print is in logs/. --rows names some of FCD FCD+ Drawn+ Second FCD+1Pct Supervised
-# CAM UCAM Drawn, with the rows that others build on: FCD+ for FCD+1Pct.
+# CAM UCAM Drawn, with the rows that others build on: FCD+ for FCD+1Pct. Further rows, not in the
+# default: FCD64 (FCD of patches of 64 pixels), TOA and Paper (FCD with --normalize toa and paper).
 # Typed again after a stop it goes on where it was.
 # Of the flags below, --dir is real-biome and --seeds is 0 by default; --demo, --orig_image_dir and
 # --image_dir do not belong here.
@@ -50,6 +51,12 @@ echo "$this" >benchmark.txt
 
 wanted() { # ROW
     [[ " $methods " == *" $1 "* ]]
+}
+
+gan_row() { # ROW METHOD SIDE FLAGS…: train and test an FCD of patches of this side on this fold
+    use "patches/$3-fold$fold"
+    train_row main.py "$1-$run" "$seed" "${gan[@]}" --image_size "$3" "${@:4}"
+    test_row main.py "$2" "$1-$run" "${of_clear[@]}"
 }
 
 row() { # ROW METHOD SEED FLAGS…: train and test a U-Net on this fold, if it is wanted
@@ -133,11 +140,12 @@ for seed in $seeds; do
     for fold in $only; do
         run=fold$fold-s$seed drawn=$(weights "Drawn-s$seed")
         mask_file=generated_${seed}_mask.tif second_file=second_${seed}_mask.tif # patches are shared
-        use "patches/32-fold$fold"
         if wanted FCD || wanted FCD+ || wanted Drawn+ || wanted FCD+1Pct; then
-            train_row main.py "FCD-$run" "$seed" "${gan[@]}"
-            test_row main.py FCD "FCD-$run" "${of_clear[@]}"
+            gan_row FCD FCD 32
         fi
+        ! wanted FCD64 || gan_row FCD64 "FCD, patches of 64 pixels" 64
+        ! wanted TOA || gan_row TOA "FCD, reflectance" 32 --normalize toa
+        ! wanted Paper || gan_row Paper "FCD, DN / 65535" 32 --normalize paper
         use "patches/64-fold$fold"
         if to_learn FCD+ || to_learn Drawn+; then
             say "$root/main.py" --mode generate_masks "${data[@]}" --batch_size 64 \
@@ -187,6 +195,7 @@ for name in $methods; do
     done
 done
 base=()
+wanted FCD && base=(--base FCD)
 wanted FCD+ && base=(--base FCD+)
 step "the table" -m fcd.comparison "${names[@]}" --crops "$crops/patches.csv" "${base[@]}" \
     --output_dir outputs/comparison

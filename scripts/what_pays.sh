@@ -5,7 +5,7 @@
 #   scripts/what_pays.sh [DIR] [FLAGS…]
 #
 # Without DIR of the drawn scenes of the demo: FCD, and FCD+ trained in several ways. With DIR (see
-# real_biome.sh), of the FCD of its folds, which real_biome.sh has trained in --dir.
+# real_biome.sh), of the rows FCD and FCD64 of its folds, which real_biome.sh has trained in --dir.
 # Typed again after a stop it goes on where it was. Of the flags below, --dir is what-pays and
 # --seeds is "0 1 2 3 4" by default, with DIR real-biome and 0; --demo, --orig_image_dir and
 # --image_dir do not belong here.
@@ -19,20 +19,21 @@ if [ -n "$crops" ]; then
     set -- --seeds 0 --dir real-biome "$@"
     # shellcheck source=scripts/real.sh
     source "$here/real.sh"
-    runs=(outputs/FCD-fold*-s[0-9]*)
-    [ -d "${runs[0]}" ] || {
-        echo "error: $PWD/outputs holds no FCD-fold…; bash scripts/real_biome.sh $crops" \
-            "--rows FCD makes it" >&2
-        exit 2
-    }
-    choices=(clear otsu f1)
+    for seed in $seeds; do
+        [ -d "outputs/FCD-fold0-s$seed" ] || {
+            echo "error: $PWD/outputs holds no FCD-fold0-s$seed; bash scripts/real_biome.sh" \
+                "$crops --rows FCD --seeds \"$seeds\" makes it" >&2
+            exit 2
+        }
+    done
+    choices=(clear clear:99.5 clear:99 otsu f1)
 else
     set -- --demo --dir what-pays --seeds "0 1 2 3 4" "$@"
     # shellcheck source=scripts/rows.sh
     source "$here/rows.sh"
     gan+=(--num_iters 3000 --num_iters_decay 1000 --ema 0.03)
     unet+=(--n_epochs 4 --classifier_head True)
-    choices=(f1 clear otsu)
+    choices=(f1 clear clear:99.5 clear:99 otsu)
 fi
 
 last_weights() { # RUN: its best checkpoint without the average of the weights
@@ -50,14 +51,15 @@ checkpoints.save(sys.argv[2], {k: v for k, v in state.items() if not k.endswith(
 as() { # WAY RUN FLAGS…: the network of RUN, tested in another way
     local way=$1 run=$2
     shift 2
-    test_row main.py "FCD, $way" "$run-${way// /-}" --model_weights "$(folder "$run")/models/best.pt" \
+    test_row main.py "FCD, $way" "$run-${way//[ :]/-}" --model_weights "$(folder "$run")/models/best.pt" \
         --threshold "${choices[0]}" "$@"
 }
 
 ways() { # RUN: every way of testing an FCD
-    as "${choices[0]}" "$1"
-    as "${choices[1]}" "$1" --threshold "${choices[1]}"
-    as "${choices[2]}" "$1" --threshold "${choices[2]}"
+    local choice
+    for choice in "${choices[@]}"; do
+        as "$choice" "$1" --threshold "$choice"
+    done
     as "four flips" "$1" --tta flip
     last_weights "$1"
     as "last weights" "$1" --model_weights "$(folder "$1")/models/last_weights.pt"
@@ -68,20 +70,28 @@ table() { # BASE FOLDER RUNS…
         ${crops:+--crops "$crops/patches.csv"}
 }
 
-each=()
-if [ -n "$crops" ]; then
+of_folds() { # ROW SIDE FOLDER: what pays for the networks of a row, which saw patches of this side
+    local run fold each=()
     for seed in $seeds; do
-        for run in outputs/FCD-fold*-s"$seed"; do
+        for run in outputs/"$1"-fold*-s"$seed"; do
+            [ -d "$run" ] || continue
             run=${run#outputs/}
-            fold=${run#FCD-fold}
-            use "patches/32-fold${fold%-s*}"
+            fold=${run#"$1-fold"}
+            use "patches/$2-fold${fold%-s*}"
             ways "$run"
             each+=(outputs/"$run"-*)
         done
     done
-    table "FCD, ${choices[0]}" what-pays "${each[@]}"
+    [ ${#each[@]} = 0 ] || table "FCD, ${choices[0]}" "$3" "${each[@]}"
+}
+
+if [ -n "$crops" ]; then
+    of_folds FCD 32 what-pays
+    of_folds FCD64 64 what-pays-64
     exit
 fi
+
+each=()
 
 learned() { # WAY SEED FLAGS…: an FCD+ on FCD's masks, which are made with these flags
     local name=FCD+-${1// /-}-s$2 file=generated_mask_${1// /-}_$2.tif

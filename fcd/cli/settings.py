@@ -23,6 +23,7 @@ from fcd.landsat.sparcs import SPARCS
 from fcd.masks.precision import Choice
 from fcd.masks.runtime import Runtime
 from fcd.masks.scoring import Tta, Views
+from fcd.masks.thresholds import CLEAR
 from fcd.patches.generated import GENERATED_MASK
 from fcd.patches.normalisation import TOA
 from fcd.patches.sources import PreparedPatches, RasterPatches, Source
@@ -38,7 +39,7 @@ IMAGE_DIR, SCENE_DIR = "data/L8Biome", "data/landsat8-biome"
 Split = Literal["train", "val", "test"]
 UNIT = Interval(ge=0, le=1)
 NO_NODATA = "none"
-CHOICES, KNOWN = ("f1", "clear", "image", "otsu"), "known"  # of a threshold
+CHOICES, KNOWN = ("f1", CLEAR, "image", "otsu"), "known"  # of a threshold
 # Settings of several commands, sentence and all.
 PatchSize = Annotated[int, Ge(1), "patch side in pixels"]
 Stride = Annotated[
@@ -63,7 +64,11 @@ BatchSize = Annotated[
 
 
 def threshold_from(text: str) -> str | float:
-    """`f1`, `clear`, `otsu`, `known` or a number from 0 to 1."""
+    """`f1`, `clear`, `clear:PERCENT`, `image`, `otsu`, `known` or a number from 0 to 1."""
+    name, _, percent = text.partition(":")
+    if name == CLEAR and percent:
+        number(float, [Interval(ge=0, le=100)], percent)
+        return text
     return text if text in (*CHOICES, KNOWN) else number(float, [UNIT], text)
 
 
@@ -396,10 +401,10 @@ class SceneSettings:
         threshold_from,
         MAY_CHANGE,
         "of the score: f1 (best macro F1 on masks of cloudy training patches, as the paper: uses "
-        "pixel labels), clear (what 99.9 % of the pixels of clear training patches do not exceed: "
-        "no pixel label), image (best macro F1 on the image-level labels of the val patches, else "
-        "of the training patches, of which one is cloudy if more than 5 % of it are: no pixel "
-        "label), otsu (no pixel label), known (the one chosen before) or a number in "
+        "pixel labels), clear (what 99.9 % of the pixels of clear training patches do not exceed; "
+        "clear:99.5: 99.5 %; no pixel label), image (best macro F1 on the image-level labels of "
+        "the val patches, else of the training patches, of which one is cloudy if more than 5 % of "
+        "it are: no pixel label), otsu (no pixel label), known (the one chosen before) or a number in "
         "[0, 1]; None: 0.5 for a U-Net, f1 for the others, without masks clear; in --mode predict "
         "known",
     ] = None

@@ -19,8 +19,9 @@ from fcd.patches.normalisation import FILL
 from fcd.processes import Processes
 
 SAMPLE_SEED = 42
-# `clear` calls this share of the pixels of clear patches clear. Not all: a patch is called clear
-# with some pixels of cloud, and single pixels of bright ground differ most.
+CLEAR = "clear"
+# It calls this share of the pixels of clear patches clear, `clear:99.5` as many per cent. Not all:
+# a patch is called clear with some pixels of cloud, and single pixels of bright ground differ most.
 CLEAR_SHARE = 0.999
 # `image` calls a patch cloudy if more than this share of its pixels are: between the margins of
 # patches labelled by their masks (`fcd.patches.cutting.MARGINS`).
@@ -85,9 +86,17 @@ def require_pixels(counts: np.ndarray, which: str) -> None:
         )
 
 
-def clear_threshold(counts: np.ndarray) -> float:
-    """What `CLEAR_SHARE` of the pixels do not exceed; counts: `histogram` of clear patches."""
-    return metrics.upper_quantile(counts.sum(axis=0), CLEAR_SHARE)
+def clear_share(choice: str) -> float | None:
+    """The share of pixels that `clear` or `clear:PERCENT` calls clear; None for other choices."""
+    name, _, percent = choice.partition(":")
+    if name != CLEAR:
+        return None
+    return float(percent) / 100 if percent else CLEAR_SHARE
+
+
+def clear_threshold(counts: np.ndarray, share: float = CLEAR_SHARE) -> float:
+    """What `share` of the pixels do not exceed; counts: `histogram` of clear patches."""
+    return metrics.upper_quantile(counts.sum(axis=0), share)
 
 
 def sample(patches: int, count: int) -> list[int]:
@@ -105,7 +114,7 @@ def choose(
 
     choice: `f1` (the paper's: best macro F1 on the masks of cloudy training patches; those of QA
     bands count as no pixel label), `otsu` (Otsu's on the same patches, without any mask), `clear`
-    (what `CLEAR_SHARE` of the pixels of clear training patches do not exceed, without any mask),
+    (what the `clear_share` of the pixels of clear training patches do not exceed, without masks),
     `image` (best macro F1 of whole patches against their labels, see `judged`), or a number in
     [0, 1]. asked: what else the threshold depends on (`reference` among it). measured:
     the `histogram` of the patches of that choice, and how many they are. The result is kept in
@@ -129,12 +138,14 @@ def choose(
 
 def _chosen(choice: str, counts: np.ndarray, count: int, reference: str) -> Record:
     """What `choose` finds by the `histogram` of so many patches, whose masks are of `reference`."""
-    which = {"clear": "clear training", "image": "labelled"}.get(choice, "cloudy training")
+    share, which = clear_share(choice), "labelled" if choice == "image" else "cloudy training"
+    if share is not None:
+        which = "clear training"
     require_pixels(counts, which)
     where = f"the scores of {count} {which} patches"
-    if choice == "clear":
-        by = f"{100 * CLEAR_SHARE:g} percentile of {where}"
-        return {"pixel_labels": 0, "threshold": clear_threshold(counts), "chosen_by": by}
+    if share is not None:
+        by = f"{100 * share:g} percentile of {where}"
+        return {"pixel_labels": 0, "threshold": clear_threshold(counts, share), "chosen_by": by}
     if choice == "otsu":
         value = metrics.otsu_threshold(counts.sum(axis=0))
         return {"pixel_labels": 0, "threshold": value, "chosen_by": f"Otsu on {where}"}

@@ -57,6 +57,8 @@ TINY = ["--image_size", "32", "--d_repeat_num", "3", "--g_conv_dim", "4", "--d_c
         (main, ["--g_lr", "-1e-3"], "-1e-3 is not a finite number of at least 0"),
         (main, ["--nodata", "-inf"], "-inf is not finite"),
         (main, ["--threshold", "2"], r"2 is not in \[0, 1\]"),
+        (main, ["--threshold", "clear:101"], r"101 is not in \[0, 100\]"),
+        (main, ["--threshold", "clear:"], "'clear:' is no number"),
         (main, ["--image_dir", "absent"], r"absent.train.clear holds no patches"),
         (main, ["--device", "abacus"], "--device abacus cannot be used"),
         (main, ["--experiment_name", "../x"], "--experiment_name '../x'"),

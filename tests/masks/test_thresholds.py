@@ -34,23 +34,24 @@ def scores(solver, dataset):
     return found
 
 
-def test_clear_is_the_percentile_of_the_scores_of_clear_patches(image_dir):
+@pytest.mark.parametrize(("choice", "percent"), [("clear", 99.9), ("clear:80", 80)])
+def test_clear_is_the_percentile_of_the_scores_of_clear_patches(image_dir, choice, percent):
     solver, source = gan("FCD"), PreparedPatches(image_dir)
-    record = solver.choose_threshold("clear", source, 100, 4)
+    record = solver.choose_threshold(choice, source, 100, 4)
     of_clear = np.concatenate(
         [score[valid] for score, valid, label in scores(solver, PatchDataset(source, "train"))
          if label == 0]
     )  # fmt: skip
-    expected = np.quantile(of_clear, 0.999, method="inverted_cdf")
+    expected = np.quantile(of_clear, percent / 100, method="inverted_cdf")
     assert record["threshold"] == pytest.approx(expected, abs=1.1e-4)
     assert record["pixel_labels"] == 0
-    assert record["chosen_by"] == "99.9 percentile of the scores of 5 clear training patches"
+    assert record["chosen_by"] == f"{percent} percentile of the scores of 5 clear training patches"
     assert solver.supervision(record).threshold_pixel_labels == 0
     # Masks are never opened for it.
     for mask in image_dir.rglob("mask.tif"):
         mask.write_bytes(b"no mask")
     (solver.run.folder.results / "threshold.json").unlink()
-    assert solver.choose_threshold("clear", source, 100, 4) == record
+    assert solver.choose_threshold(choice, source, 100, 4) == record
 
 
 def test_image_parts_the_labels_of_held_out_patches(image_dir):

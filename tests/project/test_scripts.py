@@ -311,7 +311,7 @@ def test_what_the_benchmark_cannot_take_is_refused(stub, tmp_path, crops, flags,
     assert not (tmp_path / "asked").exists()
 
 
-WAYS = {"f1", "clear", "otsu", "four flips", "last weights"}
+WAYS = {"f1", "clear", "clear:99.5", "clear:99", "otsu", "four flips", "last weights"}
 
 
 def test_what_pays_is_tested_on_one_training_of_each_seed(stub, tmp_path):
@@ -336,18 +336,44 @@ def test_what_pays_on_real_pixels_takes_the_folds_of_the_benchmark(stub, tmp_pat
     done = stub("what_pays.sh", crops)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert f"bash scripts/real_biome.sh {crops} --rows FCD makes it" in done.stderr
-    for run in ("FCD-fold0-s0", "FCD-fold1-s0", "FCD-fold1-s0-otsu", "FCD-fold1-s3"):
+    assert f'real_biome.sh {crops} --rows FCD --seeds "0" makes it' in done.stderr
+    for run in (
+        "FCD-fold0-s0",
+        "FCD-fold1-s0",
+        "FCD-fold1-s0-otsu",
+        "FCD-fold1-s3",
+        "FCD64-fold0-s0",
+    ):
         (tmp_path / "outputs" / run).mkdir(parents=True)
     done = stub("what_pays.sh", crops)
     assert done.returncode == 0, done.stderr
     asked = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
     tests = [line for line in asked if "--mode test" in line]
-    assert len(tests) == 2 * len(WAYS)
+    assert len(tests) == 3 * len(WAYS)
     for line in tests:
-        fold = re.search(r"--image_dir patches/32-fold(\d) ", line)[1]
-        assert re.search(rf"--model_weights outputs/FCD-fold{fold}-s0/models/\w+\.pt ", line)
-    assert "--base FCD, clear --output_dir outputs/what-pays --crops" in asked[-1]
+        side, fold = re.search(r"--image_dir patches/(32|64)-fold(\d) ", line).groups()
+        run = f"{'FCD' if side == '32' else 'FCD64'}-fold{fold}-s0"
+        assert re.search(rf"--model_weights outputs/{run}/models/\w+\.pt ", line)
+    tables = [line for line in asked if line.startswith("-m fcd.comparison")]
+    for table, name in zip(tables, ("what-pays", "what-pays-64"), strict=True):
+        assert f"--base FCD, clear --output_dir outputs/{name} --crops" in table
+
+
+def test_further_rows_are_fcd_of_other_patches_and_inputs(stub, tmp_path, crops):
+    rows = {"FCD": (32, "stretch"), "FCD64": (64, "stretch"), "TOA": (32, "toa")}
+    rows["Paper"] = (32, "paper")
+    done = stub("real_biome.sh", crops, "--folds", "2", "--rows", " ".join(rows))
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
+    trainings = [line for line in asked if "--mode train" in line]
+    assert len(trainings) == 2 * len(rows)
+    for line in trainings:
+        name, fold = re.search(r"--experiment_name (\w+)-fold(\d)-s0", line).groups()
+        side, normalization = rows[name]
+        assert f"--image_dir patches/{side}-fold{fold} " in line
+        for flag, value in (("image_size", side), ("normalize", normalization)):
+            assert re.findall(rf"--{flag} (\w+)", line)[-1] == str(value)
+    assert "--base FCD --output_dir outputs/comparison" in asked[-1]
 
 
 def test_runs_of_other_folds_are_not_taken_for_these(stub, tmp_path, crops):
