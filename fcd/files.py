@@ -160,7 +160,7 @@ def digest(content: bytes | str) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
 
 
-def file_digest(path: Path | str) -> str:
+def file_digest(path: os.PathLike[str] | str) -> str:
     """The `digest` of a file; `UserError` if it cannot be read."""
     try:
         return digest(Path(path).read_bytes())

@@ -24,9 +24,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fcd.errors import SceneError
+from fcd.files import file_digest
 from fcd.landsat import labels
 from fcd.landsat.rasters import Grid
-from fcd.landsat.scenes import Scene, SceneReader
+from fcd.landsat.scenes import File, Scene, SceneReader
 
 TRUTH, QA = "truth", "qa"
 NAMES = {TRUTH: "manual masks", QA: "QA bands"}  # of the sources, in records and reports
@@ -133,6 +134,15 @@ class Reference:
 
     scene: Scene
     source: str
+
+    @property
+    def file(self) -> File | None:
+        """What it is read from, if there is such a file."""
+        return self.scene.truth if self.source == TRUTH else self.scene.qa
+
+    def digest(self) -> str:
+        """That of the file's contents; empty if there is no file."""
+        return file_digest(self.file) if self.file else ""
 
     def check(self) -> Grid:
         """Return the scene's grid, or raise `SceneError` with everything that is wrong."""

@@ -1,5 +1,6 @@
 """Scenes to patches with image-level labels; records say which are cut, how and into what."""
 
+import glob
 import os
 import re
 import shutil
@@ -37,7 +38,8 @@ PATCH_NAME = re.compile(r"[^/\\\0]+_\d{5,9}_\d{5,9}")
 
 Record = dict[str, Any]
 """biome, scene, split, cutting (of `Cutting`), cloud_share, pixel_size (metres), radiometry (fields
-of the MTL file by which DN become reflectance), and the patches' names by label."""
+of the MTL file by which DN become reflectance), reference (digest of the file that says where cloud
+is; earlier versions did not say), and the patches' names by label."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,8 @@ def prepare(
                 f"{image_dir} holds patches of {name} cut otherwise ({record['split']}, "
                 f"{record['cutting']}); remove it or choose another --output_dir"
             )
+    for scene in scenes:
+        _check_reference(Reference(scene, cutting.reference), records.get(scene.name), image_dir)
     written = image_dir / SPLIT_FILE
     if split_file:
         write_text(written, decoded(split_file.read_bytes()))
@@ -276,6 +280,17 @@ def prepare(
     for failure in failures:
         print(f"left out: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _check_reference(reference: Reference, record: Record | None, image_dir: Path) -> None:
+    """Raise `UserError` if the scene of `record` was labelled by another file than there is now."""
+    if record is None or reference.file is None or "reference" not in record:
+        return
+    if record["reference"] != reference.digest():
+        raise UserError(
+            f"{reference.file} has changed since {image_dir} was cut by it; remove "
+            f"{record_path(image_dir, reference.scene)}, and the scene is cut again"
+        )
 
 
 def _truths(scenes: Iterable[Scene]) -> Iterator[np.ndarray]:
@@ -328,11 +343,12 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
             mask = _write_thumbnail(reader, reference, record_path(image_dir, scene))
         if not mask.any():
             scene.require_pixels("prepare without it, such as by --bands B1-B9")
+        for old in _patches_of(scene, image_dir):  # of before, perhaps under the other label
+            shutil.rmtree(old)
         for folder, names in patches.items():
             target = image_dir / split / folder
             target.mkdir(parents=True, exist_ok=True)
             for name in names:
-                shutil.rmtree(target / name, ignore_errors=True)
                 (partial / folder / name).rename(target / name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -340,10 +356,19 @@ def cut_scene(scene: Scene, image_dir: Path, split: str, cutting: Cutting) -> Re
     record: Record = {"biome": scene.biome, "scene": scene.name, "split": split}
     record |= {"cutting": asdict(cutting), "cloud_share": share, **patches}
     record["pixel_size"] = grid.pixel_size
+    record["reference"] = reference.digest()
     with suppress(SceneError):  # patches are as good with a damaged MTL file
         record["radiometry"] = radiometry.kept(scene.metadata(), scene.bands)
     write_json(record_path(image_dir, scene), record)
     return record
+
+
+def _patches_of(scene: Scene, image_dir: Path) -> list[Path]:
+    """The patches of `scene` that there are in `image_dir`, of any split and label."""
+    folders = [image_dir / split / label for split in SPLITS for label in labels.CLASS_FOLDERS]
+    named = f"{glob.escape(scene.name)}_*_*"
+    found = [patch for folder in folders for patch in folder.glob(named)]
+    return [patch for patch in found if patch.name.rsplit("_", 2)[0] == scene.name]
 
 
 def _cut(

@@ -8,6 +8,7 @@ import tifffile
 import prepare_landsat8_biome
 from data_loader import PatchDataset, training_normalization
 from fcd.errors import MissingBand, UserError
+from fcd.files import read_json
 from fcd.landsat import labels
 from fcd.landsat.scenes import find_scenes
 from fcd.patches import cutting
@@ -122,6 +123,37 @@ def test_a_folder_keeps_to_its_bands(scene_root, tmp_path, call):
     with pytest.raises(UserError, match=r"image\.tif has 4 bands, the records in scenes name B1, "):
         _ = PatchDataset(out, "train").kind
     assert call(prepare_landsat8_biome, *flags, "--bands", "B2-B12")[0] == 2
+
+
+def test_a_mask_that_has_changed_is_noticed_and_leaves_no_patch_of_before(tmp_path, call):
+    dn, truth = draw(32, 32, 1)
+    truth[:] = 128
+    for name in ("S1", "S1_a"):
+        write_scene(tmp_path / "s" / name, name, dn, truth)
+    out, record = tmp_path / "p", tmp_path / "p" / "scenes" / "Unknown_S1.json"
+    (tmp_path / "split.csv").write_text("scene,split\nS1,train\nS1_a,train\n")
+    flags = ["--data_path", tmp_path / "s", "--output_dir", out, "--patch_size", "16"]
+    flags += ["--split_file", tmp_path / "split.csv"]
+    assert call(prepare_landsat8_biome, *flags)[0] == 0
+
+    truth[:16, :16] = 255
+    write_scene(tmp_path / "s" / "S1", "S1", dn, truth)
+    code, err, _ = call(prepare_landsat8_biome, *flags)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"S1_fixedmask.img has changed since {out} was cut by it; remove {record}" in err
+
+    record.unlink()  # as the line says
+    assert call(prepare_landsat8_biome, *flags)[0] == 0
+    found = sorted(str(path.parent.relative_to(out)) for path in out.rglob("image.tif"))
+    corners = ("00000_00000", "00000_00016", "00016_00000", "00016_00016")
+    first, *rest = [f"S1_{corner}" for corner in corners]
+    clear = sorted([*rest, *(f"S1_a_{corner}" for corner in corners)])
+    assert found == [*(f"train/clear/{name}" for name in clear), f"train/cloudy/{first}"]
+
+    # Records of before do not say by which mask.
+    record.write_text(json.dumps({k: v for k, v in read_json(record).items() if k != "reference"}))
+    write_scene(tmp_path / "s" / "S1", "S1", dn, np.full_like(truth, 128))
+    assert "2 scenes are cut already" in call(prepare_landsat8_biome, *flags)[2]
 
 
 def test_a_folder_keeps_to_what_codes_of_masks_mean(scene_root, tmp_path, call):
