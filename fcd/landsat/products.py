@@ -189,7 +189,7 @@ def _landsat(
     if not found:
         raise SceneError(
             f"{path}: no band of a Landsat scene in it, such as <scene>_B1.TIF; --bands reads "
-            "files of other names"
+            "files of other names, and a file of several bands is given itself, unpacked"
         )
     if len(found) > 1:
         raise SceneError(
