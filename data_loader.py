@@ -20,6 +20,7 @@ from fcd.files import digest
 from fcd.landsat import labels
 from fcd.landsat.bands import SUN, in_files, positions
 from fcd.landsat.rasters import plain
+from fcd.landsat.reference import TRUTH
 from fcd.masks import thresholds
 from fcd.masks.quantisation import Sample, Samples
 from fcd.patches import generated
@@ -325,9 +326,9 @@ def threshold_patches(source: Source, choice: str, **how: Any) -> PatchDataset:
 
 
 def threshold_choice(source: Source) -> str:
-    """How a threshold is chosen unless one says: `f1`, without masks `clear`, which is said."""
-    if not source.masks_are_optional:
-        return "f1"
+    """How a threshold is chosen unless one says: `f1`, without manual masks `clear`."""
+    if not source.masks_are_optional:  # what fits QA bands best has their errors
+        return "f1" if source.reference == TRUTH else thresholds.CLEAR
     dataset = threshold_patches(source, "f1", masks_optional=True)
     if dataset.mask_file:
         return "f1"

@@ -2,10 +2,12 @@
 # What pays: one trained network tested in several ways, or one seed trained in several ways, each
 # against the plain one, run by run, with intervals over scenes.
 #
-#   scripts/what_pays.sh [DIR] [FLAGS…]
+#   scripts/what_pays.sh [DIR | --qa] [FLAGS…]
 #
-# Without DIR of the drawn scenes of the demo: FCD, and FCD+ trained in several ways. With DIR (see
-# real_biome.sh), of the rows FCD and FCD64 of its folds, which real_biome.sh has trained in --dir.
+# Without DIR of the drawn scenes of the demo: FCD, and FCD+ trained in several ways. With --qa of
+# FCD on these scenes labelled by their QA bands, by which its threshold is chosen too, tested on
+# the masks. With DIR (see real_biome.sh), of the rows FCD and FCD64 of its folds, which
+# real_biome.sh has trained in --dir.
 # Typed again after a stop it goes on where it was. Of the flags below, --dir is what-pays and
 # --seeds is "0 1 2 3 4" by default, with DIR real-biome and 0; --demo, --orig_image_dir and
 # --image_dir do not belong here.
@@ -13,8 +15,9 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
-crops=""
+crops="" qa=false
 [[ ${1:--} == -* ]] || { crops=$1; shift; }
+[ "${1:-}" != --qa ] || { qa=true; shift; }
 if [ -n "$crops" ]; then
     set -- --seeds 0 --dir real-biome "$@"
     # shellcheck source=scripts/real.sh
@@ -71,7 +74,7 @@ table() { # BASE FOLDER RUNS…
 }
 
 of_folds() { # ROW SIDE FOLDER: what pays for the networks of a row, which saw patches of this side
-    local run fold each=()
+    local seed run fold each=()
     for seed in $seeds; do
         for run in outputs/"$1"-fold*-s"$seed"; do
             [ -d "$run" ] || continue
@@ -85,13 +88,28 @@ of_folds() { # ROW SIDE FOLDER: what pays for the networks of a row, which saw p
     [ ${#each[@]} = 0 ] || table "FCD, ${choices[0]}" "$3" "${each[@]}"
 }
 
-if [ -n "$crops" ]; then
-    of_folds FCD 32 what-pays
-    of_folds FCD64 64 what-pays-64
-    exit
-fi
-
-each=()
+of_qa() { # what pays where QA bands are all that is known
+    local seed run choice way each=()
+    if [ ! -f qa/complete ]; then
+        say "$root/prepare_landsat8_biome.py" --data_path scenes --output_dir qa --patch_size 32 \
+            --labels qa
+        touch qa/complete
+    fi
+    for seed in $seeds; do
+        run=FCD-qa-s$seed
+        train_row main.py "$run" "$seed" "${gan[@]}" --image_dir qa
+        for choice in "${choices[@]}"; do
+            way=$run-${choice/:/-}
+            each+=("outputs/$way")
+            tested "$way" && continue
+            say "$root/main.py" --mode test "${data[@]}" --image_dir qa --batch_size 64 \
+                --experiment_name "$run" --threshold "$choice" "${extra[@]}"
+            test_row main.py "FCD, $choice" "$way" --threshold known \
+                --model_weights "$(weights "$run")"
+        done
+    done
+    table "FCD, ${choices[0]}" what-pays-qa "${each[@]}"
+}
 
 learned() { # WAY SEED FLAGS…: an FCD+ on FCD's masks, which are made with these flags
     local name=FCD+-${1// /-}-s$2 file=generated_mask_${1// /-}_$2.tif
@@ -100,17 +118,27 @@ learned() { # WAY SEED FLAGS…: an FCD+ on FCD's masks, which are made with the
     test_row supervised_main.py "FCD+, $1" "$name"
 }
 
-for seed in $seeds; do
-    train_row main.py "FCD-s$seed" "$seed" "${gan[@]}"
-    ways "FCD-s$seed"
-    each+=(outputs/FCD-s"$seed"-*)
-done
-table "FCD, ${choices[0]}" what-pays "${each[@]}"
+of_drawn() { # what pays for FCD and FCD+ of the demo's scenes
+    local seed each=() plus=()
+    for seed in $seeds; do
+        train_row main.py "FCD-s$seed" "$seed" "${gan[@]}"
+        ways "FCD-s$seed"
+        each+=(outputs/FCD-s"$seed"-*)
+    done
+    table "FCD, ${choices[0]}" what-pays "${each[@]}"
+    for seed in $seeds; do
+        learned plain "$seed"
+        learned "unsure pixels ignored" "$seed" --unsure_from 0.8 --unsure_to 1.15
+        plus+=(outputs/FCDPlus-*-s"$seed")
+    done
+    table "FCD+, plain" what-pays-plus "${plus[@]}"
+}
 
-plus=()
-for seed in $seeds; do
-    learned plain "$seed"
-    learned "unsure pixels ignored" "$seed" --unsure_from 0.8 --unsure_to 1.15
-    plus+=(outputs/FCDPlus-*-s"$seed")
-done
-table "FCD+, plain" what-pays-plus "${plus[@]}"
+if [ -n "$crops" ]; then
+    of_folds FCD 32 what-pays
+    of_folds FCD64 64 what-pays-64
+elif $qa; then
+    of_qa
+else
+    of_drawn
+fi

@@ -405,8 +405,8 @@ class SceneSettings:
         "clear:99.5: 99.5 %; no pixel label), image (best macro F1 on the image-level labels of "
         "the val patches, else of the training patches, of which one is cloudy if more than 5 % of "
         "it are: no pixel label), otsu (no pixel label), known (the one chosen before) or a number "
-        "in [0, 1]; None: 0.5 for a U-Net, f1 for the others, without masks clear; in --mode "
-        "predict known",
+        "in [0, 1]; None: 0.5 for a U-Net, f1 for the others, without manual masks clear; in "
+        "--mode predict known",
     ] = None
     threshold_patches: Annotated[
         int, Ge(1), MAY_CHANGE, "at most this many patches to choose the threshold from"

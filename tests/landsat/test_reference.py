@@ -219,9 +219,12 @@ def test_every_mode_goes_by_the_band_and_says_so(tmp_path, call, capsys):
         assert "<figcaption>Truth</figcaption>" not in page
     assert read(outputs / "FCD")["supervision"]["image_labels"] == 12
     by = read(outputs / "FCD")["supervision"]["threshold_chosen_by"]
+    assert by == "99.9 percentile of the scores of 6 clear training patches"
+    assert by in read(outputs / "FCDPlus")["supervision"]["threshold_chosen_by"]
+    call(main, "--mode", "test", *DATA, "--threshold", "f1")
+    by = read(outputs / "FCD")["supervision"]["threshold_chosen_by"]
     where = "the scores of 6 cloudy training patches"
     assert by == f"best macro F1 on {where}, against their scenes' QA bands"
-    assert by in read(outputs / "FCDPlus")["supervision"]["threshold_chosen_by"]
 
     # The figures of FCD again, from the bits and the masks of the training scenes.
     call(main, "--mode", "test", *DATA, "--test_split", "train")

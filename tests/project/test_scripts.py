@@ -359,6 +359,26 @@ def test_what_pays_on_real_pixels_takes_the_folds_of_the_benchmark(stub, tmp_pat
         assert f"--base FCD, clear --output_dir outputs/{name} --crops" in table
 
 
+def test_what_pays_by_qa_bands_is_tested_on_the_masks(stub, tmp_path):
+    for name in ("patches", "qa"):
+        (tmp_path / name).mkdir()
+    done = stub("what_pays.sh", "--qa", "--seeds", "0 7")
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
+    (cut,) = (line for line in asked if "--labels" in line)
+    assert cut.endswith("--output_dir qa --patch_size 32 --labels qa")
+    used = [re.findall(r"--image_dir (\w+)", line)[-1] for line in asked if "--mode t" in line]
+    choices = [way for way in WAYS if " " not in way]
+    assert used == ["qa", *["qa", "patches"] * len(choices)] * 2
+    chosen = [line for line in asked if "--mode test" in line and "--threshold known" not in line]
+    tested = [line for line in asked if "--threshold known" in line]
+    for choice, test in zip(chosen, tested, strict=True):
+        run, way = re.search(r"--experiment_name (\S+) --threshold (\S+)", choice).groups()
+        assert f"--experiment_name {run}-{way.replace(':', '-')} --method FCD, {way} " in test
+        assert test.endswith(f" --model_weights outputs/{run}/models/best.pt")
+    assert asked[-1].endswith("--base FCD, f1 --output_dir outputs/what-pays-qa")
+
+
 def test_further_rows_are_fcd_of_other_patches_and_inputs(stub, tmp_path, crops):
     rows = {"FCD": (32, "stretch"), "FCD64": (64, "stretch"), "TOA": (32, "toa")}
     rows["Paper"] = (32, "paper")
