@@ -342,7 +342,6 @@ def predict(settings: S, run: Run, load: Load[S], patches: Patches | None) -> in
             write_bands=asked.write_bands,
             stac=asked.stac,
             postprocessing=asked.postprocessing,
-            sun_elevation=settings.data.sun_elevation,
             overwrite=settings.run.overwrite,
             allow_pixel_size=asked.allow_pixel_size,
             processes=run.processes,

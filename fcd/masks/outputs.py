@@ -43,12 +43,9 @@ class Outputs:
     write_bands: Contents = "mask"
     stac: bool = False
     postprocessing: PostProcessing = AS_SCORED
-    sun_elevation: float | None = None  # of scenes that do not say, degrees
 
     def tags(self, method: dict[str, str]) -> dict[str, str]:
         """Those of a mask that is made by a method with the tags `method`."""
-        if self.postprocessing.shadow and self.sun_elevation is not None:
-            method = method | {"FCD_SUN_ELEVATION": str(self.sun_elevation)}
         return method | {
             "FCD_CONTENTS": self.write_bands,
             "FCD_POSTPROCESSING": self.postprocessing.told,

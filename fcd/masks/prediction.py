@@ -27,10 +27,12 @@ from fcd import pictures
 from fcd.errors import FleetError, MissingBand, OutputError, UserError
 from fcd.landsat import labels
 from fcd.landsat.bands import positions
+from fcd.landsat.finding import MTL
 from fcd.landsat.products import scene_from
 from fcd.landsat.radiometry import SUN_ELEVATION
 from fcd.landsat.rasters import SAME_PIXELS, Grid
 from fcd.landsat.scenes import Scene
+from fcd.landsat.sun import by_orbit
 from fcd.masks import stac_item
 from fcd.masks.outputs import OUTPUTS, TOLD, Outputs, mask_files
 from fcd.masks.predictor import Predictor
@@ -268,7 +270,7 @@ class _Batch:
         row["scene"] = scene.name
         self.outputs.check_ours(scene.name, self.names.folder)
         if scene.name in self.names.listed and not self.overwrite:
-            tags = predictor.tags | _tags(scene, predictor, self.outputs.sun_elevation)
+            tags = predictor.tags | _tags(scene, predictor, self.outputs)
             if self.outputs.are_there(scene.name, tags, self.names.folder):
                 return None
         return _Work(row, scene, predictor)
@@ -307,10 +309,10 @@ def predict_scene(
     pixels = _pixels(scene, grid, predictor, warn)
     told = dict(zip(TOLD, (pixels, predictor.way.why), strict=True))
     tags = outputs.tags(predictor.tags) | {name: text for name, text in told.items() if text}
-    tags |= _tags(scene, predictor, outputs.sun_elevation)
+    tags |= _tags(scene, predictor, outputs)
     if any_sun := tags.get("FCD_SUN") == _UNKNOWN:
         _say(f"warning: {scene.where}: {_ANY_SUN}")
-    finish = outputs.postprocessing.finishing(scene, outputs.sun_elevation)
+    finish = outputs.postprocessing.finishing(scene, predictor.sun_elevation)
     describe = stac_item.describing(scene, grid) if outputs.stac else None
     how = (grid, tags, outputs.write_score, outputs.write_bands)
     files = mask_files(mask_tif, score_tif, *how, as_cog=True)
@@ -371,12 +373,15 @@ def _pixels(scene: Scene, grid: Grid, predictor: Predictor, warn: Callable[[str]
     return f"{own:g} (trained on {learned:g})"
 
 
-def _tags(scene: Scene, predictor: Predictor, asked: float | None) -> dict[str, str]:
-    """Of its pixels, unless its name says what they are, and its sun, degrees, if that is taken."""
-    tags = {} if scene.level_1 else {SOURCE: fingerprint(scene)}
+def _tags(scene: Scene, predictor: Predictor, outputs: Outputs) -> dict[str, str]:
+    """Of its pixels, unless its name says what they are, and of its sun, degrees, if it counts."""
+    is_named = scene.level_1 and (MTL in scene.files or by_orbit(scene.name) is not None)
+    tags = {} if is_named else {SOURCE: fingerprint(scene)}
     if predictor.knows_sun:
-        elevation = scene.elevation(asked)
+        elevation = scene.elevation(predictor.sun_elevation)
         tags["FCD_SUN"] = _UNKNOWN if elevation is None else f"{elevation:g}"
+    if outputs.postprocessing.shadow and predictor.sun_elevation is not None:
+        tags["FCD_SUN_ELEVATION"] = str(predictor.sun_elevation)
     return tags
 
 

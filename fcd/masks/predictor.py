@@ -24,6 +24,7 @@ class Predictor:
     pixel_size: float | None = None  # of training, metres; None: unknown
     way: Way = PLAIN  # how scores are computed
     knows_sun: bool = False  # whether the height of the sun is one of the network's bands
+    sun_elevation: float | None = None  # of scenes that do not say, degrees
 
 
 def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
@@ -53,4 +54,5 @@ def predictor_of(scorer: Scorer, tiles: Tiles, threshold: float) -> Predictor:
         scorer.normalization.pixel_size,
         scorer.way,
         scorer.normalization.knows_sun,
+        tiles.sun_elevation,
     )

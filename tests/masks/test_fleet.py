@@ -140,10 +140,10 @@ def test_the_same_files_as_without_and_what_is_done_stays(client, tmp_path, caps
         )
         for bands, name in ((BANDS, "all"), (few, "few"))
     ]
-    several = [replace(one, pixel_size=30.0) for one in several]
+    several = [replace(one, pixel_size=30.0, sun_elevation=50.0) for one in several]
     work = PostProcessing(min_cloud=3, cloud_buffer=2, shadow=True, shadow_buffer=1)
     asked = {"write_score": "float32", "write_bands": "mask,score", "stac": True}
-    asked |= {"postprocessing": work, "sun_elevation": 50.0, "progress": False}
+    asked |= {"postprocessing": work, "progress": False}
     pickled = cloudpickle.dumps(lambda _: several)
 
     def masked(out, **where):

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -103,8 +104,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def predicted(folder, out, **outputs):
-    assert predict_scenes([str(folder)], PREDICTOR, out, progress=False, **outputs) == 0
+def predicted(folder, out, predictor=PREDICTOR, **outputs):
+    assert predict_scenes([str(folder)], predictor, out, progress=False, **outputs) == 0
     with rasterio.open(out / f"{DRAWN.name}_mask.tif") as dataset:
         return dataset.read(), dataset.tags(), dataset.profile
 
@@ -205,8 +206,8 @@ def test_another_sun_makes_another_mask(folder, tmp_path):
     shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("*_MTL.txt"))
     for azimuth, elevation in ((140, 50), (320, 50), (320, 20)):
         asked = PostProcessing(shadow=True, sun_azimuth=azimuth)
-        how = {"postprocessing": asked, "sun_elevation": elevation}
-        _, tags, _ = predicted(bare, tmp_path / "out", **how)
+        predictor = replace(PREDICTOR, sun_elevation=elevation)
+        _, tags, _ = predicted(bare, tmp_path / "out", predictor, postprocessing=asked)
         assert f"sun_azimuth {azimuth} where" in tags["FCD_POSTPROCESSING"]
         assert tags["FCD_SUN_ELEVATION"] == str(elevation)
 

@@ -262,6 +262,17 @@ def test_two_days_of_one_name_on_one_grid_both_get_a_mask(tmp_path, monkeypatch)
     assert {*found} == {"tile", "tile_elsewhere"}
 
 
+def test_two_folders_whose_files_have_one_plain_name_both_get_a_mask(tmp_path):
+    dn = np.random.default_rng(0).integers(4500, 65535, (2, 10, *SIZE), dtype=np.uint16)
+    for place, day in zip("ab", dn, strict=True):
+        write_scene(tmp_path / place, "clip", day, np.full(SIZE, 128, np.uint8))
+    for place in "aba":
+        assert predict_scenes([str(tmp_path / place)], PREDICTOR, tmp_path / "out") == 0
+    for name, day in zip(("clip", "clip_b"), dn, strict=True):
+        with rasterio.open(tmp_path / "out" / f"{name}_mask.tif") as dataset:
+            np.testing.assert_array_equal(dataset.read(1), expected_mask(day))
+
+
 def test_bands_read_otherwise_make_another_mask(tmp_path):
     dn = np.arange(1, 11, dtype=np.uint16)[:, None, None] * np.full(SIZE, 6000, np.uint16)
     path = stack(tmp_path / "x.tif", dn)

@@ -18,7 +18,8 @@ from fcd.errors import SceneError, UserError
 from fcd.landsat.bands import SUN
 from fcd.landsat.radiometry import UNKNOWN_SUN, with_sun
 from fcd.landsat.sun import by_orbit
-from fcd.masks.prediction import predict_array
+from fcd.masks.prediction import predict_array, predict_scenes
+from fcd.masks.scoring import Tiles
 from fcd.patches import generated
 from fcd.patches.normalisation import VALID_MIN, Normalization
 from fcd.patches.sources import RasterPatches
@@ -147,6 +148,20 @@ def test_scenes_take_it_from_their_file_before_the_flag_and_do_without(walk, che
     assert "2 were there already" in out
     with rasterio.open(walk / "without/untold_score.tif") as dataset:
         np.testing.assert_array_equal(dataset.read(1), known)
+
+
+def test_from_python_the_sun_that_is_told_is_the_one_that_is_scored_with(walk, checkpoint):
+    dn, solver = seen(ground(70, 3), 25.0), load_solver(checkpoint, "cpu")
+    write_stack(walk / "untold.tif", dn)
+    tiles = Tiles.of(solver.scorer(), sun_elevation=25.0)
+    predictor = solver.predictor(0.5, tiles)
+    assert predict_scenes(["untold.tif"], predictor, "out", write_score="float32") == 0
+    _, expected = predict_array(dn, predictor, sun_elevation=25.0)
+    with rasterio.open("out/untold_score.tif") as dataset:
+        np.testing.assert_array_equal(dataset.read(1), expected)
+        assert dataset.tags()["FCD_SUN"] == "25"
+    with pytest.raises(TypeError, match="sun_elevation"):
+        predict_scenes(["untold.tif"], solver.predictor(0.5), "out", sun_elevation=25.0)
 
 
 def test_a_list_of_crops_says_it_and_the_id_in_a_name(walk, checkpoint, call):
