@@ -110,7 +110,7 @@ class Solver(Resumable):
 
         dataset: the patches that are to be told apart, `batch_size` of them in each process.
         """
-        return lambda x: self.score(x).mean(dim=(1, 2))
+        return lambda x: thresholds.of_patches(x, self.score(x))
 
     # Checkpoints:
 
@@ -384,7 +384,7 @@ class FCDSolver(Solver):
         counts = self._histogram(clear, batch_size, self.score, thresholds.valid_of)
         thresholds.require_pixels(counts, "clear validation")
         threshold = thresholds.clear_threshold(counts)
-        return lambda x: (self.score(x) > threshold).float().mean(dim=(1, 2))
+        return lambda x: thresholds.of_patches(x, self.score(x) > threshold)
 
     def state(self) -> dict[str, Any]:
         """See `Solver.state`."""

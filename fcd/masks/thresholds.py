@@ -61,6 +61,16 @@ def valid_of(_: dict, x: Tensor) -> np.ndarray:
     return torch.where((x == FILL).any(dim=1), metrics.INVALID, metrics.CLEAR).cpu().numpy()
 
 
+def of_patches(x: Tensor, values: Tensor, share: float | None = None) -> Tensor:
+    """The mean of `values` (N, h, w) of each patch, or what a `share` of them does not exceed, (N,).
+
+    Of the pixels of x (N, C, h, w) that have data, as labels are; 0 where none has.
+    """
+    known = values.float().masked_fill((x == FILL).any(dim=1), torch.nan).flatten(1)
+    found = known.nanmean(dim=1) if share is None else known.nanquantile(share, dim=1)
+    return found.nan_to_num()
+
+
 def label_of(batch: dict, _: Tensor) -> np.ndarray:
     """The image-level labels (N,) of a batch as patch codes."""
     return np.array([metrics.CLEAR, metrics.CLOUD])[batch["label"][:, 0].long().numpy()]
@@ -74,7 +84,7 @@ def judged(choice: str, score: Score) -> tuple[Score, Callable[[dict, Tensor], n
     """
     if choice != "image":
         return score, mask_of
-    return lambda x: score(x).float().flatten(1).quantile(1 - CLOUDY_SHARE, dim=1), label_of
+    return lambda x: of_patches(x, score(x), 1 - CLOUDY_SHARE), label_of
 
 
 def require_pixels(counts: np.ndarray, which: str) -> None:

@@ -125,6 +125,25 @@ def test_patches_are_told_apart_by_the_share_above_the_threshold_of_clear_ones(i
     assert max(expected) > 0
 
 
+def test_pixels_without_data_do_not_count_for_a_patch():
+    """Of the first patch what has data is cloud, of the second it is clear; the third has none."""
+    x, score = torch.zeros(3, 2, 10, 10), torch.zeros(3, 10, 10)
+    x[0, 1, 1:], score[0, 0] = -1, 0.9
+    x[1, :, 2:], score[1, 2:] = -1, 0.8
+    x[2], score[2] = -1, 0.7
+    np.testing.assert_allclose(thresholds.of_patches(x, score), [0.9, 0, 0])
+    judged, _ = thresholds.judged("image", lambda _: score)
+    np.testing.assert_allclose(judged(x), [0.9, 0, 0])
+    rng = torch.Generator().manual_seed(0)
+    score = torch.rand(3, 10, 10, generator=rng)
+    seen = [score[0, 0].numpy(), score[1, :2].numpy().ravel()]
+    np.testing.assert_allclose(judged(x)[:2], [np.quantile(s, 0.95) for s in seen], rtol=1e-6)
+    means = [s.mean() for s in seen]
+    np.testing.assert_allclose(thresholds.of_patches(x, score)[:2], means, rtol=1e-6)
+    shares = [(s > 0.5).mean() for s in seen]
+    np.testing.assert_allclose(thresholds.of_patches(x, score > 0.5)[:2], shares, rtol=1e-6)
+
+
 def test_of_equally_good_checkpoints_the_later_is_kept(image_dir, monkeypatch):
     solver, dataset = gan("FCD"), PatchDataset(image_dir, "val", "mask.tif")
     settings = type("Settings", (), {"select": "image", "batch_size": 4})
