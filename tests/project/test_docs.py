@@ -151,28 +151,45 @@ def test_the_readme_shows_the_nine_commands_verbatim():
 
 # --- troubleshooting -----------------------------------------------------------------------
 
-ERRORS = {
-    "UserError", "SceneError", "DamagedCheckpoint", "DamagedPatch", "OutputError", "OSError", "of",
-    "ArgumentTypeError", "MissingBand", "FleetError",
-}  # fmt: skip
+
+def errors(trees):
+    """What our own errors are called: `UserError`, what derives from it, and what becomes one."""
+    names = {"UserError", "_TryAgain", "OSError", "ArgumentTypeError"}
+    bases = {
+        node.name: {getattr(base, "id", None) for base in node.bases}
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+    while more := {name for name, of in bases.items() if of & names} - names:
+        names |= more
+    return names
+
+
+def fixed_parts(node):
+    """The longest fixed part of a string; of each of those that `+`, `*` or `if` join."""
+    if isinstance(node, ast.BinOp):
+        return fixed_parts(node.left) + fixed_parts(node.right)
+    if isinstance(node, ast.IfExp):
+        return fixed_parts(node.body) + fixed_parts(node.orelse)
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    constants = [part.value for part in parts if isinstance(part, ast.Constant)]
+    longest = max((text for text in constants if isinstance(text, str)), key=len, default="")
+    return [part] if (part := longest.strip(" ;:,()'")) else []
 
 
 def messages():
-    """The longest fixed part of each message of our own errors, and where it is raised."""
-    found = []
-    for path in sorted([*ROOT.glob("*.py"), *(ROOT / "fcd").rglob("*.py")]):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """The longest fixed parts of each message of our own errors, and where it is raised."""
+    paths = sorted([*ROOT.glob("*.py"), *(ROOT / "fcd").rglob("*.py")])
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+    names, found = errors(trees.values()), []
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
             if not isinstance(node, ast.Call) or not node.args:
                 continue
-            name = getattr(node.func, "id", getattr(node.func, "attr", None))
-            if name not in ERRORS:
-                continue
-            first = node.args[0]
-            parts = first.values if isinstance(first, ast.JoinedStr) else [first]
-            fixed = [p.value for p in parts if isinstance(p, ast.Constant)]
-            if fixed:
-                longest = max(fixed, key=len).strip(" ;:,()'")
-                found.append(pytest.param(longest, id=f"{path.name}:{node.lineno}"))
+            if getattr(node.func, "id", getattr(node.func, "attr", None)) in names:
+                place = f"{path.name}:{node.lineno}"
+                found += [pytest.param(part, id=place) for part in fixed_parts(node.args[0])]
     return found
 
 
