@@ -267,7 +267,8 @@ def mask_training_scenes(settings: S, run: Run, load: Load[S]) -> int:
     job = Job(folder, lambda: iter(scenes), len(scenes))
     scorer = in_asked_precision(settings, scorer, used_tiles, threshold, job)
     unsure = (asked.unsure_from, asked.unsure_to)
-    generate_masks(scorer, scenes, used_tiles, threshold, folder, unsure)
+    overwrite = settings.run.overwrite
+    generate_masks(scorer, scenes, used_tiles, threshold, folder, unsure, overwrite)
     if isinstance(source, RasterPatches) and run.processes.first:
         source.add_generated_masks(folder, scenes, asked.generated_mask_file)
     print(f"masks of {len(scenes)} training scenes: {folder}")

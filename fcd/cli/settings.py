@@ -120,8 +120,8 @@ class RunSettings:
     overwrite: Annotated[
         bool,
         MAY_CHANGE,
-        "train: begin anew even if the run folder holds a checkpoint; predict: mask scenes anew "
-        "that are masked already",
+        "train: begin anew even if the run folder holds a checkpoint; predict, generate_masks: "
+        "mask scenes anew that are masked already",
     ] = False
     checkpoint: Annotated[
         Literal["best", "latest"], MAY_CHANGE, "which checkpoint the modes after training use"

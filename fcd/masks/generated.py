@@ -16,6 +16,7 @@ from fcd.landsat.scenes import Scene
 from fcd.masks.outputs import has_tags, mask_files
 from fcd.masks.predictor import predictor_of
 from fcd.masks.scoring import ArrayScene, Scorer, Tiles, strips
+from fcd.masks.summary import SOURCE, fingerprint
 from fcd.patches import generated
 
 # What is masked at a time, at most: small scenes, two files of each of which are open, and values.
@@ -66,11 +67,13 @@ def generate_masks(
     threshold: float,
     folder: Path,
     unsure: tuple[float, float] = (1.0, 1.0),
+    overwrite: bool = False,
 ) -> None:
     """Write `<biome>_<scene>_{difference,mask}.tif` of each scene into `folder`.
 
     difference: the score, float32 in [0, 1], NaN nodata; mask: 0 nodata, 128 clear, 255 cloud. A
-    scene whose masks are there already, from these weights and this threshold, is skipped.
+    scene whose masks are there already, of its pixels by these weights and this threshold, is
+    skipped unless `overwrite`.
     unsure: pixels whose score lies between so many times the threshold are 0 in the mask, too:
     they teach nothing.
     Each process masks its share of the scenes; small ones that are alike share batches.
@@ -82,7 +85,15 @@ def generate_masks(
         tags["FCD_UNSURE"] = f"scores from {low!r} to {high!r}"
     own, silent = processes.share(scenes), not processes.first
     bar = tqdm(own, "generating masks", unit="scene", dynamic_ncols=True, disable=silent)
-    todo = (scene for scene in bar if not has_tags(generated.mask_tif(folder, scene), tags))
+
+    def made(scene: Scene) -> dict[str, str]:
+        return tags | {SOURCE: fingerprint(scene)}
+
+    def is_there(scene: Scene) -> bool:
+        path = generated.mask_tif(folder, scene)
+        return path.exists() and has_tags(path, made(scene))
+
+    todo = (scene for scene in bar if overwrite or not is_there(scene))
     # Scenes under suns of their own are read one by one.
     side = 0 if scorer.normalization.needs_sun else tiles.size
     for group in alike(todo, side):
@@ -93,7 +104,7 @@ def generate_masks(
                         generated.mask_tif(folder, scene),
                         folder / f"{scene.key}_difference.tif",
                         grid,
-                        tags,
+                        made(scene),
                         "float32",
                     )
                 )

@@ -62,7 +62,7 @@ def valid_of(_: dict, x: Tensor) -> np.ndarray:
 
 
 def of_patches(x: Tensor, values: Tensor, share: float | None = None) -> Tensor:
-    """The mean of `values` (N, h, w) of each patch, or what a `share` of them does not exceed, (N,).
+    """The mean of the `values` (N, h, w) of each patch, or what a `share` does not exceed, (N,).
 
     Of the pixels of x (N, C, h, w) that have data, as labels are; 0 where none has.
     """

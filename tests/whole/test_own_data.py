@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -197,6 +198,32 @@ def test_patches_that_are_masked_share_batches(walk, tmp_path, monkeypatch):
         np.testing.assert_allclose(difference[~nodata], alone[~nodata], atol=1e-5)
         expected = np.where(nodata, 0, np.where(difference > 0.02, 255, 128))
         assert (mask == expected).all()
+
+
+def test_other_pixels_of_a_patch_make_another_mask(walk, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(walk / "p", "p")
+    scorer = load_solver(walk / "outputs/FCD/models/best.pt", "cpu").scorer()
+    scenes, tiles = RasterPatches(Path("p")).scenes("train", "", masked=False)[:2], Tiles.of(scorer)
+    paths = [tmp_path / "tifs" / f"{scene.key}_difference.tif" for scene in scenes]
+
+    def masked(**how):
+        generate_masks(scorer, scenes, tiles, 0.02, tmp_path / "tifs", **how)
+        found = []
+        for path in paths:
+            with rasterio.open(path) as dataset:
+                found.append((dataset.read(1), path.stat().st_ino))
+        return found
+
+    (first, kept), (other, of_other) = masked()
+    (image,) = {os.fspath(file) for file in scenes[0].files.values()}
+    write_tif(Path(image), np.random.default_rng(5).integers(1, 255, (3, 32, 32), np.uint8))
+    (changed, now), (same, still) = masked()
+    assert (kept != now, of_other) == (True, still)
+    assert np.abs(changed - first).max() > 1e-4
+    np.testing.assert_array_equal(same, other)
+    assert [inode for _, inode in masked()] == [now, still]
+    assert not {now, still} & {inode for _, inode in masked(overwrite=True)}
 
 
 def test_what_is_near_the_threshold_is_left_open(walk, tmp_path, monkeypatch):
