@@ -47,6 +47,11 @@ class Settings(CommandSettings):
 def train(settings: Settings, run: Run) -> int:
     """`--mode train`."""
     data, training = settings.data, settings.training
+    if settings.run.model_weights:
+        raise UserError(
+            f"--model_weights {settings.run.model_weights}: FCD is trained from nothing; leave it "
+            "out (supervised_main.py begins with weights)"
+        )
     run.processes.per_process(training.batch_size)
     source = data.patches("train")
     bands = data.learned_bands()

@@ -105,7 +105,11 @@ def number(kind: type, notes: Sequence[Any], text: str) -> Any:
         told = f"{text!r} is no {'whole ' * whole}number"
         raise argparse.ArgumentTypeError(told) from None
     for note in notes:
-        if isinstance(note, Interval) and not note.ge <= value <= note.le:
+        if isinstance(note, Interval) and note.lt is not None and not note.ge <= value < note.lt:
+            raise argparse.ArgumentTypeError(
+                f"{text} is not at least {note.ge} and below {note.lt}"
+            )
+        if isinstance(note, Interval) and note.le is not None and not note.ge <= value <= note.le:
             raise argparse.ArgumentTypeError(f"{text} is not in [{note.ge}, {note.le}]")
         if isinstance(note, Ge) and not note.ge <= value < math.inf:
             finite = "" if whole else "a finite number of "
@@ -126,9 +130,14 @@ def flat(settings: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field in fields(settings):
         value = getattr(settings, field.name)
-        plain = str(value) if isinstance(value, Path) else value
-        values |= flat(value) if is_dataclass(value) else {field.name: plain}
+        values |= flat(value) if is_dataclass(value) else {field.name: _plain(value)}
     return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def may_change(kind: Any) -> set[str]:

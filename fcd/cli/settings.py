@@ -37,7 +37,7 @@ PREPARED: DataSet = "L8Biome"
 OWN: DataSet = "Patches"
 IMAGE_DIR, SCENE_DIR = "data/L8Biome", "data/landsat8-biome"
 Split = Literal["train", "val", "test"]
-UNIT = Interval(ge=0, le=1)
+UNIT, BELOW_ONE = Interval(ge=0, le=1), Interval(ge=0, lt=1)
 NO_NODATA = "none"
 CHOICES, KNOWN = ("f1", CLEAR, "image", "otsu"), "known"  # of a threshold
 # Settings of several commands, sentence and all.
@@ -308,8 +308,8 @@ class GANTraining(TrainingSettings):
     n_critic: Annotated[int, Ge(1), "discriminator steps per generator step"] = 5
     g_lr: Annotated[float, Ge(0), "learning rate of the generator"] = 1e-4
     d_lr: Annotated[float, Ge(0), "learning rate of the discriminator"] = 1e-4
-    beta1: Annotated[float, UNIT, "Adam's β1"] = 0.5
-    beta2: Annotated[float, UNIT, "Adam's β2"] = 0.999
+    beta1: Annotated[float, BELOW_ONE, "Adam's β1"] = 0.5
+    beta2: Annotated[float, BELOW_ONE, "Adam's β2"] = 0.999
     same_domain: Annotated[bool, "same-domain half of the generator's loss; False: StarGAN"] = True
     sample_step: Annotated[int, Ge(1), MAY_CHANGE, "steps between sample pictures"] = 1000
     model_save_step: Annotated[int, Ge(1), "steps between validations and checkpoints"] = 10_000
@@ -329,7 +329,7 @@ class SupervisedTraining(TrainingSettings):
         "0) or constant (not at all); None: plateau, without a val split cosine",
     ] = None
     plateau_factor: Annotated[
-        float, UNIT, "what the learning rate is multiplied by when validation F1 stalls"
+        float, BELOW_ONE, "what the learning rate is multiplied by when validation F1 stalls"
     ] = 0.1
     plateau_patience: Annotated[
         int, Ge(0), "epochs without a better validation F1 before the learning rate falls"

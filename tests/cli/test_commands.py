@@ -1,6 +1,7 @@
 """Bad input: one clear line on stderr, exit code 2, nothing written. And the README's words."""
 
 import fcntl
+import json
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ import main
 import prepare_landsat8_biome
 import supervised_main
 from fcd.cli import entry
-from fcd.cli.parser import boolean, build_parser, parse
+from fcd.cli.parser import boolean, build_parser, flat, parse
 from fcd.cli.run_folder import describe
 from fcd.cli.settings import nodata_from
 from fcd.errors import UserError
@@ -59,6 +60,9 @@ TINY = ["--image_size", "32", "--d_repeat_num", "3", "--g_conv_dim", "4", "--d_c
         (main, ["--threshold", "2"], r"2 is not in \[0, 1\]"),
         (main, ["--threshold", "clear:101"], r"101 is not in \[0, 100\]"),
         (main, ["--threshold", "clear:"], "'clear:' is no number"),
+        (main, ["--model_weights", "x.pt"], "--model_weights x.pt: FCD is trained from nothing"),
+        (main, ["--beta1", "1"], "1 is not at least 0 and below 1"),
+        (supervised_main, ["--plateau_factor", "1"], "1 is not at least 0 and below 1"),
         (main, ["--image_dir", "absent"], r"absent.train.clear holds no patches"),
         (main, ["--device", "abacus"], "--device abacus cannot be used"),
         (main, ["--experiment_name", "../x"], "--experiment_name '../x'"),
@@ -86,6 +90,11 @@ def test_bad_flags(call, tmp_path, module, arguments, message):
     assert err.count("\n") == 1
     assert err.startswith("error: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_of_a_list_are_written_down_as_text():
+    given = parse(supervised_main.Settings, ["--mean_with", "a.pt", "b.pt"])
+    assert json.loads(json.dumps(flat(given)))["mean_with"] == ["a.pt", "b.pt"]
 
 
 @pytest.mark.parametrize(
