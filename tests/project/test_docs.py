@@ -14,7 +14,7 @@ import download_landsat8_biome
 import main
 import prepare_landsat8_biome
 import supervised_main
-from fcd.cli.commands import Compare, Cut, Draw
+from fcd.cli.commands import Compare, Crop, Cut, Draw, Fold
 from fcd.cli.parser import parse
 from tests.conftest import ROOT
 
@@ -23,15 +23,33 @@ SCRIPTS = {
     module.__name__: module
     for module in (main, supervised_main, prepare_landsat8_biome, download_landsat8_biome)
 }
-MODULES = {"fcd.comparison": Compare, "fcd.cut": Cut, "fcd.synthetic": Draw}
+MODULES = {
+    "fcd.comparison": Compare,
+    "fcd.crops": Crop,
+    "fcd.cut": Cut,
+    "fcd.folds": Fold,
+    "fcd.synthetic": Draw,
+}
+FENCE = re.compile(r"^```\w*\n(.*?)^```", re.M | re.S)
+BENCHMARKS = [
+    f"benchmarks.{path.stem}"
+    for path in sorted((ROOT / "benchmarks").glob("*.py"))
+    if re.search(r"^class Settings\b.*^def main\b", path.read_text(encoding="utf-8"), re.M | re.S)
+]
 
 
 def commands(pattern):
-    """(page, match) of every line of code that `pattern` matches, continued lines joined."""
+    """What `pattern` finds in each line of code, and in code within a line that has arguments.
+
+    Continued lines are joined.
+    """
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S):
+        blocks = re.findall(FENCE, text)
+        within = re.findall(r"`([^`\n]+)`", re.sub(FENCE, "", text))
+        blocks += [code for code in within if re.match(r"python (-m )?[\w.]+ \S", code)]
+        for block in blocks:
             for match in re.finditer(pattern, re.sub(r"\\\n\s*", "", block), re.M):
                 found.append(pytest.param(*match.groups(), id=f"{page.name}: {match[0][:60]}"))
     return found
@@ -45,10 +63,12 @@ def test_commands_are_understood(script, arguments):
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments"), commands(rf"^(?:for .*do )?python -m ({'|'.join(MODULES)}) *([^#\n]*)")
+    ("module", "arguments"),
+    commands(rf"^(?:for .*do )?python -m ({'|'.join([*MODULES, *BENCHMARKS])})\b *([^#\n]*)"),
 )
 def test_commands_of_modules_are_understood(module, arguments):
-    assert parse(MODULES[module], shlex.split(arguments))
+    settings = MODULES.get(module) or importlib.import_module(module).Settings
+    assert parse(settings, shlex.split(arguments))
 
 
 @pytest.mark.parametrize("module", commands(r"^(?:for .*do )?python -m ([\w.]+)"))
@@ -69,7 +89,7 @@ def anchors(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_pictures_lead_somewhere(page):
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = re.sub(FENCE, "", page.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("https://", "http://")):
             continue
