@@ -68,6 +68,7 @@ class Record:
     mask_codes: str = ""  # of the masks, if they are not the usual ones
     mask: str = ""  # digest of its file, if there is one; earlier versions did not say
     sun_elevation: str = ""  # of `Image`
+    image: str = ""  # digest of its file; earlier versions did not say
     clear: int = 0  # patches
     cloudy: int = 0
 
@@ -257,6 +258,12 @@ def cut_labelled(
     raise.
     """
     images = read_labels(csv_path)
+    listed = {_record_path(image, output_dir) for image in images}
+    if more := sorted({*Path(output_dir, RECORDS).glob("*.json")} - listed):
+        raise UserError(
+            f"{output_dir} holds patches of {len(more)} images that {csv_path} does not list, such "
+            f"as {more[0].stem}; remove it or choose another --output_dir"
+        )
     masks = (_codes(image.mask, mask_codes) for image in images if image.mask)
     labels.require_clear(masks, f"the images of {csv_path}")
     split = split_images(images, val_share, seed)
@@ -265,13 +272,14 @@ def cut_labelled(
     how = (cutting.size, cutting.stride, cutting.clear_below, cutting.cloudy_above)
     for image in images:
         mask = file_digest(image.mask) if image.mask else ""
-        told = (mask_codes or "", mask, image.sun_elevation or "")
+        told = (mask_codes or "", mask, image.sun_elevation or "", file_digest(image.path))
         cut = Record(*how, image.label, split[image.path], *told)
         path = _record_path(image, output_dir)
         if not path.exists():
             todo.append((image, cut))
             continue
         record = from_plain(Record, read_json(path), path)
+        record = replace(record, image=record.image or cut.image)
         then, now = asdict(replace(record, clear=0, cloudy=0)), asdict(cut)
         if changed := [f"{k} {then[k]!r} then, {now[k]!r} now" for k in now if then[k] != now[k]]:
             raise UserError(

@@ -105,6 +105,27 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, images, monkeypatch, capsys):
             run(tmp_path, *flags)
 
 
+def test_images_that_have_changed_or_are_listed_no_more_are_noticed(tmp_path):
+    images = np.random.default_rng(0).integers(1, 255, (4, 3, 16, 16), np.uint8)
+    rows = [[f"{n}.tif", ("clear", "cloudy")[n % 2]] for n in range(4)]
+    for (name, _), pixels in zip(rows, images, strict=True):
+        write_tif(tmp_path / name, pixels)
+    write_labels(tmp_path, rows)
+    run(tmp_path, "--patch_size", "8")
+    write_labels(tmp_path, rows[:3])
+    told = r"p holds patches of 1 images that \S+ does not list, such as 3; remove it or choose"
+    with pytest.raises(UserError, match=told):
+        run(tmp_path, "--patch_size", "8")
+    write_labels(tmp_path, rows)
+    write_tif(tmp_path / "1.tif", images[0])
+    told = r"1\.tif that were cut otherwise \(image '\w{12}' then, '\w{12}' now\)"
+    with pytest.raises(UserError, match=told):
+        run(tmp_path, "--patch_size", "8")
+    path = tmp_path / "p/scenes/1.json"  # of before, which did not say
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image": ""}))
+    run(tmp_path, "--patch_size", "8")
+
+
 def test_the_split_is_seeded_and_does_not_depend_on_the_order(tmp_path):
     images = [Image(tmp_path / f"i{n}.tif", ["clear", "cloudy"][n % 2]) for n in range(40)]
     split = split_images(images, 0.2, 0)
