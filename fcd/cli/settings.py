@@ -351,8 +351,8 @@ class SceneSettings:
         int | None,
         Ge(1),
         MAY_CHANGE,
-        "side of a scene's tiles, pixels; None: that of the patches, of a U-Net's of 128 pixels "
-        "256 (and a quarter of --batch_size)",
+        "side of a scene's tiles, pixels; None: that of the patches, of a U-Net's of 128 to "
+        "255 pixels 256 (and as many pixels a batch)",
     ] = None
     overlap: Annotated[
         int | None,
