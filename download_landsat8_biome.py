@@ -1,4 +1,4 @@
-"""Download the Landsat-8 Biome data set: 96 scenes of 8 biomes, about 190 GB unpacked."""
+"""Download the Landsat-8 Biome data set: 96 scenes of 8 biomes, about 193 GB unpacked."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from fcd.landsat.biome import BIOMES
 
 @dataclass(frozen=True)
 class Settings:
-    """Download the Landsat-8 Biome data set: 96 scenes of 8 biomes, about 190 GB unpacked.
+    """Download the Landsat-8 Biome data set: 96 scenes of 8 biomes, about 193 GB unpacked.
 
     Run it again after an interruption or a failure: complete scenes are skipped, partial archives
     go on where they stopped. Exit code 0: all scenes are there; 1: some failed, listed at the end;
