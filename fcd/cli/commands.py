@@ -9,6 +9,7 @@ from annotated_types import Ge
 
 from fcd.cli.parser import Flag, parse
 from fcd.cli.settings import SCENE_DIR, UNIT, MaskCodes, PatchSize, Stride
+from fcd.errors import UserError
 from fcd.landsat.bands import BANDS, listed_bands
 from fcd.landsat.labels import truth_decoder
 from fcd.landsat.reference import TRUTH
@@ -127,6 +128,10 @@ def draw(arguments: Sequence[str] | None = None) -> None:
     """`python -m fcd.synthetic`."""
     asked = parse(Draw, arguments, "-m fcd.synthetic")
     if asked.images:
+        if asked.variety != "plain":
+            raise UserError(
+                f"--variety {asked.variety}: --images draws plain ones; leave one of the two out"
+            )
         print(f"labels: {write_images(asked.output_dir, asked.images, asked.size, asked.seed)}")
     else:
         write_data_set(

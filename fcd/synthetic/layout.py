@@ -15,6 +15,7 @@ from fcd.files import replacing
 from fcd.landsat import labels
 from fcd.landsat.bands import BANDS, RGB_BANDS
 from fcd.landsat.labels import TRUTH_THIN_CLOUD
+from fcd.landsat.mtl import parse_mtl
 from fcd.landsat.radiometry import (
     RADIANCE_ADD,
     RADIANCE_MULT,
@@ -42,6 +43,10 @@ from fcd.synthetic.surface import RECIPES
 IMAGE_BIOMES = ("Forest", "GrassCrops", "Shrubland", "Urban", "Water", "Wetlands")
 IMAGE_DN = (5000, 35_000)
 CLOUDY_IMAGE = 0.5
+ORIGIN: dict[Variety, str] = {  # in the MTL files
+    "plain": "Synthetic scene drawn by fcd.synthetic",
+    "wide": "Synthetic scene of any weather drawn by fcd.synthetic",
+}
 # The cloud cover of the scenes of a biome, in turn: clear, scattered, mid, cloudy.
 COVERS = (0.0, 0.15, 0.55, 0.07, 0.35, 0.22)
 
@@ -67,7 +72,7 @@ def _metadata(scene: SyntheticScene) -> dict[str, dict[str, str | float]]:
     number = {band: band[1:] for band in BANDS}
     return {
         "METADATA_FILE_INFO": {
-            "ORIGIN": '"Synthetic scene drawn by fcd.synthetic"',
+            "ORIGIN": f'"{ORIGIN[scene.variety]}"',
             "LANDSAT_SCENE_ID": f'"{scene.name}"',
             "STATION_ID": '"LGN"',
         },
@@ -164,14 +169,19 @@ def plan(biome: str, index: int) -> Plan:
     return {"cover": COVERS[turn % len(COVERS)], "footprint": index % 3 == 1}
 
 
-def _check_size(folder: Path, size: int) -> None:
-    """Refuse a scene drawn earlier at another size: the data set would be a mixture."""
+def _check_drawn(folder: Path, size: int, variety: Variety) -> None:
+    """Refuse a scene drawn otherwise earlier: the data set would be a mixture."""
     with rasterio.open(folder / f"{folder.name}_B1.TIF") as dataset:
         if dataset.shape != (size, size):
             raise UserError(
                 f"{folder} is {dataset.width}x{dataset.height} pixels, not {size}x{size}: "
                 "give another --output_dir, or the same --size"
             )
+    if parse_mtl(folder / f"{folder.name}_MTL.txt").get("ORIGIN") != ORIGIN[variety]:
+        raise UserError(
+            f"{folder} was not drawn with --variety {variety}: give another --output_dir, or the "
+            "same --variety"
+        )
 
 
 def write_data_set(
@@ -188,7 +198,7 @@ def write_data_set(
     for biome, index in tqdm(jobs, desc="scenes", unit="scene"):
         folder = Path(root, biome, scene_name(biome, seed, index))
         if folder.is_dir():
-            _check_size(folder, size)
+            _check_drawn(folder, size, variety)
         else:
             drawn = draw_scene(
                 biome, size, seed, index=index, variety=variety, **plan(biome, index)

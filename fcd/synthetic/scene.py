@@ -60,6 +60,7 @@ class SyntheticScene:
     sun_elevation: float  # degrees
     sun_azimuth: float  # degrees, clockwise from north
     casting: tuple[float, ...]  # km above ground: the layers that throw shadows
+    variety: Variety = "plain"  # of `draw_scene`
 
 
 class _Generators(NamedTuple):
@@ -190,6 +191,7 @@ def draw_scene(
         sun_elevation=sky.sun_elevation,
         sun_azimuth=sky.sun_azimuth,
         casting=tuple(layer.height for layer in view.casting),
+        variety=variety,
     )
 
 

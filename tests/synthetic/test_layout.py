@@ -72,6 +72,14 @@ def test_data_set_is_found_skipped_and_unique(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(UserError, match="64x64 pixels, not 80x80"):
         layout.write_data_set(tmp_path, 2, 80, 5)
+    with pytest.raises(UserError, match="was not drawn with --variety wide: give another --outp"):
+        layout.write_data_set(tmp_path, 2, 64, 5, "wide")
+
+
+def test_images_are_plain(tmp_path):
+    with pytest.raises(UserError, match="--variety wide: --images draws plain ones"):
+        commands.draw(["--images", "2", "--variety", "wide", "--output_dir", str(tmp_path / "own")])
+    assert not (tmp_path / "own").exists()
 
 
 def test_a_scene_that_fails_leaves_nothing(tmp_path, monkeypatch):
