@@ -45,6 +45,11 @@ def stack_from(path: Path, needed: Sequence[str], bands: str | None, name: str) 
             names, pixels, alpha = names_of(dataset), pixel_bands(dataset), alpha_of(dataset)
             count, untold = dataset.count, not any(dataset.descriptions)
             if len(needed) == count:  # the network takes the alpha band for one like the others
+                if alpha and not bands:
+                    _warn_once(
+                        f"warning: {path}: band {alpha} is alpha, and is read as one of the "
+                        f"{count} that the network takes; --bands says which to read"
+                    )
                 names, pixels, alpha = named(dataset.descriptions), dataset.indexes, None
     except RasterioIOError as error:
         raise SceneError(f"{path} cannot be read: {error}") from error

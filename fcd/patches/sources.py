@@ -334,11 +334,13 @@ class RasterPatches:
         kinds: dict[Kind, Path] = {}
         alphas: dict[int, Path] = {}
         pixel_sizes: list[float] = []
+        named = False
         every = -(-len(found) // SIZES_MEASURED)
         bar = tqdm(found, "checking patches", unit="patch", leave=False, dynamic_ncols=True)
         for place, path in enumerate(bar):
             with _opened(path) as dataset:
                 types = {dataset.dtypes[number - 1] for number in pixel_bands(dataset)}
+                named |= any(dataset.descriptions)
                 if alpha := alpha_of(dataset):
                     alphas.setdefault(alpha, path)
                 if len(types) > 1 or not types <= set(DTYPES):
@@ -362,6 +364,11 @@ class RasterPatches:
                     f"{path} has {kind}, {first.name} has {common}; all patches "
                     "must be alike (--nodata says what is nodata in all of them)"
                 )
+        if not named and is_landsat((common := next(iter(kinds))).bands, common.dtype):
+            print(
+                f"bands of patches such as {found[0]} have no names: they are taken for "
+                f"{', '.join(common.bands)}, in this order, with DN 0 as fill"
+            )
         for number, path in alphas.items():
             print(
                 f"band {number} of patches such as {path} is alpha: it says what is nodata, and "

@@ -233,13 +233,15 @@ def write_raster(path, pixels, **profile):
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("interleave", ["band", "pixel"])
-def test_a_raster_with_several_bands(tmp_path, dtype, interleave):
+def test_a_raster_with_several_bands(tmp_path, dtype, interleave, capsys):
     pixels = np.random.default_rng(0).integers(0, 255, (4, 40, 30)).astype(dtype)
     path = write_raster(tmp_path / "my image.tif", pixels, interleave=interleave)
     scene = scene_from(path, band_names(4))
     assert scene.name == "my image"
     assert bands_of(scene).dtype == dtype
     assert (bands_of(scene) == pixels).all()
+    told = f"warning: {path}: band 4 is alpha, and is read as one of the 4 that the network takes; "
+    assert (told in capsys.readouterr().err) == (dtype == "uint8")
     assert (bands_of(scene_from(path, band_names(3), bands="4,1-2")) == pixels[[3, 0, 1]]).all()
     if dtype == "uint8":  # whose fourth band GDAL calls alpha: not for a network of four
         without = bands_of(scene_from(path, band_names(3)))

@@ -18,6 +18,7 @@ from data_loader import (
 from fcd.cli.settings import nodata_from
 from fcd.errors import SceneError, UserError
 from fcd.landsat import labels
+from fcd.landsat.bands import BANDS
 from fcd.landsat.rasters import Grid, write_raster
 from fcd.patches.normalisation import FILL, VALID_MIN, Kind, Normalization, value_ranges
 from fcd.patches.sources import PreparedPatches, RasterPatches
@@ -433,6 +434,16 @@ def test_an_alpha_band_is_said(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "band 4 of patches such as" in out
     assert "gdal_edit.py -colorinterp_4 undefined" in out
+
+
+def test_ten_bands_without_names_are_said_to_be_taken_for_those_of_landsat(tmp_path, capsys):
+    for count, dtype, said in ((10, "uint16", True), (9, "uint16", False), (10, "uint8", False)):
+        for label in ("clear", "cloudy"):
+            write_tif(tmp_path / f"train/{label}/p.tif", draw(dtype, 1, count))
+        kind = PatchDataset(RasterPatches(tmp_path), "train").kind
+        assert (kind.bands == BANDS and kind.nodata == 0) == said
+        told = "have no names: they are taken for B1, B2, B3, B4, B5, B6, B7, B9, B10, B11, in this"
+        assert (told in capsys.readouterr().out) == said
 
 
 def test_dn_0_of_landsat_and_what_files_mark_are_both_nodata(tmp_path):
