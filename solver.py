@@ -212,6 +212,7 @@ class Solver(Resumable):
             "checkpoint": asdict(self.choice),
             "image_dir": str(source.root.resolve()),
             "reference": source.reference,
+            "files": thresholds.stamp(source, choice),
             **read_how(source),
             "sample": sample,
             "amp": amp,

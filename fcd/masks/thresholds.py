@@ -1,6 +1,8 @@
 """The threshold between score and mask: chosen, written down with what it cost, found again."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ from tqdm import tqdm
 
 from fcd import metrics
 from fcd.errors import UserError
-from fcd.files import read_json, write_json
+from fcd.files import digest, read_json, write_json
+from fcd.landsat.labels import CLASS_FOLDERS
 from fcd.landsat.reference import TRUTH
 from fcd.masks.scoring import Scorer
 from fcd.masks.tiling import Score
 from fcd.patches.normalisation import FILL
+from fcd.patches.sources import Source
+from fcd.patches.store import TRUTH_MASK
 from fcd.processes import Processes
 
 SAMPLE_SEED = 42
@@ -114,6 +119,24 @@ def sample(patches: int, count: int) -> list[int]:
     return sorted(np.random.default_rng(SAMPLE_SEED).permutation(patches)[:count].tolist())
 
 
+def stamp(source: Source, choice: str | float) -> str:
+    """Digits of names, sizes and times of the files a `choice` depends on: others change them."""
+    if isinstance(choice, float):
+        return ""
+    masked = choice in ("f1", "otsu")
+    told: list[str] = []
+    for split, folder in product(("train", "val"), CLASS_FOLDERS):
+        for patch in source.find(split, folder):
+            files = [source.image_path(patch)]
+            files += [source.mask_path(patch, TRUTH_MASK)] * masked
+            for file in files:
+                with suppress(OSError):  # one that is not there is told where it is needed
+                    status = file.stat()
+                    told.append(f"{split} {folder} {patch.name} {file.name} ")
+                    told.append(f"{status.st_size} {status.st_mtime_ns}\n")
+    return digest("".join(told))
+
+
 def choose(
     scorer: Scorer,
     choice: str | float,
@@ -132,10 +155,8 @@ def choose(
     """
     path, processes = scorer.results[0] / "threshold.json", scorer.processes
     asked = asked | {"choice": choice, "score": scorer.name, "weights": scorer.fingerprint}
-    known = processes.broadcast(_read(path) if processes.first else None)
-    if known and choice == "image" and "counts" not in known:
-        known = None  # earlier versions kept no counts
-    if known and all(known.get(name) == value for name, value in asked.items()):
+    known = processes.broadcast(_read_for(path, asked) if processes.first else None)
+    if known:
         return known
     if isinstance(choice, float):
         record = asked | fixed(choice)
@@ -144,6 +165,14 @@ def choose(
     if processes.first:
         write_json(path, record)
     return record
+
+
+def _read_for(path: Path, asked: Record) -> Record | None:
+    """What threshold.json holds, if it was chosen as is `asked`."""
+    known = _read(path)
+    if known and asked["choice"] == "image" and "counts" not in known:
+        return None  # earlier versions kept no counts
+    return known if known and asked.items() <= known.items() else None
 
 
 def _chosen(choice: str, counts: np.ndarray, count: int, reference: str) -> Record:

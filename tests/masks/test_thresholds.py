@@ -16,6 +16,7 @@ from fcd.landsat import labels
 from fcd.masks import thresholds
 from fcd.masks.prediction import predict_array
 from fcd.masks.scoring import Tiles, Views
+from fcd.patches import store
 from fcd.patches.normalisation import Normalization
 from fcd.patches.sources import PreparedPatches
 from tests.tiny import gan, unet
@@ -52,6 +53,33 @@ def test_clear_is_the_percentile_of_the_scores_of_clear_patches(image_dir, choic
         mask.write_bytes(b"no mask")
     (solver.run.folder.results / "threshold.json").unlink()
     assert solver.choose_threshold(choice, source, 100, 4) == record
+
+
+def test_other_masks_or_patches_make_another_threshold(image_dir):
+    """Which is not read again from what was chosen on those of before."""
+    solver, source = gan("FCD"), PreparedPatches(image_dir)
+
+    def chosen(choice):
+        return solver.choose_threshold(choice, source, 100, 4)
+
+    before = chosen("f1")
+    assert chosen("f1") == before
+    path = solver.run.folder.results / "threshold.json"
+    write_json(path, before | {"threshold": 0.123})
+    assert chosen("f1")["threshold"] == 0.123  # nothing has changed: it is not chosen again
+    for mask in (image_dir / "train" / "cloudy").glob("*/mask.tif"):
+        store.write(mask, 3 - store.read(mask, 2))  # clear to cloud and back
+    assert chosen("f1")["threshold"] != 0.123
+
+    before = chosen("clear")
+    write_json(path, before | {"threshold": 0.123})
+    for mask in (image_dir / "train" / "cloudy").glob("*/mask.tif"):
+        store.write(mask, 3 - store.read(mask, 2))
+    assert chosen("clear")["threshold"] == 0.123  # no mask counts
+    shutil.rmtree(next((image_dir / "train" / "clear").iterdir()))
+    again = chosen("clear")
+    assert again["threshold"] != 0.123
+    assert again["chosen_by"] == "99.9 percentile of the scores of 4 clear training patches"
 
 
 def test_image_parts_the_labels_of_held_out_patches(image_dir):
