@@ -333,7 +333,7 @@ def threshold_choice(source: Source) -> str:
     if dataset.mask_file:
         return "f1"
     print(
-        f"{len(dataset.without('mask.tif'))} of the {len(dataset)} cloudy training patches of "
+        f"{len(dataset.without(TRUTH_MASK))} of the {len(dataset)} cloudy training patches of "
         f"{source.root} have no mask: the threshold will be chosen on the clear ones "
         "(--threshold clear)"
     )

@@ -25,14 +25,13 @@ from fcd import pictures
 from fcd.cli import entry
 from fcd.cli.parser import Flag, parse
 from fcd.landsat import labels
-from fcd.landsat.bands import BANDS
+from fcd.landsat.bands import BANDS, PIXEL_SIZE
 from fcd.landsat.radiometry import Radiometry
 from fcd.landsat.rasters import names_of, opened
 from fcd.masks import shadows
 from fcd.masks.postprocessing import geometry_of
 from fcd.masks.prediction import predict_array
 from fcd.metrics import CLEAR
-from fcd.synthetic.clouds import PIXEL_SIZE
 from fcd.synthetic.scene import SyntheticScene, Variety, draw_scene
 from solver import load_solver
 

@@ -16,7 +16,8 @@ BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9", "B10", "B11")
 # The height of the sun as a band of its own, in no file: `fcd.landsat.radiometry.with_sun`.
 SUN = "SUN"
 PIXEL_SIZE = 30.0  # metres
-SENSORS = {"OLI_TIRS": BANDS, "OLI": BANDS[:8], "TIRS": BANDS[8:]}  # by SENSOR_ID
+THERMAL = BANDS[8:]
+SENSORS = {"OLI_TIRS": BANDS, "OLI": BANDS[:8], "TIRS": THERMAL}  # by SENSOR_ID
 # Landsat, its sensors and its number: LC08_L1TP_…, LO09_…; before the collections LC8….
 _PRODUCT = re.compile(r"L(?P<sensor>[CTEMO])0?(?P<number>\d)", re.I)
 _SENSOR = {"C": "OLI_TIRS", "O": "OLI", "T": "TIRS"}  # of Landsat 8 and 9

@@ -15,8 +15,8 @@ from fcd.landsat.bands import (
     BANDS,
     FILL_DN,
     PIXEL_SIZE,
-    SENSORS,
     SUN,
+    THERMAL,
     are_named,
     band_names,
     described,
@@ -33,7 +33,6 @@ FILL = -1.0  # what a fill pixel becomes, exactly
 VALID_MIN = 2 / DN_MAX - 1
 ROOT = "root"
 TOA = "toa"  # the kind of `Normalization` that takes standard DN
-THERMAL = SENSORS["TIRS"]
 BINS = 65536  # of the range of a float32 band, to find its percentiles
 # Of a float32 band, the range of all other values, up to which a gap beside one value is an outlier
 # that rules the range: these others would share a quarter of [-1, 1].

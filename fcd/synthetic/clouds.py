@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from fcd.landsat.bands import PIXEL_SIZE
 from fcd.landsat.labels import TRUTH_CLEAR, TRUTH_CLOUD, TRUTH_FILL, TRUTH_SHADOW, TRUTH_THIN_CLOUD
 from fcd.synthetic.surface import Biome, fractal
 
-PIXEL_SIZE = 30.0  # metres
 CLOUD_OPACITY = 0.1  # a pixel is cloud where more than this share of the surface is hidden
 THICK_OPACITY = 0.5  # ... and thick cloud (255, not 192) above this
 SHADOW_OPACITY = 0.25  # a clear pixel is shadow where more than this share of the sun is blocked

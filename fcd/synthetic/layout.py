@@ -13,7 +13,7 @@ from tqdm import tqdm
 from fcd.errors import UserError
 from fcd.files import replacing
 from fcd.landsat import labels
-from fcd.landsat.bands import BANDS, RGB_BANDS
+from fcd.landsat.bands import BANDS, PIXEL_SIZE, RGB_BANDS, THERMAL
 from fcd.landsat.labels import TRUTH_THIN_CLOUD
 from fcd.landsat.mtl import parse_mtl
 from fcd.landsat.radiometry import (
@@ -26,7 +26,6 @@ from fcd.landsat.radiometry import (
 )
 from fcd.landsat.rasters import raster_writer, write_raster
 from fcd.patches.sources import MASK_ENDING
-from fcd.synthetic.clouds import PIXEL_SIZE
 from fcd.synthetic.scene import (
     MIN_SIZE,
     SyntheticScene,
@@ -35,7 +34,7 @@ from fcd.synthetic.scene import (
     draw_scene,
     scene_name,
 )
-from fcd.synthetic.sensor import REFLECTIVE, THERMAL
+from fcd.synthetic.sensor import REFLECTIVE
 from fcd.synthetic.surface import RECIPES
 
 # Of the images of three visible bands: biomes in which clouds can be told by them, and the DN that

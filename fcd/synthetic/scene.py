@@ -15,11 +15,10 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from fcd.errors import UserError
-from fcd.landsat.bands import BANDS, FILL_DN
+from fcd.landsat.bands import BANDS, FILL_DN, PIXEL_SIZE, THERMAL
 from fcd.landsat.rasters import Grid
 from fcd.synthetic.clouds import (
     CLOUD_OPACITY,
-    PIXEL_SIZE,
     Clouds,
     Sky,
     cirrus,
@@ -30,7 +29,6 @@ from fcd.synthetic.clouds import (
 )
 from fcd.synthetic.sensor import (
     NOISE_DN,
-    THERMAL,
     footprint_of,
     qa_of,
     reflective_dn,

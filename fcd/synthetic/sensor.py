@@ -5,7 +5,7 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from fcd.landsat.bands import BANDS, FILL_DN
+from fcd.landsat.bands import BANDS, FILL_DN, THERMAL
 from fcd.landsat.radiometry import (
     RADIANCE_ADD,
     RADIANCE_MULT,
@@ -20,7 +20,7 @@ from fcd.synthetic.clouds import Clouds, Sky
 
 # DN = (reflectance x sin(sun elevation) - add) / mult, and DN = (radiance - add) / mult: mult and
 # add of `fcd.landsat.radiometry`, the values of every Biome MTL.
-REFLECTIVE, THERMAL = BANDS[:7], BANDS[8:]  # B1…B7 and B10, B11; between them B9
+REFLECTIVE = BANDS[:7]  # all of OLI but B9
 # Molecular and aerosol reflectance of a clear sky, and the direct share of the light on the
 # ground: a shadow keeps the rest, which is why shadows are blue.
 SKY = (0.075, 0.055, 0.030, 0.018, 0.008, 0.002, 0.001)

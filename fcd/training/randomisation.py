@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from albumentations import ImageOnlyTransform
 
-from fcd.landsat.bands import FILL_DN, SENSORS, SUN
+from fcd.landsat.bands import FILL_DN, SUN, THERMAL
 from fcd.landsat.radiometry import DN_MAX, REFLECTANCE_ADD, REFLECTANCE_MULT, UNKNOWN_SUN
 
 DARK_DN = round(-REFLECTANCE_ADD / REFLECTANCE_MULT)  # 5000: of reflectance 0
@@ -21,7 +21,6 @@ DARK_DN = round(-REFLECTANCE_ADD / REFLECTANCE_MULT)  # 5000: of reflectance 0
 WAVELENGTH = {
     "B1": 0.443, "B2": 0.482, "B3": 0.561, "B4": 0.655, "B5": 0.865, "B6": 1.609, "B7": 2.201
 }  # fmt: skip
-THERMAL = SENSORS["TIRS"]
 
 # How likely each change is, so that a batch holds patches with few of them, and some as they were.
 P_ANY = 0.5

@@ -32,7 +32,7 @@ from fcd.cli import modes
 from fcd.cli.parser import parse
 from fcd.errors import FleetError, MissingBand, OutputError, SceneError
 from fcd.landsat import labels, stacks
-from fcd.landsat.bands import BANDS, RGB_BANDS
+from fcd.landsat.bands import BANDS, RGB_BANDS, THERMAL
 from fcd.landsat.products import expand, scene_from
 from fcd.masks.fleet import Fleet, Job, _mask, fleet
 from fcd.masks.outputs import OUTPUTS
@@ -43,7 +43,6 @@ from fcd.masks.scoring import Prediction
 from fcd.processes import Processes
 from fcd.synthetic.layout import write_scene
 from fcd.synthetic.scene import draw_scene
-from fcd.synthetic.sensor import THERMAL
 from tests.conftest import ROOT, write_tif
 from tests.landsat.test_products import ONE, TWO, pack, write
 from tests.masks.test_prediction import PREDICTOR, TAGS, first_band, summary
