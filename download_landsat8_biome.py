@@ -38,7 +38,7 @@ class Settings:
         "None: USGS",
     ] = None
     keep_archives: Annotated[
-        bool, "keep the fetched archives in <output_dir>/archives (about 90 GB more)"
+        bool, "keep the fetched archives in <output_dir>/archives (about 96 GB more)"
     ] = False
     num_workers: Annotated[int, Ge(1), "scenes fetched and unpacked at a time"] = 2
     timeout: Annotated[
