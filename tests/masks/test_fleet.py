@@ -381,6 +381,14 @@ def ready(tmp_path, monkeypatch):
     return [*command, "--model_weights", weights, "--output_dir", "masks", "--device", "cpu"]
 
 
+def is_gone(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(ready):
     def start():
@@ -398,10 +406,8 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(ready):
     assert process.returncode == 130, said
     assert said.rstrip().endswith("stopped; run the same command again to go on")
     assert "Traceback" not in said
-    with pytest.raises(ProcessLookupError):
-        for _ in range(100):  # the dead stay in the list until init has collected them
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
+    # The dead stay in the list until init has collected them.
+    assert any(is_gone(process.pid) or time.sleep(0.1) for _ in range(100))
     assert not list(masks.glob(".*.partial-*"))
     process = start()
     said, _ = process.communicate()
