@@ -145,6 +145,11 @@ def stub(tmp_path):
     return run
 
 
+def commands(tmp_path):
+    """What the scripts of `stub` asked of python, line by line."""
+    return (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
+
+
 @pytest.mark.parametrize("script", ["reproduce_paper.sh", "run_fcd.sh"])
 @pytest.mark.parametrize(
     ("flags", "message"),
@@ -229,7 +234,7 @@ def crops(tmp_path):
 def test_every_row_of_the_benchmark_is_trained_and_tested_in_each_fold(stub, tmp_path, crops):
     done = stub("real_biome.sh", crops, "--folds", "2", "--seeds", "0 7", "--device", "cuda:1")
     assert done.returncode == 0, done.stderr
-    lines = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
+    lines = commands(tmp_path)
     asked = [line for line in lines if re.match(r"-m fcd|(supervised_)?main\.py", line)]
     assert asked[0] == f"-m fcd.folds {crops} --output_dir folds --folds 2"
     assert asked[1] == (
@@ -277,7 +282,7 @@ def test_starter_weights_learn_drawn_scenes_and_real_labels_choose_their_thresho
 ):
     done = stub("starter_weights.sh", crops, "--device", "cuda:1")
     assert done.returncode == 0, done.stderr
-    asked = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
+    asked = commands(tmp_path)
     trainings = [line for line in asked if "--mode train" in line]
     packs = [line for line in asked if "--mode pack" in line]
     named = zip(trainings, packs, ("starter-thermal", "starter"), strict=True)
@@ -318,7 +323,7 @@ def test_what_pays_is_tested_on_one_training_of_each_seed(stub, tmp_path):
     (tmp_path / "patches").mkdir()
     done = stub("what_pays.sh", "--seeds", "0 7")
     assert done.returncode == 0, done.stderr
-    asked = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
+    asked = commands(tmp_path)
     tests = [line for line in asked if line.startswith("main.py --mode test")]
     way = r"FCD-s(\d)\S* --method FCD, (.*?) --model"
     found = [re.search(way, line).groups() for line in tests]
@@ -347,7 +352,7 @@ def test_what_pays_on_real_pixels_takes_the_folds_of_the_benchmark(stub, tmp_pat
         (tmp_path / "outputs" / run).mkdir(parents=True)
     done = stub("what_pays.sh", crops)
     assert done.returncode == 0, done.stderr
-    asked = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
+    asked = commands(tmp_path)
     tests = [line for line in asked if "--mode test" in line]
     assert len(tests) == 3 * len(WAYS)
     for line in tests:
@@ -364,7 +369,7 @@ def test_what_pays_by_qa_bands_is_tested_on_the_masks(stub, tmp_path):
         (tmp_path / name).mkdir()
     done = stub("what_pays.sh", "--qa", "--seeds", "0 7")
     assert done.returncode == 0, done.stderr
-    asked = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
+    asked = commands(tmp_path)
     (cut,) = (line for line in asked if "--labels" in line)
     assert cut.endswith("--output_dir qa --patch_size 32 --labels qa")
     used = [re.findall(r"--image_dir (\w+)", line)[-1] for line in asked if "--mode t" in line]
@@ -384,7 +389,7 @@ def test_further_rows_are_fcd_of_other_patches_and_inputs(stub, tmp_path, crops)
     rows["Paper"] = (32, "paper")
     done = stub("real_biome.sh", crops, "--folds", "2", "--rows", " ".join(rows))
     assert done.returncode == 0, done.stderr
-    asked = (tmp_path / "asked").read_text().replace(f"{ROOT}/", "").splitlines()
+    asked = commands(tmp_path)
     trainings = [line for line in asked if "--mode train" in line]
     assert len(trainings) == 2 * len(rows)
     for line in trainings:
