@@ -47,6 +47,7 @@ from tests.conftest import ROOT, write_tif
 from tests.landsat.test_products import ONE, TWO, pack, write
 from tests.masks.test_prediction import PREDICTOR, TAGS, first_band, summary
 from tests.whole import fleet as harness
+from tests.whole.crashes import orphans
 
 HOST = f"one on {os.uname().nodename}"
 
@@ -381,14 +382,6 @@ def ready(tmp_path, monkeypatch):
     return [*command, "--model_weights", weights, "--output_dir", "masks", "--device", "cpu"]
 
 
-def is_gone(group):
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
 @pytest.mark.slow
 def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(ready):
     def start():
@@ -406,8 +399,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(ready):
     assert process.returncode == 130, said
     assert said.rstrip().endswith("stopped; run the same command again to go on")
     assert "Traceback" not in said
-    # The dead stay in the list until init has collected them.
-    assert any(is_gone(process.pid) or time.sleep(0.1) for _ in range(100))
+    assert not orphans(process.pid)  # the dead stay in the list until init has collected them
     assert not list(masks.glob(".*.partial-*"))
     process = start()
     said, _ = process.communicate()
